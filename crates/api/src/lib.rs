@@ -1,0 +1,1 @@
+//! Kubernetes API kinds as data: schema, defaulting, validation, selectors, tables, errors.

@@ -1,0 +1,1 @@
+//! DNS records of Services and EndpointSlices, answers, and the node-dns process.

@@ -1,0 +1,1 @@
+//! Node agent, shim, containers, volumes, network, probes.

@@ -1,0 +1,1 @@
+//! The StatefulSet decision and its execution, pure.

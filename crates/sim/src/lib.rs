@@ -1,0 +1,1 @@
+//! Deterministic cluster for the planner: faults, time, scale, model checking.
