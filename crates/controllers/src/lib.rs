@@ -1,1 +1,21 @@
-//! Controllers over kube::Client.
+//! Controllers over `kube::Client`: they work against any Kubernetes API, in process or across a network.
+//!
+//! ```text
+//!   informer ──changes──▶ queue ──key──▶ worker: view ▶ planner ▶ requests ──▶ kube::Client
+//!      ▲                                                                          │
+//!      └───────────────────────────── watch ◀── API server ◀──────────────────────┘
+//! ```
+//!
+//! - [`Term`]: how long a controller may act.
+//! - [`informer`]: one local copy per kind, with the revision that it has reached.
+//! - [`queue`]: keys that want work, one worker per key, back-off.
+//! - [`events`]: what a controller tells people.
+//! - [`statefulset`]: the driver of the pure planner.
+
+pub mod events;
+pub mod informer;
+pub mod queue;
+pub mod statefulset;
+mod term;
+
+pub use term::Term;

@@ -1,0 +1,1 @@
+//! The driver of the pure planner: API objects in, API calls out.
