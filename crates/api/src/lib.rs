@@ -1,1 +1,19 @@
 //! Kubernetes API kinds as data: schema, defaulting, validation, selectors, tables, errors.
+//!
+//! One table of facts drives everything that touches an object's shape. Objects themselves are
+//! `serde_json::Value`s from end to end.
+//!
+//! ```text
+//!   data/schema.txt ──▶ schema ──┬─▶ decode    body → object: types, unknown fields, normal form
+//!                                ├─▶ defaults  what a client left out
+//!                                ├─▶ openapi   documents for clients
+//!                                └─▶ merge keys for crate `patch`
+//!   resource: which kinds are served, and how they are addressed
+//! ```
+
+pub mod decode;
+pub mod defaults;
+pub mod openapi;
+pub mod resource;
+pub mod schema;
+pub mod status;

@@ -1,0 +1,368 @@
+//! The kinds that are served, as data: one [`Resource`] per kind, all in one [`Registry`].
+//!
+//! A resource says how a kind is addressed (group, version, plural), what clients may call it
+//! (singular, short names, categories), and what can be done with it (verbs, subresources), as
+//! discovery shows them. Handlers never match on a kind's name where a resource can tell them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// One kind that is served under one group and version.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resource {
+    /// API group; empty for the core group.
+    pub group: String,
+    /// Version within the group, such as `v1`.
+    pub version: String,
+    /// Kind of one object, such as `StatefulSet`.
+    pub kind: String,
+    /// Kind of a list of them, such as `StatefulSetList`.
+    pub list_kind: String,
+    /// Name in URLs, such as `statefulsets`.
+    pub plural: String,
+    /// Lower-case name of one, such as `statefulset`.
+    pub singular: String,
+    /// Abbreviations that clients expand through discovery, such as `sts`.
+    pub short_names: Vec<String>,
+    /// Groups of kinds that clients may ask for at once, such as `all`.
+    pub categories: Vec<String>,
+    /// Whether objects live in a namespace.
+    pub namespaced: bool,
+    /// Name of the object's type in the schema, such as `apps/v1.StatefulSet`.
+    pub type_name: String,
+    /// What can be done with the objects, in discovery's order (alphabetical).
+    pub verbs: Vec<String>,
+    /// Further endpoints below one object, sorted by name.
+    pub subresources: Vec<Subresource>,
+}
+
+/// An endpoint below one object, such as `status`, `scale` or `log`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Subresource {
+    /// Last segment of the URL.
+    pub name: String,
+    /// Group of what it reads and writes.
+    pub group: String,
+    /// Version of what it reads and writes.
+    pub version: String,
+    /// Kind of what it reads and writes.
+    pub kind: String,
+    /// What can be done with it, in discovery's order.
+    pub verbs: Vec<String>,
+}
+
+impl Resource {
+    /// `group/version`, or the version alone for the core group.
+    pub fn api_version(&self) -> String {
+        api_version(&self.group, &self.version)
+    }
+
+    /// `plural.group`, or the plural alone for the core group: how messages name a kind.
+    pub fn group_resource(&self) -> String {
+        if self.group.is_empty() {
+            self.plural.clone()
+        } else {
+            format!("{}.{}", self.plural, self.group)
+        }
+    }
+
+    /// The subresource of this name, if there is one.
+    pub fn subresource(&self, name: &str) -> Option<&Subresource> {
+        self.subresources.iter().find(|s| s.name == name)
+    }
+
+    /// Whether status is written apart from the rest of the object.
+    pub fn has_status(&self) -> bool {
+        self.subresource("status").is_some()
+    }
+
+    /// Whether the number of replicas can be read and written through `scale`.
+    pub fn has_scale(&self) -> bool {
+        self.subresource("scale").is_some()
+    }
+
+    /// Whether `verb` is among the verbs.
+    pub fn allows(&self, verb: &str) -> bool {
+        self.verbs.iter().any(|v| v == verb)
+    }
+}
+
+/// `group/version`, or the version alone for the core group.
+pub fn api_version(group: &str, version: &str) -> String {
+    if group.is_empty() {
+        version.to_owned()
+    } else {
+        format!("{group}/{version}")
+    }
+}
+
+/// All kinds that are served, found by URL or by kind.
+#[derive(Debug, Default, Clone)]
+pub struct Registry {
+    by_plural: BTreeMap<(String, String, String), Arc<Resource>>,
+}
+
+impl Registry {
+    /// The built-in kinds.
+    pub fn builtin() -> Arc<Registry> {
+        let mut registry = Registry::default();
+        for row in BUILTIN {
+            registry.add(row.resource());
+        }
+        Arc::new(registry)
+    }
+
+    /// Adds a kind; replaces the one at the same group, version and plural.
+    pub fn add(&mut self, resource: Resource) {
+        let key = (resource.group.clone(), resource.version.clone(), resource.plural.clone());
+        self.by_plural.insert(key, Arc::new(resource));
+    }
+
+    /// The kind that is served at this group, version and plural.
+    pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
+        self.by_plural
+            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
+            .cloned()
+    }
+
+    /// The resource of this group, version and kind.
+    pub fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<Resource>> {
+        self.by_plural
+            .values()
+            .find(|r| r.group == group && r.version == version && r.kind == kind)
+            .cloned()
+    }
+
+    /// All kinds, sorted by group, version and plural.
+    pub fn all(&self) -> Vec<Arc<Resource>> {
+        self.by_plural.values().cloned().collect()
+    }
+
+    /// The kinds of one group and version, sorted by plural.
+    pub fn in_group_version(&self, group: &str, version: &str) -> Vec<Arc<Resource>> {
+        self.by_plural
+            .values()
+            .filter(|r| r.group == group && r.version == version)
+            .cloned()
+            .collect()
+    }
+
+    /// Every group and version that serves a kind, once, sorted.
+    pub fn group_versions(&self) -> Vec<(String, String)> {
+        let mut found: Vec<(String, String)> = Vec::new();
+        for (group, version, _) in self.by_plural.keys() {
+            if found.last().is_none_or(|(g, v)| g != group || v != version) {
+                found.push((group.clone(), version.clone()));
+            }
+        }
+        found
+    }
+}
+
+/// A built-in kind in brief; what it does not say follows from the kind.
+struct Row {
+    group: &'static str,
+    plural: &'static str,
+    kind: &'static str,
+    /// The group's name among the types.
+    package: &'static str,
+    namespaced: bool,
+    short_names: &'static [&'static str],
+    categories: &'static [&'static str],
+    /// Subresources as `name`, `name:verbs` or `name:verbs:group/version.Kind`.
+    subresources: &'static [&'static str],
+}
+
+/// Verbs of a kind whose collections can be deleted.
+const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+
+/// Verbs of subresources that are written like the object.
+const WRITTEN: &str = "get,patch,update";
+
+/// Verbs of the proxies that pass any method on.
+const PROXY: &str = "proxy:create,delete,get,patch,update";
+
+/// Shorthand for a namespaced kind without extras.
+const fn namespaced(group: &'static str, package: &'static str, plural: &'static str, kind: &'static str) -> Row {
+    Row { group, plural, kind, package, namespaced: true, short_names: &[], categories: &[], subresources: &[] }
+}
+
+/// Shorthand for a cluster-wide kind without extras.
+const fn cluster(group: &'static str, package: &'static str, plural: &'static str, kind: &'static str) -> Row {
+    Row { group, plural, kind, package, namespaced: false, short_names: &[], categories: &[], subresources: &[] }
+}
+
+/// The built-in kinds. All are at version v1.
+const BUILTIN: &[Row] = &[
+    Row { short_names: &["cm"], ..namespaced("", "core", "configmaps", "ConfigMap") },
+    Row { short_names: &["ep"], ..namespaced("", "core", "endpoints", "Endpoints") },
+    Row { short_names: &["ev"], ..namespaced("", "core", "events", "Event") },
+    Row { short_names: &["limits"], ..namespaced("", "core", "limitranges", "LimitRange") },
+    Row {
+        short_names: &["ns"],
+        subresources: &["finalize:update", "status"],
+        ..cluster("", "core", "namespaces", "Namespace")
+    },
+    Row { short_names: &["no"], subresources: &[PROXY, "status"], ..cluster("", "core", "nodes", "Node") },
+    Row {
+        short_names: &["pvc"],
+        subresources: &["status"],
+        ..namespaced("", "core", "persistentvolumeclaims", "PersistentVolumeClaim")
+    },
+    Row {
+        short_names: &["pv"],
+        subresources: &["status"],
+        ..cluster("", "core", "persistentvolumes", "PersistentVolume")
+    },
+    Row {
+        short_names: &["po"],
+        categories: &["all"],
+        subresources: &[
+            "attach:create,get:v1.PodAttachOptions",
+            "binding:create:v1.Binding",
+            "ephemeralcontainers",
+            "eviction:create:policy/v1.Eviction",
+            "exec:create,get:v1.PodExecOptions",
+            "log:get",
+            "portforward:create,get:v1.PodPortForwardOptions",
+            "proxy:create,delete,get,patch,update:v1.PodProxyOptions",
+            "resize",
+            "status",
+        ],
+        ..namespaced("", "core", "pods", "Pod")
+    },
+    Row {
+        short_names: &["quota"],
+        subresources: &["status"],
+        ..namespaced("", "core", "resourcequotas", "ResourceQuota")
+    },
+    namespaced("", "core", "secrets", "Secret"),
+    Row {
+        short_names: &["sa"],
+        subresources: &["token:create:authentication.k8s.io/v1.TokenRequest"],
+        ..namespaced("", "core", "serviceaccounts", "ServiceAccount")
+    },
+    Row {
+        short_names: &["svc"],
+        categories: &["all"],
+        subresources: &["proxy:create,delete,get,patch,update:v1.ServiceProxyOptions", "status"],
+        ..namespaced("", "core", "services", "Service")
+    },
+    namespaced("apps", "apps", "controllerrevisions", "ControllerRevision"),
+    Row {
+        short_names: &["sts"],
+        categories: &["all"],
+        subresources: &["scale:get,patch,update:autoscaling/v1.Scale", "status"],
+        ..namespaced("apps", "apps", "statefulsets", "StatefulSet")
+    },
+    namespaced("coordination.k8s.io", "coordination", "leases", "Lease"),
+    namespaced("discovery.k8s.io", "discovery", "endpointslices", "EndpointSlice"),
+    cluster("node.k8s.io", "node", "runtimeclasses", "RuntimeClass"),
+    Row {
+        short_names: &["pdb"],
+        subresources: &["status"],
+        ..namespaced("policy", "policy", "poddisruptionbudgets", "PodDisruptionBudget")
+    },
+    cluster("rbac.authorization.k8s.io", "rbac", "clusterrolebindings", "ClusterRoleBinding"),
+    cluster("rbac.authorization.k8s.io", "rbac", "clusterroles", "ClusterRole"),
+    namespaced("rbac.authorization.k8s.io", "rbac", "rolebindings", "RoleBinding"),
+    namespaced("rbac.authorization.k8s.io", "rbac", "roles", "Role"),
+    Row { short_names: &["pc"], ..cluster("scheduling.k8s.io", "scheduling", "priorityclasses", "PriorityClass") },
+    Row { short_names: &["sc"], ..cluster("storage.k8s.io", "storage", "storageclasses", "StorageClass") },
+];
+
+impl Row {
+    /// The full description.
+    fn resource(&self) -> Resource {
+        Resource {
+            group: self.group.to_owned(),
+            version: "v1".to_owned(),
+            kind: self.kind.to_owned(),
+            list_kind: format!("{}List", self.kind),
+            plural: self.plural.to_owned(),
+            singular: self.kind.to_lowercase(),
+            short_names: owned(self.short_names),
+            categories: owned(self.categories),
+            namespaced: self.namespaced,
+            type_name: format!("{}/v1.{}", self.package, self.kind),
+            // A namespace takes its content along: deleting all of them at once is not offered.
+            verbs: owned(&VERBS).into_iter().filter(|v| self.plural != "namespaces" || v != "deletecollection").collect(),
+            subresources: self.subresources.iter().map(|text| self.subresource(text)).collect(),
+        }
+    }
+
+    /// One subresource from its brief text.
+    fn subresource(&self, text: &str) -> Subresource {
+        let mut parts = text.splitn(3, ':');
+        let name = parts.next().unwrap_or_default().to_owned();
+        let verbs = parts.next().unwrap_or(WRITTEN).split(',').map(str::to_owned).collect();
+        let (group, version, kind) = match parts.next().and_then(|gvk| gvk.rsplit_once('.')) {
+            Some((gv, kind)) => {
+                let (group, version) = gv.split_once('/').unwrap_or(("", gv));
+                (group.to_owned(), version.to_owned(), kind.to_owned())
+            }
+            None if name == "proxy" => (self.group.to_owned(), "v1".to_owned(), format!("{}ProxyOptions", self.kind)),
+            None => (self.group.to_owned(), "v1".to_owned(), self.kind.to_owned()),
+        };
+        Subresource { name, group, version, kind, verbs }
+    }
+}
+
+/// Owned copies of a list of words.
+fn owned(words: &[&str]) -> Vec<String> {
+    words.iter().map(|w| (*w).to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn statefulsets_are_found_by_url_and_by_kind() {
+        let registry = Registry::builtin();
+        let by_url = registry.find("apps", "v1", "statefulsets").unwrap();
+        let by_kind = registry.find_kind("apps", "v1", "StatefulSet").unwrap();
+        assert_eq!(by_url, by_kind);
+        assert_eq!(by_url.api_version(), "apps/v1");
+        assert_eq!(by_url.list_kind, "StatefulSetList");
+        assert_eq!(by_url.short_names, ["sts"]);
+        assert!(by_url.has_status() && by_url.has_scale());
+        let scale = by_url.subresource("scale").unwrap();
+        assert_eq!((scale.group.as_str(), scale.version.as_str(), scale.kind.as_str()), ("autoscaling", "v1", "Scale"));
+    }
+
+    #[test]
+    fn core_kinds_have_no_group() {
+        let pods = Registry::builtin().find("", "v1", "pods").unwrap();
+        assert_eq!(pods.api_version(), "v1");
+        assert_eq!(pods.group_resource(), "pods");
+        assert_eq!(pods.subresource("binding").unwrap().kind, "Binding");
+        assert_eq!(pods.subresource("log").unwrap().kind, "Pod");
+    }
+
+    #[test]
+    fn namespaces_are_not_deleted_as_a_collection() {
+        let registry = Registry::builtin();
+        assert!(!registry.find("", "v1", "namespaces").unwrap().allows("deletecollection"));
+        assert!(registry.find("", "v1", "pods").unwrap().allows("deletecollection"));
+    }
+
+    #[test]
+    fn every_kind_and_group_is_listed_once() {
+        let registry = Registry::builtin();
+        assert_eq!(registry.all().len(), BUILTIN.len());
+        let groups = registry.group_versions();
+        assert_eq!(groups.first(), Some(&(String::new(), "v1".to_owned())));
+        assert_eq!(groups.len(), 10);
+        let listed: usize = groups.iter().map(|(g, v)| registry.in_group_version(g, v).len()).sum();
+        assert_eq!(listed, BUILTIN.len());
+    }
+
+    #[test]
+    fn subresources_are_sorted_as_discovery_lists_them() {
+        for resource in Registry::builtin().all() {
+            assert!(resource.subresources.is_sorted_by_key(|s| s.name.clone()), "{}", resource.plural);
+            assert!(resource.verbs.is_sorted(), "{}", resource.plural);
+        }
+    }
+}
