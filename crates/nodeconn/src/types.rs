@@ -8,7 +8,10 @@ use tokio::sync::mpsc;
 /// The API server's end of a connection to one node.
 #[async_trait]
 pub trait NodeConn: Send + Sync + 'static {
-    /// Opens a stream. Dropping the stream cancels it at the node; dropping `Stream::tx` alone half-closes.
+    /// Opens a stream. Returns at the node's first word (see [`NodeHandler::handle`]).
+    ///
+    /// Dropping the stream (or its `rx`) cancels it at the node; dropping `Stream::tx` alone half-closes.
+    /// A stream that breaks, or that the node refuses late, ends with [`Frame::Exit`] and an error.
     async fn open(&self, request: StreamRequest) -> Result<Stream, Error>;
 }
 
@@ -16,7 +19,9 @@ pub trait NodeConn: Send + Sync + 'static {
 #[async_trait]
 pub trait NodeHandler: Send + Sync + 'static {
     /// Serves the stream until it is done. Returning ends it; it is dropped when the server cancels.
-    /// An `Err` before the first frame is the answer to `NodeConn::open`.
+    /// An `Err` before the first frame is the answer to `NodeConn::open`; so a handler that has opened what was
+    /// asked and has nothing to say yet (a shell, a forwarded port) sends an empty `Stdout` frame at once. It is not
+    /// passed on. A handler silent for a quarter of a second counts as having opened the stream.
     async fn handle(&self, request: StreamRequest, stream: Stream) -> Result<(), Error>;
 }
 
@@ -127,7 +132,7 @@ pub enum ExitStatus {
 }
 
 /// What opening or serving a stream can answer instead.
-#[derive(Clone, Debug, thiserror::Error, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
 #[serde(tag = "kind", content = "message", rename_all = "camelCase")]
 pub enum Error {
     /// No connection to that node now. Try again when its agent is back.
@@ -142,4 +147,21 @@ pub enum Error {
     /// The node could not do it.
     #[error("{0}")]
     Failed(String),
+}
+
+/// Why a connection could not be made, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// The transport or HTTP/2 failed: the other side went away or does not speak it. Connect again.
+    #[error("the connection failed: {0}")]
+    Http2(#[from] h2::Error),
+    /// The other side speaks HTTP/2 but not this protocol. Check the address.
+    #[error("the other side is no statefuld")]
+    NotOurs,
+    /// The other side speaks another version. Run the same minor version on both sides.
+    #[error("the other side speaks version {0} of the node protocol")]
+    Version(String),
+    /// The other side said nothing for too long. Connect again.
+    #[error("the other side does not answer")]
+    Silent,
 }
