@@ -13,7 +13,12 @@
 
 pub mod decode;
 pub mod defaults;
+pub mod names;
 pub mod openapi;
 pub mod resource;
 pub mod schema;
+pub mod selector;
 pub mod status;
+pub mod strategy;
+pub mod table;
+pub mod validate;
