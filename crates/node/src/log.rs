@@ -1,0 +1,1 @@
+//! Container output on disk, in the CRI log format.
