@@ -1,1 +1,15 @@
-//! DNS records of Services and EndpointSlices, answers, and the node-dns process.
+//! DNS of Services and EndpointSlices: records, answers, and the node-dns process that outlives the daemon.
+//!
+//! ```text
+//!  Services ─────────┐  agent: feed::Feeder                     node-dns: server::main
+//!                    ├─▶ records::Cluster ──unix socket──▶ records::Cluster ──▶ records::Snapshot ──▶ answer
+//!  EndpointSlices ───┘                                        │  ▲                     ▲
+//!                                                             ▼  │ at start            │ UDP, TCP on the bridge
+//!                                                         snapshot file              pods
+//! ```
+//!
+//! [`records`] is pure; [`server`] and [`feed`] do the I/O.
+
+pub mod feed;
+pub mod records;
+pub mod server;
