@@ -5,6 +5,7 @@
 //! knows nothing of Kubernetes. [`embedded`] keeps it on this machine's disk; an etcd back end has the same
 //! trait.
 
+pub mod embedded;
 mod types;
 
 pub use types::*;
