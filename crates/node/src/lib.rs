@@ -11,9 +11,14 @@
 //!
 //! The shim knows nothing of Kubernetes objects: the agent translates a pod into a [`shim::spec::ShimSpec`].
 
+pub mod agent;
 pub mod cgroup;
+pub mod config;
 pub mod container;
 pub mod log;
+pub mod network;
 pub mod sample;
 pub mod shim;
 pub mod sys;
+
+pub use config::{Config, Wishes};

@@ -1,0 +1,187 @@
+//! The name files of a pod: `/etc/hosts` and `/etc/resolv.conf`, as text.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
+
+/// How names inside the pod are looked up.
+#[derive(Clone, Debug)]
+pub struct NameSettings<'a> {
+    /// The cluster's name server.
+    pub server: Ipv4Addr,
+    /// The cluster's zone.
+    pub domain: &'a str,
+    /// The machine's own resolv.conf.
+    pub host_resolv: &'a str,
+}
+
+/// The pod's host name: `spec.hostname`, else its name, cut to what a kernel takes.
+pub fn hostname(pod: &Pod) -> String {
+    let spec = pod.spec.as_ref();
+    let name = spec
+        .and_then(|s| s.hostname.clone())
+        .filter(|h| !h.is_empty())
+        .or_else(|| pod.metadata.name.clone())
+        .unwrap_or_default();
+    let cut: String = name.chars().take(63).collect();
+    cut.trim_end_matches(['-', '.']).to_owned()
+}
+
+/// `hostname.subdomain.namespace.svc.zone`, where the pod has a subdomain.
+pub fn fqdn(pod: &Pod, domain: &str) -> Option<String> {
+    let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    let namespace = pod.metadata.namespace.as_deref()?;
+    Some(format!("{}.{subdomain}.{namespace}.svc.{domain}", hostname(pod)))
+}
+
+/// `/etc/hosts` of a pod with this address.
+pub fn hosts(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
+    let mut text = String::from(
+        "127.0.0.1\tlocalhost\n\
+         ::1\tlocalhost ip6-localhost ip6-loopback\n\
+         fe00::0\tip6-localnet\n\
+         fe00::0\tip6-mcastprefix\n\
+         fe00::1\tip6-allnodes\n\
+         fe00::2\tip6-allrouters\n",
+    );
+    let host = hostname(pod);
+    match fqdn(pod, domain) {
+        Some(fqdn) => _ = writeln!(text, "{address}\t{fqdn}\t{host}"),
+        None => _ = writeln!(text, "{address}\t{host}"),
+    }
+    for alias in pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
+        let names = alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t");
+        if !names.is_empty() {
+            _ = writeln!(text, "{}\t{names}", alias.ip);
+        }
+    }
+    text
+}
+
+/// `/etc/resolv.conf` by the pod's DNS policy and config.
+pub fn resolv_conf(pod: &Pod, settings: &NameSettings<'_>) -> String {
+    let fallback = PodSpec::default();
+    let spec = pod.spec.as_ref().unwrap_or(&fallback);
+    let policy = spec.dns_policy.as_deref().unwrap_or("ClusterFirst");
+    // ClusterFirst means Default for a pod on the machine's own network, unless it asks for the other.
+    let default = policy == "Default" || (policy == "ClusterFirst" && spec.host_network == Some(true));
+    let host = Resolv::parse(settings.host_resolv);
+    let mut resolv = if policy == "None" {
+        Resolv::default()
+    } else if default {
+        host
+    } else {
+        let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
+        let domain = settings.domain;
+        let mut search = vec![format!("{namespace}.svc.{domain}"), format!("svc.{domain}"), domain.to_owned()];
+        search.extend(host.search);
+        Resolv { servers: vec![settings.server.to_string()], search, options: vec!["ndots:5".to_owned()] }
+    };
+    if let Some(config) = &spec.dns_config {
+        resolv.servers.extend(config.nameservers.iter().flatten().cloned());
+        resolv.search.extend(config.searches.iter().flatten().cloned());
+        for option in config.options.iter().flatten() {
+            let Some(name) = &option.name else { continue };
+            resolv.options.retain(|o| o.split(':').next() != Some(name));
+            resolv.options.push(match &option.value {
+                Some(value) => format!("{name}:{value}"),
+                None => name.clone(),
+            });
+        }
+    }
+    resolv.render()
+}
+
+/// The parts of a resolv.conf.
+#[derive(Default)]
+struct Resolv {
+    servers: Vec<String>,
+    search: Vec<String>,
+    options: Vec<String>,
+}
+
+impl Resolv {
+    fn parse(text: &str) -> Self {
+        let mut found = Self::default();
+        for line in text.lines() {
+            let mut words = line.split_whitespace();
+            match words.next() {
+                Some("nameserver") => found.servers.extend(words.next().map(str::to_owned)),
+                Some("search" | "domain") => found.search = words.map(str::to_owned).collect(),
+                Some("options") => found.options.extend(words.map(str::to_owned)),
+                _ => {}
+            }
+        }
+        found
+    }
+
+    fn render(self) -> String {
+        let mut text = String::new();
+        let mut seen = std::collections::BTreeSet::new();
+        let search: Vec<_> = self.search.into_iter().filter(|s| seen.insert(s.clone())).collect();
+        if !search.is_empty() {
+            _ = writeln!(text, "search {}", search.join(" "));
+        }
+        for server in self.servers {
+            _ = writeln!(text, "nameserver {server}");
+        }
+        if !self.options.is_empty() {
+            _ = writeln!(text, "options {}", self.options.join(" "));
+        }
+        text
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn pod(spec: serde_json::Value) -> Pod {
+        let object = json!({"metadata": {"name": "web-1", "namespace": "prod"}, "spec": spec});
+        serde_json::from_value(object).expect("a pod")
+    }
+
+    const SETTINGS: NameSettings<'static> = NameSettings {
+        server: Ipv4Addr::new(10, 201, 7, 1),
+        domain: "cluster.local",
+        host_resolv: "# comment\nsearch example.org\nnameserver 192.0.2.53\noptions edns0\n",
+    };
+
+    #[test]
+    fn member_of_a_set_knows_its_own_full_name() {
+        let pod = pod(json!({"containers": [], "hostname": "web-1", "subdomain": "web",
+            "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]}));
+        let text = hosts(&pod, Ipv4Addr::new(10, 201, 7, 5), "cluster.local");
+        assert!(text.contains("10.201.7.5\tweb-1.web.prod.svc.cluster.local\tweb-1\n"), "{text}");
+        assert!(text.ends_with("192.0.2.9\ta\tb\n"), "{text}");
+    }
+
+    #[test]
+    fn cluster_first_searches_the_namespace_first() {
+        assert_eq!(
+            resolv_conf(&pod(json!({"containers": []})), &SETTINGS),
+            "search prod.svc.cluster.local svc.cluster.local cluster.local example.org\n\
+             nameserver 10.201.7.1\noptions ndots:5\n"
+        );
+    }
+
+    #[test]
+    fn default_policy_is_the_machines_and_none_only_the_pods_own() {
+        let default = resolv_conf(&pod(json!({"containers": [], "dnsPolicy": "Default"})), &SETTINGS);
+        assert_eq!(default, "search example.org\nnameserver 192.0.2.53\noptions edns0\n");
+        let host_network = resolv_conf(&pod(json!({"containers": [], "hostNetwork": true})), &SETTINGS);
+        assert_eq!(host_network, default);
+        let none = json!({"containers": [], "dnsPolicy": "None",
+            "dnsConfig": {"nameservers": ["192.0.2.1"], "options": [{"name": "ndots", "value": "1"}]}});
+        assert_eq!(resolv_conf(&pod(none), &SETTINGS), "nameserver 192.0.2.1\noptions ndots:1\n");
+    }
+
+    #[test]
+    fn pods_options_replace_those_of_the_policy() {
+        let spec = json!({"containers": [], "dnsConfig": {"options": [{"name": "ndots", "value": "2"}]}});
+        assert!(resolv_conf(&pod(spec), &SETTINGS).ends_with("options ndots:2\n"));
+    }
+}

@@ -1,0 +1,164 @@
+//! The few rtnetlink requests that a node makes, in the machine's namespace or inside a pod's.
+
+use std::net::Ipv4Addr;
+use std::os::fd::AsFd as _;
+
+use futures::TryStreamExt as _;
+use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
+use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+
+use super::Error;
+
+const EEXIST: i32 = 17;
+const ENODEV: i32 = 19;
+const ESRCH: i32 = 3;
+
+/// A connection to the kernel in one network namespace. The connection ends with its last handle.
+#[derive(Clone)]
+pub(super) struct Netlink {
+    handle: rtnetlink::Handle,
+}
+
+impl Netlink {
+    /// In this process's own namespace.
+    pub(super) fn here() -> Result<Self, Error> {
+        let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+        tokio::spawn(connection);
+        Ok(Self { handle })
+    }
+
+    /// In the namespace of that process. A socket belongs to the namespace it was made in, so a thread of
+    /// its own enters it, makes the socket, and ends: no thread of the runtime ever changes namespace.
+    pub(super) async fn inside(pid: i32) -> Result<Self, Error> {
+        let runtime = tokio::runtime::Handle::current();
+        let (tell, told) = tokio::sync::oneshot::channel();
+        std::thread::Builder::new()
+            .name("netns".into())
+            .spawn(move || {
+                let _ = tell.send(connect_inside(pid, &runtime));
+            })
+            .map_err(Error::Socket)?;
+        let handle = told.await.map_err(|_| Error::NoSuchPod(pid))??;
+        Ok(Self { handle })
+    }
+
+    /// The interface of that name.
+    pub(super) async fn find(&self, name: &str) -> Result<Option<LinkMessage>, Error> {
+        match self.handle.link().get().match_name(name).execute().try_next().await {
+            Ok(found) => Ok(found),
+            Err(error) if is_errno(&error, ENODEV) => Ok(None),
+            Err(source) => Err(refused(format!("look for interface {name}"), source)),
+        }
+    }
+
+    /// Makes a bridge with a MAC of its own choice: one that follows its ports would break ARP for all of them.
+    pub(super) async fn add_bridge(&self, name: &str, mac: [u8; 6]) -> Result<u32, Error> {
+        let message = LinkBridge::new(name).address(mac.to_vec()).up().build();
+        match self.handle.link().add(message).execute().await {
+            Ok(()) => {}
+            Err(error) if is_errno(&error, EEXIST) => {}
+            Err(source) => return Err(refused(format!("make bridge {name}"), source)),
+        }
+        let found = self.find(name).await?;
+        found.map(|link| link.header.index).ok_or_else(|| refused_missing(name))
+    }
+
+    /// Makes a pair: one end on the bridge here, the other as `eth0` in that process's namespace.
+    pub(super) async fn add_veth(&self, name: &str, bridge: u32, mac: [u8; 6], pid: u32) -> Result<(), Error> {
+        let mut peer = LinkMessageBuilder::<LinkUnspec>::new().name("eth0").address(mac.to_vec()).build();
+        peer.attributes.push(LinkAttribute::NetNsPid(pid));
+        let message = LinkVeth::new(name, "eth0")
+            .set_info_data(InfoData::Veth(InfoVeth::Peer(peer)))
+            .controller(bridge)
+            .up()
+            .build();
+        let made = self.handle.link().add(message).execute().await;
+        made.map_err(|source| refused(format!("make interface {name} for process {pid}"), source))
+    }
+
+    /// Adds an address, or keeps it.
+    pub(super) async fn set_address(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
+        match self.handle.address().add(index, address.into(), prefix).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_errno(&error, EEXIST) => Ok(()),
+            Err(source) => Err(refused(format!("give address {address}"), source)),
+        }
+    }
+
+    /// Switches an interface on.
+    pub(super) async fn set_up(&self, index: u32) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_index(index).up().build();
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(|source| refused(format!("switch on interface {index}"), source))
+    }
+
+    /// Switches an interface on.
+    pub(super) async fn set_up_by_name(&self, name: &str) -> Result<(), Error> {
+        let message = LinkUnspec::new_with_name(name).up().build();
+        let set = self.handle.link().set(message).execute().await;
+        set.map_err(|source| refused(format!("switch on interface {name}"), source))
+    }
+
+    /// Sends everything that is not on the bridge to the gateway.
+    pub(super) async fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), Error> {
+        let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
+        match self.handle.route().add(route).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_errno(&error, EEXIST) => Ok(()),
+            Err(source) => Err(refused(format!("route by {gateway}"), source)),
+        }
+    }
+
+    /// Whether an interface hangs on that bridge.
+    pub(super) async fn has_port(&self, bridge: u32) -> Result<bool, Error> {
+        let mut links = std::pin::pin!(self.handle.link().get().execute());
+        let list = |source| refused("list interfaces".to_owned(), source);
+        while let Some(link) = links.try_next().await.map_err(list)? {
+            if super::controller_of(&link.attributes) == Some(bridge) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Deletes an interface, if it is there.
+    pub(super) async fn delete(&self, index: u32) -> Result<(), Error> {
+        match self.handle.link().del(index).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_errno(&error, ENODEV) || is_errno(&error, ESRCH) => Ok(()),
+            Err(source) => Err(refused(format!("delete interface {index}"), source)),
+        }
+    }
+}
+
+impl std::fmt::Debug for Netlink {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Netlink")
+    }
+}
+
+/// Runs on a thread that ends right after, because it changes that thread's namespace.
+fn connect_inside(pid: i32, runtime: &tokio::runtime::Handle) -> Result<rtnetlink::Handle, Error> {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|_| Error::NoSuchPod(pid))?;
+    rustix::thread::move_into_link_name_space(
+        namespace.as_fd(),
+        Some(rustix::thread::LinkNameSpaceType::Network),
+    )
+    .map_err(|errno| Error::Socket(errno.into()))?;
+    let _guard = runtime.enter();
+    let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
+    runtime.spawn(connection);
+    Ok(handle)
+}
+
+fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {
+    matches!(error, rtnetlink::Error::NetlinkError(message) if message.raw_code() == -errno)
+}
+
+fn refused(doing: String, source: rtnetlink::Error) -> Error {
+    Error::Refused { doing, source }
+}
+
+fn refused_missing(name: &str) -> Error {
+    refused(format!("find bridge {name} right after making it"), rtnetlink::Error::RequestFailed)
+}
