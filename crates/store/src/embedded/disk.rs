@@ -6,17 +6,16 @@
 
 use std::io;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicU8, Ordering};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
-/// How the file under the store is doing.
+/// How the file under the store is doing: 0 is well.
 #[derive(Debug, Default)]
 pub(super) struct Health(AtomicU8);
 
-const WELL: u8 = 0;
 const NO_SPACE: u8 = 1;
 const FAILED: u8 = 2;
 
@@ -29,7 +28,7 @@ impl Health {
     fn note<T>(&self, result: io::Result<T>, syncing: bool) -> io::Result<T> {
         if let Err(error) = &result {
             let to = if !syncing && is_full(error) { NO_SPACE } else { FAILED };
-            self.0.fetch_max(to.max(WELL), Ordering::SeqCst);
+            self.0.fetch_max(to, Ordering::SeqCst);
         }
         result
     }

@@ -240,14 +240,13 @@ fn open_database(path: &Path) -> Result<(Database, Arc<Health>), Error> {
         .map_err(|e| io_error(path, e))?;
     let backend = FileBackend::new(file).map_err(|e| unreadable(path, &e))?;
     let (disk, health) = Disk::new(backend);
-    let database = Database::builder()
-        .set_cache_size(PAGE_CACHE_BYTES)
-        .create_with_backend(disk)
-        .map_err(|e| match e {
+    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(disk).map_err(
+        |e| match e {
             DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.display().to_string()),
             DatabaseError::Storage(StorageError::Io(e)) => io_error(path, e),
             other => unreadable(path, &other),
-        })?;
+        },
+    )?;
     Ok((database, health))
 }
 
@@ -259,7 +258,9 @@ fn check_format(meta: &impl ReadableTable<&'static str, &'static [u8]>, path: &P
         Some(VERSION) => Ok(()),
         Some(other) => Err(unreadable(
             path,
-            &format!("its format is {other} and this statefuld knows {VERSION} only; use the statefuld that wrote it"),
+            &format!(
+                "its format is {other} and this statefuld knows {VERSION} only; use the statefuld that wrote it"
+            ),
         )),
         None => Err(unreadable(path, &"it is not a store of statefuld")),
     }
@@ -343,9 +344,7 @@ fn decode_record(
     }
     let mut events = Vec::with_capacity(befores.len());
     for (key, previous) in befores.into_iter().rev() {
-        let entry = later
-            .insert(key.clone(), previous.clone())
-            .unwrap_or_else(|| present.get(&key).cloned());
+        let entry = later.insert(key.clone(), previous.clone()).unwrap_or_else(|| present.get(&key).cloned());
         if entry.as_ref().is_some_and(|entry| entry.mod_revision != revision) {
             return None;
         }

@@ -113,8 +113,7 @@ impl Embedded {
             closed: OnceLock::new(),
         });
         let (requests, queue) = channel();
-        let writer =
-            Writer::new(shared.clone(), file, queue, ambient, options.clone(), loaded.ttls);
+        let writer = Writer::new(shared.clone(), file, queue, ambient, options.clone(), loaded.ttls);
         let writer = std::thread::Builder::new()
             .name("store-writer".into())
             .spawn(move || writer.run())
@@ -283,4 +282,63 @@ fn size_of_txn(txn: &Txn) -> usize {
         })
         .sum();
     ops + txn.compare.iter().map(|compare| compare.key.len()).sum::<usize>()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn put(key: &'static str) -> Txn {
+        let op = Op::Put { key: Bytes::from(key), value: Bytes::from(vec![b'v'; 2000]), ttl: None };
+        Txn { compare: Vec::new(), ops: vec![op] }
+    }
+
+    #[tokio::test]
+    async fn a_full_disk_refuses_the_write_and_the_store_goes_on() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let faults = disk::faults::of_this_thread();
+        let path = dir.path().join("store");
+        let store = Embedded::open(&path, Ambient::system(), Options::default()).expect("opens");
+        store.txn(put("a")).await.expect("committed");
+        faults.fill();
+        // The file is opened again by the writer's thread, where no faults are planted: one failure.
+        let refused = store.txn(put("b")).await;
+        faults.heal();
+        assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
+        assert_eq!(store.get(b"b", 0).await.expect("open"), None);
+        let outcome = store.txn(put("b")).await.expect("room again");
+        assert_eq!(outcome, TxnOutcome::Committed { revision: 3 });
+        drop(store);
+        let store = Embedded::open(&path, Ambient::system(), Options::default()).expect("opens");
+        assert!(store.get(b"b", 3).await.expect("open").is_some());
+    }
+
+    #[tokio::test]
+    async fn a_failed_sync_closes_the_store_for_good() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let faults = disk::faults::of_this_thread();
+        let path = dir.path().join("store");
+        let calls = Arc::new(AtomicUsize::new(0));
+        let counted = calls.clone();
+        let on_fatal: OnFatal = Arc::new(move |_: &str| {
+            counted.fetch_add(1, Ordering::SeqCst);
+        });
+        let options = Options { on_fatal: Some(on_fatal), ..Options::default() };
+        let store = Embedded::open(&path, Ambient::system(), options).expect("opens");
+        store.txn(put("a")).await.expect("committed");
+        let mut watch = store.watch(Bytes::new(), 2).await.expect("in the window");
+        faults.break_sync();
+        let failed = store.txn(put("b")).await;
+        faults.heal();
+        assert!(matches!(failed, Err(Error::Closed(_))), "{failed:?}");
+        assert!(matches!(store.get(b"a", 0).await, Err(Error::Closed(_))));
+        assert!(matches!(store.txn(put("c")).await, Err(Error::Closed(_))));
+        assert!(matches!(watch.batches.recv().await, Some(Err(Error::Closed(_)))));
+        drop(store);
+        assert_eq!(calls.load(Ordering::SeqCst), 1);
+        let store = Embedded::open(&path, Ambient::system(), Options::default()).expect("opens again");
+        assert!(store.get(b"a", 0).await.expect("open").is_some());
+    }
 }

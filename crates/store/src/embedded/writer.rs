@@ -8,8 +8,8 @@
 //! write later than its writer's answer.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -136,9 +136,7 @@ impl Writer {
     fn wait(&self) -> Result<Request, RecvTimeoutError> {
         let timeout = match (self.owes_progress, self.expiry.first()) {
             (true, _) => PROGRESS_AGAIN,
-            (false, Some(at)) => {
-                at.saturating_sub(self.ambient.boottime()).clamp(SWEEP_LEAST, SWEEP_EVERY)
-            }
+            (false, Some(at)) => at.saturating_sub(self.ambient.boottime()).clamp(SWEEP_LEAST, SWEEP_EVERY),
             (false, None) => return self.requests.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
         self.requests.recv_timeout(timeout)
