@@ -1,0 +1,283 @@
+//! Why a pod is not moving: structured, and as one sentence.
+
+use std::collections::BTreeSet;
+use std::fmt;
+
+use crate::call::Act;
+use crate::claims;
+use crate::names::pod_name;
+use crate::plan::{Phase, View};
+use crate::types::{Millis, Phase as PodPhase, Pod, Strategy};
+use crate::update::max_unavailable_pods;
+
+/// Reasons that one plan gives at most; the pods further up wait for the same.
+pub(crate) const REASONS_LIMIT: usize = 64;
+
+/// One pod that is not moving, and what it waits for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Reason {
+    /// Name of the pod.
+    pub pod: String,
+    /// What does not happen to it.
+    pub why: Why,
+    /// What it waits for.
+    pub cause: Cause,
+}
+
+/// What does not happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    /// It is wanted and does not exist.
+    NotCreated,
+    /// It exists and is not available.
+    NotAvailable,
+    /// It is of an old revision.
+    NotUpdated,
+    /// It is not wanted and exists.
+    NotDeleted,
+}
+
+/// What is waited for.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Cause {
+    /// That pod does not exist yet.
+    Missing {
+        /// The pod.
+        pod: String,
+    },
+    /// That pod is not ready.
+    NotReady {
+        /// The pod.
+        pod: String,
+        /// Its phase.
+        phase: PodPhase,
+        /// What scheduler or kubelet say.
+        detail: Option<String>,
+    },
+    /// That pod is ready, for less than minReadySeconds.
+    Settling {
+        /// The pod.
+        pod: String,
+        /// Milliseconds until it is available.
+        remaining: Millis,
+    },
+    /// That pod is being stopped.
+    Terminating {
+        /// The pod.
+        pod: String,
+    },
+    /// That pod has ended and is to be replaced.
+    Finished {
+        /// The pod.
+        pod: String,
+        /// Its phase.
+        phase: PodPhase,
+    },
+    /// That pod goes first.
+    Turn {
+        /// The pod.
+        pod: String,
+    },
+    /// A claim of the same name is being deleted.
+    ClaimDeleted {
+        /// The claim.
+        claim: String,
+    },
+    /// A claim still belongs to the former pod of that name and goes with it.
+    ClaimStale {
+        /// The claim.
+        claim: String,
+    },
+    /// The partition holds it at the current revision.
+    Partition {
+        /// The partition.
+        partition: i64,
+    },
+    /// The strategy is OnDelete: a person deletes the pod.
+    OnDelete,
+    /// As many pods as may be are unavailable.
+    MaxUnavailable {
+        /// How many are.
+        unavailable: i64,
+        /// How many may be.
+        limit: i64,
+    },
+    /// The set is being deleted.
+    SetDeleted,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = match self.why {
+            Why::NotCreated => "is not created",
+            Why::NotAvailable => "is not available",
+            Why::NotUpdated => "is not updated",
+            Why::NotDeleted => "is not deleted",
+        };
+        write!(f, "{} {state}: ", self.pod)?;
+        self.cause.write(f, &self.pod)
+    }
+}
+
+impl Cause {
+    fn write(&self, f: &mut fmt::Formatter<'_>, about: &str) -> fmt::Result {
+        let who = |pod: &str| if pod == about { "it".to_owned() } else { pod.to_owned() };
+        match self {
+            Self::Missing { pod } => write!(f, "{} does not exist yet", who(pod)),
+            Self::NotReady { pod, phase, detail } => {
+                match phase {
+                    PodPhase::Pending => write!(f, "{} is pending", who(pod))?,
+                    PodPhase::Unknown => write!(f, "{}'s node does not answer", pod)?,
+                    _ => write!(f, "{} is running but not ready", who(pod))?,
+                }
+                match detail {
+                    Some(detail) => write!(f, " ({detail})"),
+                    None => Ok(()),
+                }
+            }
+            Self::Settling { pod, remaining } => {
+                let seconds = remaining.saturating_add(999) / 1000;
+                write!(f, "{} is ready, and counts as available in {seconds} s (minReadySeconds)", who(pod))
+            }
+            Self::Terminating { pod } => write!(f, "{} is being stopped", who(pod)),
+            Self::Finished { pod, phase } => {
+                let word = if *phase == PodPhase::Failed { "failed" } else { "ended" };
+                write!(f, "{} has {word} and is being replaced", who(pod))
+            }
+            Self::Turn { pod } => write!(f, "{} goes first", who(pod)),
+            Self::ClaimDeleted { claim } => write!(f, "its claim {claim} is being deleted"),
+            Self::ClaimStale { claim } => write!(f, "the claim {claim} of the former pod has not gone yet"),
+            Self::Partition { partition } => {
+                write!(f, "the partition ({partition}) holds it at the current revision")
+            }
+            Self::OnDelete => f.write_str("the update strategy is OnDelete; delete the pod to update it"),
+            Self::MaxUnavailable { unavailable, limit } => {
+                write!(f, "{unavailable} of the set's pods are unavailable, and maxUnavailable is {limit}")
+            }
+            Self::SetDeleted => f.write_str("the set is being deleted"),
+        }
+    }
+}
+
+/// Reasons in a set that goes.
+pub(crate) fn deleting(view: &View<'_>) -> Vec<Reason> {
+    let pods = view.slots.values().copied().chain(view.condemned.iter().rev().map(|(_, p)| *p));
+    let reason = |pod: &Pod| Reason {
+        pod: pod.name.clone(),
+        why: Why::NotDeleted,
+        cause: if pod.terminating { Cause::Terminating { pod: pod.name.clone() } } else { Cause::SetDeleted },
+    };
+    pods.take(REASONS_LIMIT).map(reason).collect()
+}
+
+/// Reasons for all pods that these phases do not move. `stop` is the pod at which an ordered set stops.
+pub(crate) fn explain(view: &View<'_>, phases: &[Phase], stop: Option<&str>) -> Vec<Reason> {
+    let moved: BTreeSet<&str> = phases
+        .iter()
+        .flat_map(|p| &p.tasks)
+        .filter(|t| t.acts.iter().any(|a| matches!(a, Act::CreatePod { .. } | Act::DeletePod { .. })))
+        .filter(|t| !t.acts.iter().any(|a| matches!(a, Act::Refuse { .. })))
+        .map(|t| t.pod.as_str())
+        .collect();
+    let mut wanted: Vec<(i64, Option<&Pod>)> = view.slots.iter().map(|(i, p)| (*i, Some(*p))).collect();
+    wanted.extend(view.missing.iter().map(|i| (*i, None)));
+    wanted.sort_unstable_by_key(|(i, _)| *i);
+    let mut reasons = Vec::new();
+    for (index, pod) in wanted {
+        if reasons.len() >= REASONS_LIMIT {
+            return reasons;
+        }
+        let Some(ordinal) = view.set.ordinal_at(index) else { continue };
+        let name = pod_name(&view.set.name, ordinal);
+        if moved.contains(name.as_str()) {
+            continue;
+        }
+        let found = match pod {
+            None => Some((Why::NotCreated, not_created(view, ordinal, &name, stop))),
+            Some(pod) => own(view, pod)
+                .map(|cause| (Why::NotAvailable, cause))
+                .or_else(|| not_updated(view, index, pod, stop).map(|cause| (Why::NotUpdated, cause))),
+        };
+        reasons.extend(found.map(|(why, cause)| Reason { pod: name, why, cause }));
+    }
+    for (_, pod) in view.condemned.iter().rev().filter(|(_, p)| !moved.contains(p.name.as_str())) {
+        if reasons.len() >= REASONS_LIMIT {
+            break;
+        }
+        let cause = if pod.terminating {
+            Cause::Terminating { pod: pod.name.clone() }
+        } else {
+            waits_for(view, stop.filter(|s| *s != pod.name), &pod.name)
+        };
+        reasons.push(Reason { pod: pod.name.clone(), why: Why::NotDeleted, cause });
+    }
+    reasons
+}
+
+fn not_created(view: &View<'_>, ordinal: i32, name: &str, stop: Option<&str>) -> Cause {
+    if stop.is_none_or(|s| s == name) {
+        for (_, claim, found) in view.claims(ordinal) {
+            match found {
+                Some(c) if claims::is_stale(view.set, c, name, None) => return Cause::ClaimStale { claim },
+                Some(c) if c.terminating => return Cause::ClaimDeleted { claim },
+                _ => {}
+            }
+        }
+    }
+    waits_for(view, stop, name)
+}
+
+/// What keeps a pod itself from being available.
+fn own(view: &View<'_>, pod: &Pod) -> Option<Cause> {
+    let name = pod.name.clone();
+    if pod.terminating {
+        return Some(Cause::Terminating { pod: name });
+    }
+    if pod.is_finished() {
+        return Some(Cause::Finished { pod: name, phase: pod.phase });
+    }
+    match pod.available_in(view.set.min_ready_seconds, view.now) {
+        Some(0) => None,
+        Some(remaining) => Some(Cause::Settling { pod: name, remaining }),
+        None => Some(Cause::NotReady { pod: name, phase: pod.phase, detail: pod.detail.clone() }),
+    }
+}
+
+fn not_updated(view: &View<'_>, index: i64, pod: &Pod, stop: Option<&str>) -> Option<Cause> {
+    if pod.revision.as_deref() == Some(view.choice.update.name.as_str()) {
+        return None;
+    }
+    let Strategy::RollingUpdate { max_unavailable, .. } = view.set.strategy else { return Some(Cause::OnDelete) };
+    if index < view.partition() {
+        return Some(Cause::Partition { partition: view.partition() });
+    }
+    if let Some(stop) = stop {
+        return Some(waits_for(view, Some(stop), &pod.name));
+    }
+    let wanted = view.set.wanted();
+    let available = view.slots.values().filter(|p| !view.is_unavailable(p)).count();
+    let unavailable = wanted - i64::try_from(available).unwrap_or(wanted);
+    let limit = max_unavailable_pods(max_unavailable, wanted);
+    if unavailable >= limit {
+        return Some(Cause::MaxUnavailable { unavailable, limit });
+    }
+    let top = view.slots.values().rev().find(|p| p.revision.as_deref() != Some(view.choice.update.name.as_str()));
+    Some(Cause::Turn { pod: top.map_or_else(|| pod.name.clone(), |p| p.name.clone()) })
+}
+
+/// What waiting for the pod at which the set stops means.
+fn waits_for(view: &View<'_>, stop: Option<&str>, about: &str) -> Cause {
+    let Some(stop) = stop else { return first_unavailable(view, about) };
+    let pods = view.slots.values().copied().chain(view.condemned.iter().map(|(_, p)| *p));
+    match pods.into_iter().find(|p| p.name == stop) {
+        None => Cause::Missing { pod: stop.to_owned() },
+        Some(pod) => own(view, pod).unwrap_or_else(|| Cause::Turn { pod: stop.to_owned() }),
+    }
+}
+
+/// A condemned pod at the top that is held is held by a lower pod that is not available.
+fn first_unavailable(view: &View<'_>, about: &str) -> Cause {
+    let pods = view.slots.values().copied().chain(view.condemned.iter().rev().map(|(_, p)| *p));
+    let first = pods.into_iter().filter(|p| p.name != about).find_map(|p| own(view, p));
+    first.unwrap_or_else(|| Cause::Turn { pod: about.to_owned() })
+}

@@ -1,0 +1,53 @@
+//! A set's counters, and whether they are worth a write.
+
+use crate::types::{Millis, Pod, Set, Status, Strategy};
+
+/// The status that these pods amount to.
+pub(crate) fn count<'a>(
+    set: &Set,
+    pods: impl Iterator<Item = &'a Pod>,
+    current_revision: &str,
+    update_revision: &str,
+    now: Millis,
+) -> Status {
+    let mut status = Status {
+        observed_generation: set.generation,
+        current_revision: current_revision.to_owned(),
+        update_revision: update_revision.to_owned(),
+        collision_count: set.status.collision_count,
+        ..Status::default()
+    };
+    for pod in pods {
+        status.replicas += 1;
+        if pod.is_ready() {
+            status.ready += 1;
+            if pod.is_available(set.min_ready_seconds, now) {
+                status.available += 1;
+            }
+        }
+        if !pod.terminating {
+            status.current += i32::from(pod.revision.as_deref() == Some(current_revision));
+            status.updated += i32::from(pod.revision.as_deref() == Some(update_revision));
+        }
+    }
+    status
+}
+
+/// The update revision becomes the current one once every pod has it and is ready.
+pub(crate) fn complete(set: &Set, status: &mut Status) {
+    let wanted = set.replicas.max(0);
+    let follows = matches!(set.strategy, Strategy::RollingUpdate { .. } | Strategy::OnDelete);
+    if follows && status.updated == wanted && status.ready == wanted && status.replicas == wanted {
+        status.current = status.updated;
+        status.current_revision.clone_from(&status.update_revision);
+    }
+}
+
+/// True if the status differs from the last written one in a way that is told. The collision count
+/// alone is not: it changes together with the update revision.
+pub(crate) fn is_news(old: &Status, new: &Status) -> bool {
+    let told = |s: &Status| {
+        (s.replicas, s.ready, s.available, s.current, s.updated, s.current_revision.clone(), s.update_revision.clone())
+    };
+    new.observed_generation > old.observed_generation || told(old) != told(new)
+}
