@@ -1,14 +1,299 @@
 //! What the server keeps for itself on writes: status, generation, identity.
+//!
+//! | write  | status            | spec                | generation                      |
+//! |--------|-------------------|---------------------|---------------------------------|
+//! | create | the kind's first  | the client's        | 1 where the kind counts         |
+//! | update | kept              | the client's        | +1 if the spec changed          |
+//! | status | the client's      | kept                | kept                            |
+//!
+//! Runs on objects that are decoded and defaulted, before validation. The caller sets uid, creationTimestamp, a
+//! generated name and resourceVersion.
 
-use serde_json::Value;
+mod service;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::{Map, Value, json};
+
+use crate::quantity::Quantity;
 use crate::resource::Resource;
 
-/// Before a create is defaulted and validated.
-pub fn prepare_create(_resource: &Resource, _new: &mut Value) {}
+/// Kinds that count changes of their spec in `metadata.generation`.
+fn counts_generations(resource: &Resource) -> bool {
+    matches!(
+        (resource.group.as_str(), resource.kind.as_str()),
+        ("apps", "StatefulSet") | ("", "Pod") | ("policy", "PodDisruptionBudget")
+    )
+}
+
+/// Before a create is validated.
+pub fn prepare_create(resource: &Resource, new: &mut Value) {
+    let metadata = metadata(new);
+    metadata.remove("deletionTimestamp");
+    metadata.remove("deletionGracePeriodSeconds");
+    if counts_generations(resource) {
+        metadata.insert("generation".into(), 1.into());
+    }
+    // A kubelet brings its node's status along; every other status begins as the server says.
+    if resource.has_status() && !is(resource, "", "Node") {
+        match first_status(resource, new) {
+            Some(status) => new["status"] = status,
+            None => remove(new, "status"),
+        }
+    }
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("", "Namespace") => prepare_namespace(new),
+        ("", "Secret") => merge_string_data(new),
+        ("", "Service") => service::prepare_create(new),
+        _ => {}
+    }
+}
 
 /// Before an update of the object is validated.
-pub fn prepare_update(_resource: &Resource, _new: &mut Value, _old: &Value) {}
+pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
+    keep_identity(new, old);
+    if resource.has_status() {
+        keep(new, old, "status");
+    }
+    match (resource.group.as_str(), resource.kind.as_str()) {
+        ("", "Namespace") => {
+            new["spec"] = old["spec"].clone();
+            label_with_name(new);
+        }
+        ("", "Secret") => merge_string_data(new),
+        ("", "Service") => service::prepare_update(new, old),
+        _ => {}
+    }
+    if counts_generations(resource) && new["spec"] != old["spec"] {
+        let next = old["metadata"]["generation"].as_i64().unwrap_or(0).saturating_add(1);
+        metadata(new).insert("generation".into(), next.into());
+    }
+}
 
 /// Before an update of the status is validated.
-pub fn prepare_status_update(_resource: &Resource, _new: &mut Value, _old: &Value) {}
+pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) {
+    keep_identity(new, old);
+    keep(new, old, "spec");
+    if is(resource, "", "Pod") {
+        if let Some(owners) = old["metadata"].get("ownerReferences") {
+            metadata(new).insert("ownerReferences".into(), owners.clone());
+        } else {
+            metadata(new).remove("ownerReferences");
+        }
+        if let (Some(class), Some(status)) = (old["status"].get("qosClass"), new["status"].as_object_mut()) {
+            status.insert("qosClass".into(), class.clone());
+        }
+    }
+}
+
+/// Whether a resource is of this group and kind.
+fn is(resource: &Resource, group: &str, kind: &str) -> bool {
+    resource.group == group && resource.kind == kind
+}
+
+/// The object's metadata; made if it is missing.
+fn metadata(object: &mut Value) -> &mut Map<String, Value> {
+    if !object["metadata"].is_object() {
+        object["metadata"] = json!({});
+    }
+    object["metadata"].as_object_mut().expect("was just made an object")
+}
+
+/// Takes a top-level member out.
+fn remove(object: &mut Value, key: &str) {
+    if let Some(map) = object.as_object_mut() {
+        map.remove(key);
+    }
+}
+
+/// Makes a top-level member what it was.
+fn keep(new: &mut Value, old: &Value, key: &str) {
+    match old.get(key) {
+        Some(value) => new[key] = value.clone(),
+        None => remove(new, key),
+    }
+}
+
+/// Fields of the metadata that no update changes. What is wrong then (another uid) is for validation to say.
+fn keep_identity(new: &mut Value, old: &Value) {
+    let old = &old["metadata"];
+    let new = metadata(new);
+    for always in ["generation", "creationTimestamp"] {
+        match old.get(always) {
+            Some(value) => new.insert(always.into(), value.clone()),
+            None => new.remove(always),
+        };
+    }
+    if let Some(value) = old.get("deletionTimestamp") {
+        new.insert("deletionTimestamp".into(), value.clone());
+    }
+    for if_absent in ["uid", "name", "namespace", "generateName", "deletionGracePeriodSeconds"] {
+        if let Some(value) = old.get(if_absent)
+            && new.get(if_absent).is_none_or(|v| v.as_str() == Some(""))
+        {
+            new.insert(if_absent.into(), value.clone());
+        }
+    }
+}
+
+/// The status that an object of a kind begins with.
+fn first_status(resource: &Resource, new: &Value) -> Option<Value> {
+    Some(match (resource.group.as_str(), resource.kind.as_str()) {
+        ("apps", "StatefulSet") => json!({"replicas": 0, "availableReplicas": 0}),
+        ("", "Pod") => json!({"phase": "Pending", "qosClass": qos_class(&new["spec"])}),
+        ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({"phase": "Pending"}),
+        ("", "Namespace") => json!({"phase": "Active"}),
+        ("", "Service") => json!({"loadBalancer": {}}),
+        ("policy", "PodDisruptionBudget") => {
+            json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
+        }
+        _ => json!({}),
+    })
+}
+
+/// The pod's quality of service: `Guaranteed`, `Burstable` or `BestEffort`.
+pub fn qos_class(spec: &Value) -> &'static str {
+    let lists = ["initContainers", "containers"].into_iter();
+    let containers: Vec<&Value> = lists.filter_map(|list| spec[list].as_array()).flatten().collect();
+    let amount = |value: &Value| value.as_str().and_then(|text| Quantity::parse(text).ok()).filter(|q| !q.is_zero());
+    let (mut any, mut all_limited) = (false, true);
+    for container in &containers {
+        for resource in ["cpu", "memory"] {
+            let limit = amount(&container["resources"]["limits"][resource]);
+            let request = amount(&container["resources"]["requests"][resource]);
+            any |= limit.is_some() || request.is_some();
+            let pinned = match (&limit, &request) {
+                (Some(limit), Some(request)) => limit == request,
+                (Some(_), None) => true,
+                (None, _) => false,
+            };
+            all_limited &= pinned;
+        }
+    }
+    match (any, all_limited) {
+        (false, _) => "BestEffort",
+        (true, true) => "Guaranteed",
+        (true, false) => "Burstable",
+    }
+}
+
+/// A namespace is emptied before it goes, and carries its name as a label.
+fn prepare_namespace(new: &mut Value) {
+    if !new["spec"].is_object() {
+        new["spec"] = json!({});
+    }
+    let finalizers = &mut new["spec"]["finalizers"];
+    match finalizers.as_array_mut() {
+        Some(list) if list.iter().any(|f| f == "kubernetes") => {}
+        Some(list) => list.push("kubernetes".into()),
+        None => *finalizers = json!(["kubernetes"]),
+    }
+    label_with_name(new);
+}
+
+/// Sets the label `kubernetes.io/metadata.name`.
+fn label_with_name(namespace: &mut Value) {
+    let metadata = metadata(namespace);
+    if let Some(name) = metadata.get("name").filter(|n| n.as_str() != Some("")).cloned() {
+        let labels = metadata.entry("labels").or_insert_with(|| json!({}));
+        if let Some(labels) = labels.as_object_mut() {
+            labels.insert("kubernetes.io/metadata.name".into(), name);
+        }
+    }
+}
+
+/// Moves `stringData` of a secret into `data`, encoded.
+fn merge_string_data(secret: &mut Value) {
+    let Some(Value::Object(texts)) = secret.as_object_mut().and_then(|map| map.remove("stringData")) else {
+        return;
+    };
+    if texts.is_empty() {
+        return;
+    }
+    if !secret["data"].is_object() {
+        secret["data"] = json!({});
+    }
+    for (key, text) in texts {
+        secret["data"][key] = STANDARD.encode(text.as_str().unwrap_or("")).into();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::resource::Registry;
+
+    fn resource(group: &str, plural: &str) -> std::sync::Arc<Resource> {
+        Registry::builtin().find(group, "v1", plural).expect("is served")
+    }
+
+    #[test]
+    fn a_set_begins_at_generation_one_with_an_empty_status() {
+        let sets = resource("apps", "statefulsets");
+        let mut new = json!({"metadata": {"name": "a", "generation": 9}, "spec": {}, "status": {"replicas": 7}});
+        prepare_create(&sets, &mut new);
+        assert_eq!(new["metadata"]["generation"], 1);
+        assert_eq!(new["status"], json!({"replicas": 0, "availableReplicas": 0}));
+    }
+
+    #[test]
+    fn only_a_changed_spec_counts() {
+        let sets = resource("apps", "statefulsets");
+        let old = json!({"metadata": {"name": "a", "uid": "u", "generation": 4, "creationTimestamp": "t"},
+            "spec": {"replicas": 1}, "status": {"replicas": 1}});
+        let mut labelled = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"replicas": 1}, "status": {}});
+        prepare_update(&sets, &mut labelled, &old);
+        assert_eq!(labelled["metadata"]["generation"], 4);
+        assert_eq!(labelled["metadata"]["uid"], "u");
+        assert_eq!(labelled["metadata"]["creationTimestamp"], "t");
+        assert_eq!(labelled["status"], old["status"]);
+        let mut scaled = json!({"metadata": {"name": "a", "generation": 99}, "spec": {"replicas": 2}});
+        prepare_update(&sets, &mut scaled, &old);
+        assert_eq!(scaled["metadata"]["generation"], 5);
+    }
+
+    #[test]
+    fn a_status_update_leaves_the_spec() {
+        let sets = resource("apps", "statefulsets");
+        let old = json!({"metadata": {"name": "a", "generation": 4}, "spec": {"replicas": 1}, "status": {}});
+        let mut new = json!({"metadata": {"name": "a"}, "spec": {"replicas": 5}, "status": {"replicas": 1}});
+        prepare_status_update(&sets, &mut new, &old);
+        assert_eq!(new["spec"], old["spec"]);
+        assert_eq!(new["metadata"]["generation"], 4);
+        assert_eq!(new["status"]["replicas"], 1);
+    }
+
+    #[test]
+    fn a_deletion_once_begun_is_not_taken_back() {
+        let pods = resource("", "pods");
+        let old = json!({"metadata": {"name": "a", "deletionTimestamp": "t", "deletionGracePeriodSeconds": 30}, "spec": {}});
+        let mut new = json!({"metadata": {"name": "a"}, "spec": {}});
+        prepare_update(&pods, &mut new, &old);
+        assert_eq!(new["metadata"]["deletionTimestamp"], "t");
+        assert_eq!(new["metadata"]["deletionGracePeriodSeconds"], 30);
+    }
+
+    #[test]
+    fn a_pods_class_follows_its_resources() {
+        let with = |resources: Value| json!({"containers": [{"resources": resources}]});
+        assert_eq!(qos_class(&with(json!({}))), "BestEffort");
+        assert_eq!(qos_class(&with(json!({"limits": {"cpu": "1", "memory": "1Gi"}}))), "Guaranteed");
+        assert_eq!(
+            qos_class(&with(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}))),
+            "Burstable"
+        );
+        assert_eq!(qos_class(&with(json!({"requests": {"cpu": "1"}}))), "Burstable");
+    }
+
+    #[test]
+    fn a_namespace_has_its_finalizer_and_label_and_a_secret_its_texts() {
+        let mut namespace = json!({"metadata": {"name": "n"}});
+        prepare_create(&resource("", "namespaces"), &mut namespace);
+        assert_eq!(namespace["spec"]["finalizers"], json!(["kubernetes"]));
+        assert_eq!(namespace["metadata"]["labels"]["kubernetes.io/metadata.name"], "n");
+        let mut secret = json!({"metadata": {}, "data": {"b": "Yg=="}, "stringData": {"a": "1"}});
+        prepare_create(&resource("", "secrets"), &mut secret);
+        assert_eq!(secret["data"], json!({"a": "MQ==", "b": "Yg=="}));
+        assert!(secret.get("stringData").is_none());
+    }
+}
