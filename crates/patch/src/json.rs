@@ -13,6 +13,9 @@ pub const MAX_OPERATIONS: usize = 10_000;
 /// itself doubles it each time.
 const MAX_COPIED: usize = 100_000;
 
+/// Deepest nesting that a patch may bring about: recursion over a document must end.
+const MAX_DEPTH: usize = 256;
+
 /// Applies the operations of `patch` in order. Errors name the operation and its path.
 pub fn apply(target: &mut Value, patch: &Value) -> Result<(), Error> {
     let Value::Array(operations) = patch else {
@@ -85,6 +88,7 @@ impl<'a> Operation<'a> {
             Op::Add(value) => self.add(target, (*value).clone()),
             Op::Remove => self.remove(target, &self.path).map(drop),
             Op::Replace(value) => {
+                self.check_depth(value)?;
                 let place = self.path.find_mut(target).ok_or_else(|| self.absent(&self.path))?;
                 *place = (*value).clone();
                 Ok(())
@@ -116,6 +120,7 @@ impl<'a> Operation<'a> {
 
     /// Puts a value at the operation's path.
     fn add(&self, target: &mut Value, value: Value) -> Result<(), Error> {
+        self.check_depth(&value)?;
         let Some((parent, last)) = self.path.split() else {
             *target = value;
             return Ok(());
@@ -137,6 +142,17 @@ impl<'a> Operation<'a> {
             }
             _ => Err(self.absent(&self.path)),
         }
+    }
+
+    /// Refuses a value that would make the document nest too deep at the operation's path.
+    fn check_depth(&self, value: &Value) -> Result<(), Error> {
+        if self.path.parts().count() + depth(value) <= MAX_DEPTH {
+            return Ok(());
+        }
+        Err(Error::TooLarge(format!(
+            "JSON patch operation {}: the document would nest deeper than {MAX_DEPTH} levels",
+            self.index
+        )))
     }
 
     /// Takes the value at `path` away.
@@ -256,6 +272,15 @@ fn count(value: &Value) -> usize {
     }
 }
 
+/// How deep a value nests.
+fn depth(value: &Value) -> usize {
+    match value {
+        Value::Array(items) => 1 + items.iter().map(depth).max().unwrap_or(0),
+        Value::Object(object) => 1 + object.values().map(depth).max().unwrap_or(0),
+        _ => 0,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -328,6 +353,13 @@ mod tests {
         let double = json!({"op": "copy", "from": "", "path": "/-"});
         let patch = Value::Array(vec![double; 64]);
         assert!(matches!(patched(json!([1]), patch), Err(Error::TooLarge(_))));
+    }
+
+    #[test]
+    fn nesting_reaches_a_limit() {
+        let deep = |level: usize| json!({"op": "copy", "from": "", "path": "/a".repeat(level)});
+        let patch = Value::Array((0..9).map(|i| deep(1 << i)).collect());
+        assert!(matches!(patched(json!({}), patch), Err(Error::TooLarge(_))));
     }
 
     #[test]
