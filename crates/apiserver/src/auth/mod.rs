@@ -4,7 +4,21 @@
 //! that accepted it: the TLS listener after checking a certificate or token, or whoever wires an in-process client.
 //! No header can name an identity. An [`Authorizer`] then decides on the request's [`Attributes`].
 
+pub mod bootstrap;
+pub mod escalation;
+pub mod impersonation;
+pub mod node;
+pub mod rbac;
+pub mod rules;
+mod standard;
+pub mod tokens;
+mod union;
+
 use std::collections::BTreeMap;
+
+pub use impersonation::{ImpersonationError, impersonate};
+pub use standard::Standard;
+pub use union::Union;
 
 /// An authenticated user, as Kubernetes describes one.
 #[derive(Clone, Debug, PartialEq, Eq)]
