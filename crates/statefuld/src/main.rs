@@ -1,2 +1,82 @@
-//! The binary.
-fn main() {}
+//! `statefuld`: Kubernetes StatefulSets without Kubernetes. Command line and wiring, nothing else.
+//!
+//! | module | holds |
+//! |---|---|
+//! | `cli` | every command and flag |
+//! | `up`, `down`, `bench` | the commands |
+//! | `daemon` | the parts, put together; start and stop |
+//! | `place` | the data directory and its lock |
+//! | `control` | the socket between the commands and the daemon |
+//! | `manifest`, `apply` | files read, files applied |
+//! | `watch`, `waits` | progress, in sentences |
+//!
+//! The same binary is also the helper processes of a node: a shim per pod, node-dns, and the program inside the
+//! built-in image. They are told apart by the first argument before anything else runs, and use no threads of ours.
+
+mod apply;
+mod bench;
+mod cli;
+mod control;
+mod daemon;
+mod down;
+mod manifest;
+mod place;
+mod up;
+mod waits;
+mod watch;
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use clap::Parser as _;
+
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    if let Some(code) = helper_process() {
+        return code;
+    }
+    let cli = Cli::parse();
+    start_logging();
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&format!("no threads can be started: {error}")),
+    };
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Up(up) => up::run(up).await,
+            Command::Down(down) => down::run(down).await,
+            Command::Bench(bench) => bench::run(bench).await,
+            Command::Daemon(daemon) => daemon::run(daemon).await,
+        }
+    });
+    // What still runs belongs to a daemon that has stopped: nothing worth waiting for.
+    runtime.shutdown_background();
+    match result {
+        Ok(code) => code,
+        Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// The hidden processes: `shim DIR`, `node-dns DIR`, `sample …`.
+fn helper_process() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    let first = arguments.next()?;
+    match first.to_str()? {
+        "shim" => Some(node::shim::main(Path::new(&arguments.next()?))),
+        "node-dns" => Some(dns::server::main(Path::new(&arguments.next()?))),
+        "sample" => Some(node::sample::main(arguments)),
+        _ => None,
+    }
+}
+
+fn start_logging() {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("STATEFULD_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,kube=error"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+}
+
+fn fail(message: &str) -> ExitCode {
+    eprintln!("statefuld: {message}");
+    ExitCode::FAILURE
+}

@@ -1,0 +1,181 @@
+//! The command line: every command and flag, said once. Help is generated from it.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::place;
+
+/// Kubernetes StatefulSets without Kubernetes.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, disable_help_subcommand = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start everything on this machine and apply manifests
+    Up(Up),
+    /// Stop what `up` started; data always stays
+    Down(Down),
+    /// Measure this machine against the budgets and print a table
+    Bench(Bench),
+    /// Serve until told to stop (what `up --detach` runs in the background)
+    #[command(hide = true)]
+    Daemon(Daemon),
+}
+
+/// Where an instance lives.
+#[derive(Clone, Debug, Args)]
+pub struct Instance {
+    /// Everything lies below this directory: state, keys, kubeconfig, volumes
+    #[arg(long, value_name = "DIR", default_value = place::DEFAULT, env = "STATEFULD_DATA_DIR")]
+    pub data_dir: PathBuf,
+}
+
+/// How an instance is started.
+#[derive(Clone, Debug, Args)]
+pub struct Start {
+    /// Where the API listens; port 0 picks a free one
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
+    pub listen: SocketAddr,
+
+    /// The node's name (default: the host's name); fixed at the first start
+    #[arg(long, value_name = "NAME")]
+    pub node_name: Option<String>,
+}
+
+/// `statefuld up`.
+#[derive(Debug, Args)]
+pub struct Up {
+    /// Manifests to apply: files, directories, or - for standard input
+    #[arg(value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Where the instance lives
+    #[command(flatten)]
+    pub instance: Instance,
+
+    /// How it is started
+    #[command(flatten)]
+    pub start: Start,
+
+    /// Go on in the background; returns when the API is ready, or the manifests' pods are
+    #[arg(long, short)]
+    pub detach: bool,
+
+    /// Namespace of objects that name none
+    #[arg(long, short, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// How long to wait for the manifests' pods, such as 90s or 5m
+    #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
+    pub timeout: Duration,
+
+    /// What to print at the end
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `statefuld down`.
+#[derive(Debug, Args)]
+pub struct Down {
+    /// Where the instance lives
+    #[command(flatten)]
+    pub instance: Instance,
+
+    /// Stop statefuld only; the next `up` takes the running pods over
+    #[arg(long)]
+    pub keep_pods: bool,
+}
+
+/// `statefuld daemon`.
+#[derive(Debug, Args)]
+pub struct Daemon {
+    /// Where the instance lives
+    #[command(flatten)]
+    pub instance: Instance,
+
+    /// How it is started
+    #[command(flatten)]
+    pub start: Start,
+}
+
+/// `statefuld bench`.
+#[derive(Debug, Args)]
+pub struct Bench {
+    /// How many pods the ordered set has
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub pods: u32,
+
+    /// How often each start is measured; the median is shown
+    #[arg(long, value_name = "N", default_value_t = 5)]
+    pub rounds: u32,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// For people or for programs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Tables and sentences
+    Table,
+    /// One JSON document
+    Json,
+}
+
+/// `90s`, `5m`, `1h30m`, or seconds alone.
+fn parse_duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("{text:?} is not a time; write it as 90s, 5m or 1h30m");
+    if let Ok(seconds) = text.parse::<u64>() {
+        return Ok(Duration::from_secs(seconds));
+    }
+    let mut total = Duration::ZERO;
+    let mut digits = String::new();
+    for c in text.chars() {
+        if c.is_ascii_digit() {
+            digits.push(c);
+            continue;
+        }
+        let number: u64 = digits.parse().map_err(|_| wrong())?;
+        digits.clear();
+        let unit = match c {
+            's' => 1,
+            'm' => 60,
+            'h' => 3600,
+            _ => return Err(wrong()),
+        };
+        let seconds = number.checked_mul(unit).ok_or_else(wrong)?;
+        total = total.checked_add(Duration::from_secs(seconds)).ok_or_else(wrong)?;
+    }
+    if digits.is_empty() && !text.is_empty() { Ok(total) } else { Err(wrong()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_definitions_are_consistent() {
+        use clap::CommandFactory as _;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        assert_eq!(parse_duration("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(parse_duration("1h30m"), Ok(Duration::from_secs(5400)));
+        assert_eq!(parse_duration("7"), Ok(Duration::from_secs(7)));
+        for wrong in ["", "m", "5x", "1m2", "99999999999999999999h"] {
+            assert!(parse_duration(wrong).is_err(), "{wrong}");
+        }
+    }
+}

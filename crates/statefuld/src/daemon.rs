@@ -1,0 +1,337 @@
+//! One instance: all parts put together in one process, started in order and stopped in order.
+//!
+//! ```text
+//!  start: lock ─▶ node's choices ─▶ store ─▶ API ─▶ listener ─▶ controllers ─▶ agent ─▶ control socket
+//!  stop:  controllers settle ─▶ pods stop from the top ordinal (unless kept) ─▶ agent ─▶ listener ─▶ store
+//! ```
+//!
+//! Nothing here is global: several instances can live in one process, and many on one machine.
+
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambient::Ambient;
+use anyhow::{Context as _, Result, bail};
+use apiserver::ApiServer;
+use apiserver::auth::Identity;
+use controllers::Term;
+use kube::Client;
+use store::embedded::Embedded;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use crate::cli;
+use crate::control::{self, Answer, Call, Request};
+use crate::place::{DataDir, Lock};
+
+/// How long controllers may take to settle their last requests.
+const SETTLE_LIMIT: Duration = Duration::from_secs(10);
+/// Size of the pipe between API server and agent in one process.
+const PIPE_BYTES: usize = 256 * 1024;
+
+/// A running instance.
+pub struct Daemon {
+    data: DataDir,
+    ambient: Ambient,
+    api: Arc<ApiServer>,
+    store: Arc<Embedded>,
+    node: node::Config,
+    address: SocketAddr,
+    /// Ends the controllers.
+    term: Term,
+    controllers: JoinSet<()>,
+    /// Ends the agent.
+    agent_token: CancellationToken,
+    agent: JoinSet<()>,
+    /// Ends the listener.
+    listener_token: CancellationToken,
+    calls: mpsc::Receiver<Call>,
+    caller: mpsc::Sender<Call>,
+    /// Where the store says that it failed for good.
+    fatal: oneshot::Receiver<String>,
+    /// Last, so that the directory is free only when everything else is gone.
+    _lock: Lock,
+}
+
+impl Daemon {
+    /// Starts everything; the API serves when this returns.
+    pub async fn start(instance: &cli::Instance, start: &cli::Start, ambient: Ambient) -> Result<Self> {
+        require_root()?;
+        let data = DataDir::new(&instance.data_dir)?;
+        let lock = data.lock()?;
+        let exe = node::SealedExe::from_self().context("the program cannot be copied to memory")?;
+        let wishes = node::Wishes { node_name: start.node_name.clone(), ..Default::default() };
+        let node = node::Config::choose(data.path(), &wishes)?;
+        let listener = TcpListener::bind(start.listen).await.with_context(|| cannot_listen(start.listen))?;
+        let address = listener.local_addr().context("the listener has no address")?;
+        let (store, fatal) = open_store(&data, &ambient).await?;
+        let api = ApiServer::start(apiserver::Options::new(store.clone(), ambient.clone())).await?;
+        let listener_token = CancellationToken::new();
+        listen(&data, &ambient, &api, listener, address, &listener_token)?;
+
+        let term = Term::new();
+        let controllers = start_controllers(&api, &term, &ambient);
+        let agent_token = CancellationToken::new();
+        let agent = start_agent(&api, &node, exe, &agent_token, &ambient);
+        let (caller, calls) = control::listen(&data.control_socket())?;
+        lock.write_pid()?;
+        Ok(Self {
+            data,
+            ambient,
+            api,
+            store,
+            node,
+            address,
+            term,
+            controllers,
+            agent_token,
+            agent,
+            listener_token,
+            calls,
+            caller,
+            fatal,
+            _lock: lock,
+        })
+    }
+
+    /// A client in process, as the administrator.
+    pub fn client(&self) -> Client {
+        in_process(&self.api, Identity::user("kubernetes-admin", &["system:masters"]))
+    }
+
+    /// The API's URL.
+    pub fn url(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Its data directory.
+    pub fn data(&self) -> &DataDir {
+        &self.data
+    }
+
+    /// What can be asked of it while it serves, from within the process.
+    pub fn caller(&self) -> mpsc::Sender<Call> {
+        self.caller.clone()
+    }
+
+    /// Serves until `down` is asked for or a signal comes; then stops accordingly.
+    pub async fn serve(mut self, mut signals: Signals, stopping: impl Fn()) -> Result<()> {
+        loop {
+            tokio::select! {
+                call = self.calls.recv() => match call {
+                    Some(Call { request: Request::Ready, answers }) => {
+                        let _ = answers.send(Answer::Done).await;
+                    }
+                    Some(Call { request: Request::Down { keep_pods }, answers }) => {
+                        let result = self.stop(keep_pods, &mut signals).await;
+                        let last = match &result {
+                            Ok(()) => Answer::Done,
+                            Err(error) => Answer::Failed(format!("{error:#}")),
+                        };
+                        let _ = answers.send(last).await;
+                        drop(answers);
+                        return result;
+                    }
+                    None => bail!("the control socket failed"),
+                },
+                signal = signals.next() => {
+                    let keep_pods = signal == Signal::Leave;
+                    if !keep_pods {
+                        stopping();
+                    }
+                    return self.stop(keep_pods, &mut signals).await;
+                }
+                why = &mut self.fatal => {
+                    let why = why.unwrap_or_else(|_| "its writer ended".to_owned());
+                    bail!("the store failed: {why}; pods go on running, start statefuld again to recover");
+                }
+            }
+        }
+    }
+
+    /// Stops in order. A second interrupt while pods stop leaves the rest of them running.
+    async fn stop(&mut self, keep_pods: bool, signals: &mut Signals) -> Result<()> {
+        self.term.end();
+        let settled = async { while self.controllers.join_next().await.is_some() {} };
+        if tokio::time::timeout(SETTLE_LIMIT, settled).await.is_err() {
+            tracing::warn!("controllers did not settle in time; they are dropped");
+            self.controllers.shutdown().await;
+        }
+        let mut stopped = Ok(());
+        if !keep_pods {
+            let client = in_process(&self.api, Identity::node(&self.node.node_name));
+            tokio::select! {
+                result = node::agent::stop_pods(Some(&client), &self.node, None, &self.ambient) => {
+                    stopped = result.context("not all pods could be stopped");
+                }
+                _ = signals.next() => {
+                    eprintln!(
+                        "pods that had not stopped yet go on running; return to them with `statefuld up --data-dir {}`",
+                        self.data.path().display()
+                    );
+                }
+            }
+        }
+        self.agent_token.cancel();
+        while self.agent.join_next().await.is_some() {}
+        self.listener_token.cancel();
+        self.store.close().await.context("the store could not be closed")?;
+        let _ = std::fs::remove_file(self.data.control_socket());
+        stopped
+    }
+}
+
+/// `statefuld daemon`.
+pub async fn run(args: cli::Daemon) -> Result<ExitCode> {
+    let signals = Signals::listen()?;
+    let daemon = Daemon::start(&args.instance, &args.start, Ambient::system()).await?;
+    daemon.serve(signals, || {}).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// What a signal asks for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Signal {
+    /// SIGINT, SIGTERM: stop, pods included.
+    Stop,
+    /// SIGHUP's place is taken by terminals; SIGQUIT: stop, leave the pods running.
+    Leave,
+}
+
+/// The signals that this process was sent.
+pub struct Signals {
+    interrupt: tokio::signal::unix::Signal,
+    terminate: tokio::signal::unix::Signal,
+    quit: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    /// Takes over from the default actions.
+    pub fn listen() -> Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        let take = |kind| signal(kind).context("signals cannot be received");
+        Ok(Self {
+            interrupt: take(SignalKind::interrupt())?,
+            terminate: take(SignalKind::terminate())?,
+            quit: take(SignalKind::quit())?,
+        })
+    }
+
+    /// The next one.
+    pub async fn next(&mut self) -> Signal {
+        tokio::select! {
+            _ = self.interrupt.recv() => Signal::Stop,
+            _ = self.terminate.recv() => Signal::Stop,
+            _ = self.quit.recv() => Signal::Leave,
+        }
+    }
+}
+
+fn require_root() -> Result<()> {
+    if !rustix::process::geteuid().is_root() {
+        bail!("running pods needs root; start it with sudo");
+    }
+    Ok(())
+}
+
+fn cannot_listen(address: SocketAddr) -> String {
+    format!("{address} cannot be listened on; choose another with --listen ADDRESS:PORT (port 0 picks a free one)")
+}
+
+async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedded>, oneshot::Receiver<String>)> {
+    let path = data.store();
+    let parent = path.parent().expect("the store lies in a folder");
+    std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
+    let (sender, receiver) = oneshot::channel();
+    let sender = std::sync::Mutex::new(Some(sender));
+    let options = store::embedded::Options {
+        on_fatal: Some(Arc::new(move |error: &store::Error| {
+            if let Some(sender) = sender.lock().ok().and_then(|mut s| s.take()) {
+                // Nobody listens any more when the daemon stops anyway.
+                let _ = sender.send(error.to_string());
+            }
+        })),
+        ..Default::default()
+    };
+    let ambient = ambient.clone();
+    let opened = tokio::task::spawn_blocking(move || Embedded::open(&path, ambient, options)).await;
+    Ok((opened.context("opening the store panicked")??, receiver))
+}
+
+fn listen(
+    data: &DataDir,
+    ambient: &Ambient,
+    api: &Arc<ApiServer>,
+    listener: TcpListener,
+    address: SocketAddr,
+    token: &CancellationToken,
+) -> Result<()> {
+    let authority = apiserver::tls::Authority::load_or_create(&data.pki(), ambient)?;
+    let tls = authority.server_config(&[address.ip()], ambient)?;
+    let kubeconfig = authority.admin_kubeconfig(&format!("https://{}", reachable(address)), ambient)?;
+    apiserver::tls::write_kubeconfig(&data.kubeconfig(), &kubeconfig)?;
+    tokio::spawn(apiserver::listen::serve(listener, tls, api.service(), token.clone()));
+    Ok(())
+}
+
+/// The address that clients on this machine use.
+fn reachable(address: SocketAddr) -> SocketAddr {
+    if address.ip().is_unspecified() {
+        SocketAddr::new(std::net::Ipv4Addr::LOCALHOST.into(), address.port())
+    } else {
+        address
+    }
+}
+
+fn in_process(api: &Arc<ApiServer>, identity: Identity) -> Client {
+    Client::new(api.client(identity), "default")
+}
+
+fn start_controllers(api: &Arc<ApiServer>, term: &Term, ambient: &Ambient) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    for controller in controllers::all() {
+        let client = in_process(api, Identity::service_account("kube-system", controller.account));
+        let (term, ambient) = (term.clone(), ambient.clone());
+        tasks.spawn(async move {
+            if let Err(error) = (controller.run)(client, term, ambient).await {
+                tracing::error!(controller = controller.name, %error, "the controller ended");
+            }
+        });
+    }
+    tasks
+}
+
+fn start_agent(
+    api: &Arc<ApiServer>,
+    config: &node::Config,
+    exe: node::SealedExe,
+    token: &CancellationToken,
+    ambient: &Ambient,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+    let client = in_process(api, Identity::node(&config.node_name));
+    let (config, token, ambient) = (config.clone(), token.clone(), ambient.clone());
+    let (nodes, name) = (api.nodes().clone(), config.node_name.clone());
+    let conn_token = token.clone();
+    tasks.spawn(async move {
+        tokio::select! {
+            () = conn_token.cancelled() => {}
+            result = nodes.attach(&name, ours) => {
+                if let Err(error) = result {
+                    tracing::warn!(%error, "the connection to the agent ended");
+                }
+            }
+        }
+    });
+    tasks.spawn(async move {
+        if let Err(error) = node::agent::run(client, config, exe, theirs, token, ambient).await {
+            tracing::error!(%error, "the node agent ended");
+        }
+    });
+    tasks
+}

@@ -1,0 +1,287 @@
+//! Follows the pods that manifests ask for until all are Ready, saying what each waits for.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ambient::Ambient;
+use anyhow::{Context as _, Result};
+use futures::{Stream, StreamExt as _};
+use indicatif::{ProgressBar, ProgressStyle};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use kube::runtime::watcher::{self, Event, watcher};
+use kube::{Api, Client, ResourceExt as _};
+use serde::Serialize;
+
+use crate::manifest::Object;
+use crate::waits::{Step, ordinal, step};
+
+/// Namespace and name.
+type Key = (String, String);
+
+/// What is waited for.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Sets whose pods shall be Ready; with `everything`, all there are.
+    pub sets: Vec<Key>,
+    /// Pods of no set that shall be Ready.
+    pub pods: Vec<Key>,
+    /// Every set that exists.
+    pub everything: bool,
+}
+
+impl Wanted {
+    /// The sets and pods among these objects.
+    pub fn of(objects: &[Object]) -> Self {
+        let keys = |kind: &str| {
+            let matching = objects.iter().filter(|o| o.resource.kind == kind);
+            matching.map(|o| (o.namespace.clone(), o.name.clone())).collect()
+        };
+        Self { sets: keys("StatefulSet"), pods: keys("Pod"), everything: false }
+    }
+
+    /// Every set that exists.
+    pub fn everything() -> Self {
+        Self { everything: true, ..Self::default() }
+    }
+}
+
+/// One pod as the final table shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodRow {
+    /// Its namespace.
+    pub namespace: String,
+    /// Its name.
+    pub name: String,
+    /// Whether it is Ready.
+    pub ready: bool,
+    /// What it waits for, where it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub waits: Option<String>,
+    /// Its node.
+    pub node: String,
+    /// Its address.
+    pub ip: String,
+    /// Its DNS name, where it has one.
+    pub dns: String,
+    /// Where the data of its claims lies.
+    pub volumes: Vec<String>,
+}
+
+/// How the wait ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// Everything that was wanted is Ready.
+    Ready,
+    /// The time was up first.
+    TimedOut,
+}
+
+/// What was seen so far.
+#[derive(Default)]
+struct View {
+    sets: BTreeMap<Key, StatefulSet>,
+    pods: BTreeMap<Key, Pod>,
+    /// Kinds whose first listing is complete.
+    listed: u32,
+}
+
+/// Waits, printing a line for every change of a pod and, on a terminal, what is waited for right now.
+pub async fn until_ready(client: &Client, wanted: &Wanted, timeout: Duration, ambient: &Ambient) -> Result<End> {
+    let deadline = tokio::time::sleep(timeout);
+    tokio::pin!(deadline);
+    let mut sets = events(Api::<StatefulSet>::all(client.clone()));
+    let mut pods = events(Api::<Pod>::all(client.clone()));
+    let began = ambient.boottime();
+    let mut view = View::default();
+    let mut said = BTreeMap::new();
+    let bar = spinner();
+    loop {
+        tokio::select! {
+            event = sets.next() => take(&mut view.sets, &mut view.listed, event)?,
+            event = pods.next() => take(&mut view.pods, &mut view.listed, event)?,
+            () = &mut deadline => {
+                bar.finish_and_clear();
+                return Ok(End::TimedOut);
+            }
+        }
+        if view.listed < 2 {
+            continue;
+        }
+        let lines = view.lines(wanted);
+        for (pod, line) in &lines {
+            if said.get(pod) != Some(line) {
+                let elapsed = ambient.boottime().saturating_sub(began).as_secs_f64();
+                let text = match line {
+                    Step::Ready => "Ready".to_owned(),
+                    Step::Waits(why) => why.clone(),
+                };
+                say(&bar, &format!("{elapsed:7.2}s  {:<24} {text}", pod.1));
+            }
+        }
+        let ready = lines.iter().filter(|(_, line)| **line == Step::Ready).count();
+        if ready == lines.len() && view.settled(wanted) {
+            bar.finish_and_clear();
+            return Ok(End::Ready);
+        }
+        bar.set_message(format!("{ready}/{} pods Ready", lines.len()));
+        said = lines;
+    }
+}
+
+/// Pods of what was wanted, with their volumes' folders.
+pub async fn rows(client: &Client, wanted: &Wanted) -> Result<Vec<PodRow>> {
+    let mut view = View::default();
+    let lost = "the API does not answer";
+    for set in Api::<StatefulSet>::all(client.clone()).list(&Default::default()).await.context(lost)? {
+        view.sets.insert(key(&set), set);
+    }
+    for pod in Api::<Pod>::all(client.clone()).list(&Default::default()).await.context(lost)? {
+        view.pods.insert(key(&pod), pod);
+    }
+    let claims = Api::<PersistentVolumeClaim>::all(client.clone()).list(&Default::default()).await.context(lost)?;
+    let volumes = Api::<PersistentVolume>::all(client.clone()).list(&Default::default()).await.context(lost)?;
+    let folders: BTreeMap<String, String> = volumes
+        .into_iter()
+        .filter_map(|v| Some((v.name_any(), v.spec?.local?.path)))
+        .collect();
+    let claims: BTreeMap<Key, String> = claims
+        .into_iter()
+        .filter_map(|c| Some((key(&c), c.spec?.volume_name?)))
+        .collect();
+    let rows = view.lines(wanted).into_iter();
+    Ok(rows.map(|(name, step)| row(&name, &step, view.pods.get(&name), &claims, &folders)).collect())
+}
+
+fn row(
+    name: &Key,
+    step: &Step,
+    pod: Option<&Pod>,
+    claims: &BTreeMap<Key, String>,
+    folders: &BTreeMap<String, String>,
+) -> PodRow {
+    let spec = pod.and_then(|p| p.spec.clone()).unwrap_or_default();
+    let status = pod.and_then(|p| p.status.clone()).unwrap_or_default();
+    let dns = match (&spec.hostname, &spec.subdomain) {
+        (Some(hostname), Some(subdomain)) => format!("{hostname}.{subdomain}.{}.svc.cluster.local", name.0),
+        _ => String::new(),
+    };
+    let claimed = spec.volumes.iter().flatten().filter_map(|v| v.persistent_volume_claim.as_ref());
+    let volumes = claimed
+        .filter_map(|c| claims.get(&(name.0.clone(), c.claim_name.clone())))
+        .filter_map(|volume| folders.get(volume).cloned())
+        .collect();
+    PodRow {
+        namespace: name.0.clone(),
+        name: name.1.clone(),
+        ready: *step == Step::Ready,
+        waits: match step {
+            Step::Ready => None,
+            Step::Waits(why) => Some(why.clone()),
+        },
+        node: spec.node_name.unwrap_or_default(),
+        ip: status.pod_ip.unwrap_or_default(),
+        dns,
+        volumes,
+    }
+}
+
+impl View {
+    /// Every wanted pod, in the order of namespace, set and ordinal, with how far it is.
+    fn lines(&self, wanted: &Wanted) -> BTreeMap<Key, Step> {
+        let mut lines = BTreeMap::new();
+        for (set_key, set) in &self.sets {
+            if wanted.everything || wanted.sets.contains(set_key) {
+                self.set_lines(set_key, set, &mut lines);
+            }
+        }
+        for pod in &wanted.pods {
+            let line = self.pods.get(pod).map_or_else(|| Step::Waits("is not created yet".to_owned()), step);
+            lines.insert(pod.clone(), line);
+        }
+        lines
+    }
+
+    fn set_lines(&self, set_key: &Key, set: &StatefulSet, lines: &mut BTreeMap<Key, Step>) {
+        let Some(spec) = &set.spec else { return };
+        let start = spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0);
+        let ordered = spec.pod_management_policy.as_deref() != Some("Parallel");
+        let mut before: Option<String> = None;
+        for n in start..start.saturating_add(spec.replicas.unwrap_or(1)) {
+            let name = format!("{}-{n}", set_key.1);
+            let key = (set_key.0.clone(), name.clone());
+            let line = match (self.pods.get(&key), &before) {
+                (Some(pod), _) => step(pod),
+                (None, Some(first)) if ordered => Step::Waits(format!("waits for {first} to be Ready")),
+                (None, _) => Step::Waits("is not created yet".to_owned()),
+            };
+            if line != Step::Ready && before.is_none() {
+                before = Some(name);
+            }
+            lines.insert(key, line);
+        }
+    }
+
+    /// Whether every wanted set exists and its controller has seen its newest spec, with no pod too many.
+    fn settled(&self, wanted: &Wanted) -> bool {
+        wanted.sets.iter().all(|set| self.sets.contains_key(set))
+            && self.sets.iter().filter(|(key, _)| wanted.everything || wanted.sets.contains(key)).all(|(key, set)| {
+                let status = set.status.clone().unwrap_or_default();
+                let replicas = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+                let pods = self.pods.keys().filter(|pod| {
+                    pod.0 == key.0 && ordinal(&pod.1).is_some_and(|(parent, _)| parent == key.1)
+                });
+                status.observed_generation >= set.metadata.generation
+                    && status.update_revision == status.current_revision
+                    && i32::try_from(pods.count()).is_ok_and(|count| count == replicas)
+            })
+    }
+}
+
+fn key<K: kube::Resource>(object: &K) -> Key {
+    (object.namespace().unwrap_or_default(), object.name_any())
+}
+
+fn events<K>(api: Api<K>) -> std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>
+where
+    K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
+{
+    Box::pin(watcher(api, watcher::Config::default()))
+}
+
+fn take<K: kube::Resource>(
+    objects: &mut BTreeMap<Key, K>,
+    listed: &mut u32,
+    event: Option<Result<Event<K>, watcher::Error>>,
+) -> Result<()> {
+    match event.context("the API ended the watch")? {
+        Ok(Event::Apply(object) | Event::InitApply(object)) => {
+            objects.insert(key(&object), object);
+        }
+        Ok(Event::Delete(object)) => {
+            objects.remove(&key(&object));
+        }
+        Ok(Event::Init) => objects.clear(),
+        Ok(Event::InitDone) => *listed += 1,
+        // The watcher tries again by itself.
+        Err(error) => tracing::debug!(%error, "watch interrupted"),
+    }
+    Ok(())
+}
+
+fn spinner() -> ProgressBar {
+    let bar = ProgressBar::new_spinner();
+    bar.set_style(ProgressStyle::with_template("{spinner} {msg}").expect("the template is right"));
+    bar.enable_steady_tick(Duration::from_millis(120));
+    bar
+}
+
+/// Prints above the spinner; where there is no terminal the bar is hidden and swallows lines.
+fn say(bar: &ProgressBar, line: &str) {
+    if bar.is_hidden() {
+        eprintln!("{line}");
+    } else {
+        bar.println(line);
+    }
+}

@@ -1,0 +1,12 @@
+//! End to end: the built binary, real kubectl, real containers, real databases. Needs root.
+//!
+//! Each test runs an instance of its own (data directory, port, bridge, address range, cgroups) and takes it down
+//! again; what it leaves on the machine is a failure.
+
+mod bad_input;
+mod etcd;
+mod first_light;
+mod harness;
+mod journal;
+mod postgres;
+mod redis;

@@ -1,0 +1,48 @@
+# Every habit of this project. `just` lists them.
+
+_default:
+    @just --list
+
+# Build the program as users get it
+build:
+    cargo build --release
+
+# Install what the tests need where it is missing, check formatting, lints and licences, run every test
+test:
+    cargo xtask test
+
+# The quick half of `test`: no containers, no databases
+test-quick:
+    cargo test --workspace --lib
+
+# Formatting, clippy with warnings denied, licences of dependencies
+lint:
+    cargo xtask lint
+
+# Format everything
+fmt:
+    cargo fmt --all
+
+# Long model, fault and crash runs; SOAK=n multiplies their rounds
+soak:
+    STATEFULD_SOAK="${SOAK:-20}" cargo test --workspace --lib
+
+# Measure against the budgets
+bench:
+    cargo run --release -- bench
+
+# Durable writes per second of the embedded store
+bench-store:
+    cargo run --release -p statefuld-store --example store_bench
+
+# End-to-end tests alone
+e2e:
+    cargo test -p statefuld
+
+# Read the documentation of all crates
+docs:
+    cargo doc --workspace --no-deps --open
+
+# The binary that is given to people: fat LTO, stripped
+dist:
+    cargo build --profile dist

