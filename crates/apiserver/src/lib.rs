@@ -1,3 +1,48 @@
 //! The Kubernetes API over a store.
+//!
+//! One registry, one generic path: no kind has a file of handlers here. A request goes
+//!
+//! ```text
+//!  ApiService ─▶ route ─▶ authorizer ─▶ verb ─▶ decode ─▶ admission ─▶ strategy, validation ─▶ store
+//!  (limits,      (path)   (identity)     │        (crate api)
+//!   panics)                              └─ reads and watches ◀── cache ◀── one watch on the store
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`ApiServer`], `server` | what one server is made of, its start |
+//! | `service` | the `tower::Service`: limits, panics, identities of in-process clients |
+//! | `route`, `query`, `media` | path, query and headers, taken apart |
+//! | `handler` | from request to verb, by way of the authorizer |
+//! | `verbs` | get, list, watch, create, update, patch, delete, deletecollection |
+//! | `sub` | scale, binding, eviction, namespace finalization, holders, access reviews |
+//! | `admission` | what the server adds to or refuses about objects, kind by kind |
+//! | `cache` | the newest state and the recent changes, kept in memory, fanned out to watchers |
+//! | `discovery`, `health`, `metrics` | documents outside the objects |
+//! | [`auth`] | who asks, and what they may do |
 
 pub mod auth;
+
+mod admission;
+mod body;
+mod bootstrap;
+mod cache;
+mod discovery;
+mod errors;
+mod handler;
+mod health;
+mod media;
+mod metrics;
+mod object;
+mod query;
+mod respond;
+mod route;
+mod server;
+mod service;
+mod sub;
+mod verbs;
+
+pub use body::{Body, BodyError};
+pub use errors::Error;
+pub use server::{ApiServer, AuthorizerChoice, Limits, Options};
+pub use service::{ApiService, InProcess};

@@ -1,0 +1,200 @@
+//! One API server: what it is made of, and its start.
+
+use std::net::Ipv4Addr;
+use std::ops::RangeInclusive;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambient::Ambient;
+use api::resource::Registry;
+use store::Store;
+use tokio::sync::Semaphore;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use crate::auth::{Attributes, Authorizer, Decision, Identity, Standard};
+use crate::bootstrap;
+use crate::cache::Cache;
+use crate::errors::Error;
+use crate::metrics::Metrics;
+use crate::service::{ApiService, InProcess};
+
+/// A running API server. Dropping the last handle ends its watch on the store.
+pub struct ApiServer {
+    shared: Arc<Shared>,
+    _feed: DropGuard,
+}
+
+/// What a server is told when it starts. [`Options::new`] fills in what is usual.
+pub struct Options {
+    /// Where objects are kept.
+    pub store: Arc<dyn Store>,
+    /// Clock and entropy.
+    pub ambient: Ambient,
+    /// The kinds that are served.
+    pub registry: Arc<Registry>,
+    /// Who may do what.
+    pub authorizer: AuthorizerChoice,
+    /// The connections to node agents.
+    pub nodes: Arc<nodeconn::Nodes>,
+    /// Where cluster IPs of services are taken from: network address and prefix length.
+    pub service_cidr: (Ipv4Addr, u8),
+    /// Where node ports of services are taken from.
+    pub node_ports: RangeInclusive<u16>,
+    /// How much clients may take.
+    pub limits: Limits,
+    /// How long events are kept.
+    pub event_ttl: Duration,
+    /// How often an idle watch that asked for bookmarks gets one.
+    pub bookmark_interval: Duration,
+}
+
+impl Options {
+    /// The built-in kinds, RBAC, and the usual ranges and limits.
+    pub fn new(store: Arc<dyn Store>, ambient: Ambient) -> Self {
+        Self {
+            store,
+            ambient,
+            registry: Registry::builtin(),
+            authorizer: AuthorizerChoice::Standard,
+            nodes: Arc::default(),
+            service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
+            node_ports: 30000..=32767,
+            limits: Limits::default(),
+            event_ttl: Duration::from_secs(3600),
+            bookmark_interval: Duration::from_secs(60),
+        }
+    }
+}
+
+/// Who decides on requests.
+#[derive(Clone)]
+pub enum AuthorizerChoice {
+    /// Nodes' own rules, then roles and bindings, as they are stored.
+    Standard,
+    /// Everybody may do everything; for tests.
+    AllowAll,
+    /// Somebody else.
+    Custom(Arc<dyn Authorizer>),
+}
+
+/// How much clients may take before they are asked to come back later.
+#[derive(Clone, Copy, Debug)]
+pub struct Limits {
+    /// Size of a request's body.
+    pub body_bytes: usize,
+    /// GET requests at once, not counting watches that are under way.
+    pub reads: usize,
+    /// Other requests at once.
+    pub writes: usize,
+    /// Watches at once.
+    pub watches: usize,
+    /// Events that wait for one watcher before it is dropped.
+    pub watch_buffer: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { body_bytes: 3 << 20, reads: 400, writes: 400, watches: 20_000, watch_buffer: 1024 }
+    }
+}
+
+/// What all requests of a server share.
+pub(crate) struct Shared {
+    /// Where objects are kept.
+    pub(crate) store: Arc<dyn Store>,
+    /// Clock and entropy.
+    pub(crate) ambient: Ambient,
+    /// The kinds that are served.
+    pub(crate) registry: Arc<Registry>,
+    /// Who may do what.
+    pub(crate) authorizer: Arc<dyn Authorizer>,
+    /// The same, where it is roles and bindings: for escalation checks and reviews.
+    pub(crate) standard: Option<Arc<Standard>>,
+    /// The connections to node agents.
+    pub(crate) nodes: Arc<nodeconn::Nodes>,
+    /// The newest state and the recent changes.
+    pub(crate) cache: Arc<Cache>,
+    /// How much clients may take.
+    pub(crate) limits: Limits,
+    /// Permits for GET requests.
+    pub(crate) reads: Arc<Semaphore>,
+    /// Permits for other requests.
+    pub(crate) writes: Arc<Semaphore>,
+    /// Permits for watches under way.
+    pub(crate) watches: Arc<Semaphore>,
+    /// Counters.
+    pub(crate) metrics: Metrics,
+    /// Where cluster IPs are taken from.
+    pub(crate) service_cidr: (Ipv4Addr, u8),
+    /// Where node ports are taken from.
+    pub(crate) node_ports: RangeInclusive<u16>,
+    /// How long events are kept.
+    pub(crate) event_ttl: Duration,
+    /// How often an idle watch gets a bookmark.
+    pub(crate) bookmark_interval: Duration,
+}
+
+impl ApiServer {
+    /// Reads the store into memory, follows it, and writes the objects that every cluster has.
+    pub async fn start(options: Options) -> Result<Arc<Self>, Error> {
+        let (_, prefix) = options.service_cidr;
+        if !(8..=30).contains(&prefix) {
+            return Err(Error::Option { option: "service_cidr", why: format!("/{prefix} is not within /8 to /30") });
+        }
+        let token = CancellationToken::new();
+        let (authorizer, standard): (Arc<dyn Authorizer>, _) = match options.authorizer {
+            AuthorizerChoice::Standard => {
+                let standard = Standard::new();
+                (standard.clone(), Some(standard))
+            }
+            AuthorizerChoice::AllowAll => (Arc::new(AllowAll), None),
+            AuthorizerChoice::Custom(authorizer) => (authorizer, None),
+        };
+        let cache = Cache::start(options.store.clone(), &options.registry, standard.clone(), token.clone()).await?;
+        let limits = options.limits;
+        let shared = Arc::new(Shared {
+            store: options.store,
+            ambient: options.ambient,
+            registry: options.registry,
+            authorizer,
+            standard,
+            nodes: options.nodes,
+            cache,
+            limits,
+            reads: Arc::new(Semaphore::new(limits.reads)),
+            writes: Arc::new(Semaphore::new(limits.writes)),
+            watches: Arc::new(Semaphore::new(limits.watches)),
+            metrics: Metrics::new(),
+            service_cidr: options.service_cidr,
+            node_ports: options.node_ports,
+            event_ttl: options.event_ttl,
+            bookmark_interval: options.bookmark_interval,
+        });
+        bootstrap::run(&shared).await?;
+        Ok(Arc::new(Self { shared, _feed: token.drop_guard() }))
+    }
+
+    /// The API, for a listener: requests carry their identity as an http extension.
+    pub fn service(&self) -> ApiService {
+        ApiService::new(self.shared.clone())
+    }
+
+    /// The API for a client in this process that is always `identity`. Give it to `kube::Client::new`.
+    pub fn client(&self, identity: Identity) -> InProcess {
+        InProcess::new(self.service(), identity)
+    }
+
+    /// The connections to node agents.
+    pub fn nodes(&self) -> &Arc<nodeconn::Nodes> {
+        &self.shared.nodes
+    }
+}
+
+/// Allows everything.
+struct AllowAll;
+
+impl Authorizer for AllowAll {
+    fn authorize(&self, _: &Attributes) -> Decision {
+        Decision::Allow
+    }
+}

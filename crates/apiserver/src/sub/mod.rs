@@ -1,0 +1,64 @@
+//! What lies below objects, and the few resources that are computed instead of stored.
+
+use api::status::Status;
+use bytes::Bytes;
+use http::{Method, Response};
+
+use crate::auth::Identity;
+use crate::body::Body;
+use crate::errors::Outcome;
+use crate::handler::Call;
+use crate::route::Target;
+use crate::server::Shared;
+use crate::verbs;
+
+mod binding;
+mod eviction;
+mod finalize;
+mod gone;
+pub(crate) mod reviews;
+mod scale;
+mod stream;
+
+pub(crate) use gone::holders;
+pub(crate) use stream::{is_stream, stream};
+
+/// Subresources that are the object itself, with their own rules.
+const WHOLE: [&str; 2] = ["ephemeralcontainers", "resize"];
+
+/// Carries out a verb on a subresource that is not `status`.
+pub(crate) async fn dispatch(call: Call) -> Outcome<Response<Body>> {
+    match (call.target.subresource.as_str(), call.verb) {
+        ("scale", "get") => scale::get(call).await,
+        ("scale", _) => scale::write(call).await,
+        ("binding", _) => binding::bind(call).await,
+        ("eviction", _) => eviction::evict(call).await,
+        ("finalize", _) => finalize::finalize(call).await,
+        (sub, "get") if WHOLE.contains(&sub) => verbs::read::get(call).await,
+        _ => Err(Box::new(Status::path_not_found())),
+    }
+}
+
+/// Whether the path is about holder records. These say themselves who may ask.
+pub(crate) fn is_holders(target: &Target) -> bool {
+    target.group == "statefuld.io" && target.plural == "holders"
+}
+
+/// Answers a review; `None` if the path is about something else.
+pub(crate) fn review(
+    shared: &Shared,
+    identity: &Identity,
+    target: &Target,
+    method: &Method,
+    body: &Bytes,
+) -> Option<Outcome<Response<Body>>> {
+    let kinds = reviews::kinds(&target.group, &target.version);
+    let (_, kind, namespaced) = kinds.iter().find(|(plural, ..)| *plural == target.plural)?;
+    if !target.subresource.is_empty() || *namespaced == target.namespace.is_empty() {
+        return Some(Err(Box::new(Status::path_not_found())));
+    }
+    if *method != Method::POST || !target.name.is_empty() {
+        return Some(Err(Box::new(Status::method_not_allowed())));
+    }
+    Some(reviews::answer(shared, identity, target, kind, body))
+}

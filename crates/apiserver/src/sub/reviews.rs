@@ -1,0 +1,143 @@
+//! Reviews: who am I, and what may I do. They are computed from the authorizer and never stored.
+
+use api::status::Status;
+use bytes::Bytes;
+use http::Response;
+use serde_json::{Value, json};
+
+use crate::auth::{Attributes, Decision, Identity};
+use crate::body::Body;
+use crate::errors::Outcome;
+use crate::respond;
+use crate::route::Target;
+use crate::server::Shared;
+
+/// Groups that hold nothing but reviews.
+pub(crate) const GROUPS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
+
+/// Plural, kind and whether it is namespaced, of every review of a group and version.
+pub(crate) fn kinds(group: &str, version: &str) -> &'static [(&'static str, &'static str, bool)] {
+    match (group, version) {
+        ("authentication.k8s.io", "v1") => &[("selfsubjectreviews", "SelfSubjectReview", false)],
+        ("authorization.k8s.io", "v1") => &[
+            ("localsubjectaccessreviews", "LocalSubjectAccessReview", true),
+            ("selfsubjectaccessreviews", "SelfSubjectAccessReview", false),
+            ("selfsubjectrulesreviews", "SelfSubjectRulesReview", false),
+            ("subjectaccessreviews", "SubjectAccessReview", false),
+        ],
+        _ => &[],
+    }
+}
+
+/// Answers one review with what the body asks.
+pub(crate) fn answer(
+    shared: &Shared,
+    identity: &Identity,
+    target: &Target,
+    kind: &str,
+    body: &Bytes,
+) -> Outcome<Response<Body>> {
+    let mut review: Value = serde_json::from_slice(body)
+        .map_err(|error| Status::bad_request(format!("the {kind} cannot be read: {error}")))?;
+    let given = review.get("kind").and_then(Value::as_str).unwrap_or(kind);
+    if !review.is_object() || given != kind {
+        return Err(Box::new(Status::bad_request(format!("the body must be a {kind}, not a {given}"))));
+    }
+    let version = api::resource::api_version(&target.group, &target.version);
+    review["kind"] = kind.into();
+    review["apiVersion"] = version.into();
+    let metadata = review.get("metadata").filter(|m| m.is_object()).cloned().unwrap_or_else(|| json!({}));
+    review["metadata"] = metadata;
+    review["status"] = match kind {
+        "SelfSubjectReview" => json!({"userInfo": user_info(identity)}),
+        "SelfSubjectAccessReview" => access(shared, identity.clone(), &review, None),
+        "SelfSubjectRulesReview" => rules(shared, identity, &review),
+        "LocalSubjectAccessReview" => access(shared, subject(&review), &review, Some(&target.namespace)),
+        _ => access(shared, subject(&review), &review, None),
+    };
+    Ok(respond::json(201, &review))
+}
+
+/// Who somebody is.
+fn user_info(identity: &Identity) -> Value {
+    let mut info = json!({"username": identity.user, "groups": identity.groups});
+    if !identity.uid.is_empty() {
+        info["uid"] = identity.uid.as_str().into();
+    }
+    if !identity.extra.is_empty() {
+        info["extra"] = json!(identity.extra);
+    }
+    info
+}
+
+/// Whom a review is about.
+fn subject(review: &Value) -> Identity {
+    let text = |path: &str| review.pointer(path).and_then(Value::as_str).unwrap_or_default().to_owned();
+    let list = |value: &Value| -> Vec<String> {
+        value.as_array().into_iter().flatten().filter_map(|g| g.as_str().map(str::to_owned)).collect()
+    };
+    let extra = review.pointer("/spec/extra").and_then(Value::as_object);
+    Identity {
+        user: text("/spec/user"),
+        uid: text("/spec/uid"),
+        groups: review.pointer("/spec/groups").map(list).unwrap_or_default(),
+        extra: extra.into_iter().flatten().map(|(k, v)| (k.clone(), list(v))).collect(),
+    }
+}
+
+/// Whether somebody may do what the review names.
+fn access(shared: &Shared, identity: Identity, review: &Value, namespace: Option<&str>) -> Value {
+    let resource = review.pointer("/spec/resourceAttributes");
+    let path = review.pointer("/spec/nonResourceAttributes");
+    let of = |part: Option<&Value>, field: &str| {
+        part.and_then(|p| p.get(field)).and_then(Value::as_str).unwrap_or_default().to_owned()
+    };
+    let attributes = Attributes {
+        identity,
+        verb: if resource.is_some() { of(resource, "verb") } else { of(path, "verb") },
+        group: of(resource, "group"),
+        version: of(resource, "version"),
+        resource: of(resource, "resource"),
+        subresource: of(resource, "subresource"),
+        namespace: namespace.map_or_else(|| of(resource, "namespace"), str::to_owned),
+        name: of(resource, "name"),
+        path: of(path, "path"),
+    };
+    match shared.authorizer.authorize(&attributes) {
+        Decision::Deny(why) if why.is_empty() => json!({"allowed": false}),
+        Decision::Deny(why) => json!({"allowed": false, "reason": why}),
+        Decision::Allow => {
+            let reason = shared.standard.as_ref().and_then(|s| s.rbac().allowed_by(&attributes).ok());
+            match reason.filter(|r| !r.is_empty()) {
+                Some(reason) => json!({"allowed": true, "reason": reason}),
+                None => json!({"allowed": true}),
+            }
+        }
+    }
+}
+
+/// All that the asker may do in a namespace.
+fn rules(shared: &Shared, identity: &Identity, review: &Value) -> Value {
+    let namespace = review.pointer("/spec/namespace").and_then(Value::as_str).unwrap_or_default();
+    let mut resources = Vec::new();
+    let mut paths = Vec::new();
+    let masters = identity.groups.iter().any(|g| g == crate::auth::rbac::MASTERS);
+    if masters || shared.standard.is_none() {
+        resources.push(json!({"verbs": ["*"], "apiGroups": ["*"], "resources": ["*"]}));
+        paths.push(json!({"verbs": ["*"], "nonResourceURLs": ["*"]}));
+    }
+    let held = shared.standard.as_ref().map(|s| s.rbac().rules_for(identity, namespace)).unwrap_or_default();
+    for rule in held {
+        if !rule.resources.is_empty() {
+            let mut value = json!({"verbs": rule.verbs, "apiGroups": rule.groups, "resources": rule.resources});
+            if !rule.names.is_empty() {
+                value["resourceNames"] = json!(rule.names);
+            }
+            resources.push(value);
+        }
+        if !rule.urls.is_empty() {
+            paths.push(json!({"verbs": rule.verbs, "nonResourceURLs": rule.urls}));
+        }
+    }
+    json!({"resourceRules": resources, "nonResourceRules": paths, "incomplete": false})
+}

@@ -1,0 +1,109 @@
+//! scale: the number of replicas, read and written through autoscaling/v1 Scale.
+
+use api::decode::{self, FieldValidation};
+use api::selector::LabelSelector;
+use api::status::{FieldError, Status};
+use http::Response;
+use serde_json::{Value, json};
+
+use crate::body::Body;
+use crate::errors::Outcome;
+use crate::handler::Call;
+use crate::verbs::create::text;
+use crate::verbs::{options, patch, update, write};
+use crate::{media, object};
+
+/// Reads it.
+pub(crate) async fn get(call: Call) -> Outcome<Response<Body>> {
+    call.shared.cache.catch_up().await?;
+    let object = crate::verbs::read::shelf(&call)?.get(&call.key()).ok_or_else(|| call.not_found())?;
+    Ok(call.view()?.document(200, &of(&object.value(&call.resource))))
+}
+
+/// Writes it, by update or patch.
+pub(crate) async fn write(call: Call) -> Outcome<Response<Body>> {
+    let updates = call.verb == "update";
+    let dry_run = call.query.dry_run(if updates { "UpdateOptions" } else { "PatchOptions" })?;
+    let _ = options::field_validation(&call)?;
+    let given = if updates { Some(read(&call)?) } else { None };
+    let patch = if updates { None } else { Some(patch::read(&call)?) };
+    let written = write::modify(&call, dry_run, |current, extra| {
+        let mut scale = of(&current.value);
+        if let Some(given) = &given {
+            scale = given.clone();
+        } else if let Some(patch) = &patch {
+            patch::apply(&call, patch, &mut scale)?;
+        }
+        let replicas = replicas(&call, &scale)?;
+        update::precondition(&call, &json!({"metadata": {
+            "resourceVersion": text(&scale, "resourceVersion"), "uid": text(&scale, "uid"),
+        }}), &current.value)?;
+        let mut new = current.value.clone();
+        new["spec"]["replicas"] = replicas.into();
+        let checked = decode::check_value(&call.resource, new, FieldValidation::Ignore)?;
+        update::replace(&call, checked.object, current, extra)
+    })
+    .await?;
+    Ok(call.view()?.document(200, &of(&object::value_of(&call.resource, &written.raw, written.revision))))
+}
+
+/// The Scale of an object.
+fn of(value: &Value) -> Value {
+    let mut metadata = json!({});
+    for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
+        if let Some(value) = value.get("metadata").and_then(|m| m.get(field)) {
+            metadata[field] = value.clone();
+        }
+    }
+    let replicas = value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let mut spec = json!({});
+    if replicas != 0 {
+        spec["replicas"] = replicas.into();
+    }
+    let running = value.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0);
+    let mut status = json!({"replicas": running});
+    let selector = value.pointer("/spec/selector").and_then(|s| LabelSelector::from_json(s).ok());
+    if let Some(selector) = selector.map(|s| s.to_string()).filter(|s| !s.is_empty()) {
+        status["selector"] = selector.into();
+    }
+    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+}
+
+/// Reads the Scale in the body.
+fn read(call: &Call) -> Outcome<Value> {
+    let parsed = match media::written(&call.content_type)? {
+        decode::MediaType::Json => serde_json::from_slice(&call.body).map_err(|e| e.to_string()),
+        decode::MediaType::Yaml => serde_saphyr::from_slice(&call.body).map_err(|e| e.to_string()),
+    };
+    let scale: Value = parsed.map_err(|why| Status::bad_request(format!("the Scale cannot be read: {why}")))?;
+    let kind = scale.get("kind").and_then(Value::as_str).unwrap_or("Scale");
+    if kind != "Scale" {
+        let version = scale.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
+        let why = format!("expected input object type to be Scale, but /{version}, Kind={kind} was given");
+        return Err(Box::new(Status::bad_request(why)));
+    }
+    let name = text(&scale, "name");
+    if !name.is_empty() && name != call.target.name {
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({})", call.target.name);
+        return Err(Box::new(Status::bad_request(why)));
+    }
+    Ok(scale)
+}
+
+/// How many replicas a Scale asks for.
+fn replicas(call: &Call, scale: &Value) -> Outcome<i64> {
+    let given = scale.pointer("/spec/replicas").cloned().unwrap_or(Value::Null);
+    let replicas = match &given {
+        Value::Null => 0,
+        Value::Number(n) if n.as_i64().is_some_and(|n| i32::try_from(n).is_ok()) => n.as_i64().unwrap_or(0),
+        other => {
+            let why = format!("spec.replicas of the Scale must be a 32 bit integer, not {other}");
+            return Err(Box::new(Status::bad_request(why)));
+        }
+    };
+    if replicas < 0 {
+        let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
+        return Err(Box::new(Status::invalid("autoscaling", "Scale", &call.target.name, vec![error])));
+    }
+    Ok(replicas)
+}

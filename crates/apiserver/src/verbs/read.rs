@@ -1,0 +1,192 @@
+//! get and list.
+
+use std::sync::Arc;
+
+use api::status::{FieldError, Status};
+use api::table;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use http::Response;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::options;
+use crate::body::Body;
+use crate::cache::{Filter, Page, Shelf};
+use crate::errors::Outcome;
+use crate::handler::Call;
+use crate::media::Shape;
+use crate::object::Key;
+use crate::respond::{self, View};
+
+/// One object.
+pub(crate) async fn get(call: Call) -> Outcome<Response<Body>> {
+    let view = call.view()?;
+    match options::resource_version(call.query.text("resourceVersion"))? {
+        Some(at_least) => call.shared.cache.wait(at_least).await?,
+        None => drop(call.shared.cache.catch_up().await?),
+    }
+    let object = shelf(&call)?.get(&call.key()).ok_or_else(|| call.not_found())?;
+    Ok(view.object(200, &object.raw, object.revision))
+}
+
+/// The objects of a kind.
+pub(crate) async fn list(call: Call) -> Outcome<Response<Body>> {
+    let view = call.view()?;
+    let filter = options::filter(&call)?;
+    let page = page(&call, &filter).await?;
+    Ok(match view.wanted.shape {
+        Shape::Object if !view.wanted.yaml => respond::raw(200, "application/json", plain(&view, &page)),
+        Shape::Object => {
+            let value: Value = serde_json::from_slice(&plain(&view, &page)).unwrap_or_default();
+            view.document(200, &value)
+        }
+        Shape::Metadata => view.document(200, &metadata_list(&view, &page)),
+        Shape::Table => view.document(200, &table_list(&view, &page)),
+    })
+}
+
+/// The shelf of the kind that is asked for.
+pub(crate) fn shelf(call: &Call) -> Outcome<&Arc<Shelf>> {
+    call.shared.cache.shelf(&call.resource).ok_or_else(|| Box::new(Status::path_not_found()))
+}
+
+/// Where a paged list goes on.
+#[derive(Serialize, Deserialize)]
+struct Continue {
+    /// Version of the token.
+    v: u8,
+    /// The revision of the first page; all pages are from that state.
+    rv: u64,
+    /// Namespace of the last object.
+    ns: String,
+    /// Its name.
+    name: String,
+}
+
+/// Reads what the query's versions and limits say.
+async fn page(call: &Call, filter: &Filter) -> Outcome<Page> {
+    let query = &call.query;
+    let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
+    let version = query.text("resourceVersion");
+    let matching = query.text("resourceVersionMatch");
+    let token = query.text("continue");
+    check_match(version, matching, token)?;
+    let asked = options::resource_version(version)?;
+    if !token.is_empty() {
+        if asked.is_some_and(|v| v > 0) {
+            let why = "specifying resource version is not allowed when using continue";
+            return Err(Box::new(Status::bad_request(why)));
+        }
+        let from = decode_token(token)?;
+        call.shared.cache.wait(from.rv).await?;
+        let after = Key::new(&from.ns, &from.name);
+        return shelf(call)?.list(filter, Some(from.rv), call.shared.cache.revision(), Some(&after), limit);
+    }
+    let exactly = match (asked, matching) {
+        (None, _) => {
+            call.shared.cache.catch_up().await?;
+            None
+        }
+        (Some(version), "Exact") => {
+            call.shared.cache.wait(version).await?;
+            Some(version)
+        }
+        (Some(version), _) => {
+            call.shared.cache.wait(version).await?;
+            None
+        }
+    };
+    shelf(call)?.list(filter, exactly, call.shared.cache.revision(), None, limit)
+}
+
+/// The rules of resourceVersionMatch for lists.
+fn check_match(version: &str, matching: &str, token: &str) -> Outcome<()> {
+    let forbidden = |why: &str| {
+        let error = FieldError::forbidden("resourceVersionMatch", why);
+        Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
+    };
+    match matching {
+        "" => Ok(()),
+        _ if !token.is_empty() => {
+            forbidden("resourceVersionMatch is forbidden when continue is provided")
+        }
+        _ if version.is_empty() => {
+            forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided")
+        }
+        "Exact" if version == "0" => {
+            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
+        }
+        "Exact" | "NotOlderThan" => Ok(()),
+        other => {
+            let error = FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]);
+            Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
+        }
+    }
+}
+
+/// Reads a token of ours.
+fn decode_token(text: &str) -> Outcome<Continue> {
+    URL_SAFE_NO_PAD
+        .decode(text)
+        .ok()
+        .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
+        .filter(|token| token.v == 1)
+        .ok_or_else(|| Box::new(Status::bad_request("continue key is not valid: it is not one that this server gave")))
+}
+
+/// A list's metadata.
+fn list_metadata(page: &Page) -> Value {
+    let mut metadata = json!({"resourceVersion": page.revision.to_string()});
+    if let Some(next) = &page.next {
+        let token =
+            Continue { v: 1, rv: page.revision, ns: next.namespace.to_string(), name: next.name.to_string() };
+        let text = serde_json::to_vec(&token).expect("a token of numbers and texts is always JSON");
+        metadata["continue"] = URL_SAFE_NO_PAD.encode(text).into();
+        if let Some(remaining) = page.remaining {
+            metadata["remainingItemCount"] = remaining.into();
+        }
+    }
+    metadata
+}
+
+/// The list as upstream writes it, from stored bytes.
+fn plain(view: &View, page: &Page) -> Vec<u8> {
+    let size: usize = page.objects.iter().map(|o| o.raw.len() + 40).sum();
+    let mut out = Vec::with_capacity(size + 256);
+    let head = format!(
+        "{{\"kind\":\"{}\",\"apiVersion\":\"{}\",\"metadata\":{},\"items\":[",
+        view.resource.list_kind,
+        view.resource.api_version(),
+        list_metadata(page)
+    );
+    out.extend_from_slice(head.as_bytes());
+    for (n, object) in page.objects.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        object.write_item(&mut out);
+    }
+    out.extend_from_slice(b"]}");
+    out
+}
+
+/// The list as metadata alone.
+fn metadata_list(view: &View, page: &Page) -> Value {
+    let items: Vec<Value> = page.objects.iter().map(|o| respond::partial(&o.value(&view.resource))).collect();
+    json!({
+        "kind": "PartialObjectMetadataList",
+        "apiVersion": "meta.k8s.io/v1",
+        "metadata": list_metadata(page),
+        "items": items,
+    })
+}
+
+/// The list as a table.
+fn table_list(view: &View, page: &Page) -> Value {
+    let values: Vec<Value> = page.objects.iter().map(|o| o.value(&view.resource)).collect();
+    let items: Vec<&Value> = values.iter().collect();
+    let mut table = table::render(&view.resource, &items, view.now, view.include);
+    table["metadata"] = list_metadata(page);
+    table
+}

@@ -1,0 +1,256 @@
+//! watch: a stream of events, one line of JSON each.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use api::status::{FieldError, Status};
+use bytes::Bytes;
+use futures::stream;
+use http::Response;
+use serde_json::{Value, json};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::Sleep;
+
+use super::{options, read};
+use crate::body::Body;
+use crate::cache::{Cache, Item, Kind, Since, Watcher, event_line};
+use crate::errors::Outcome;
+use crate::handler::Call;
+use crate::media::Shape;
+use crate::object::Object;
+use crate::respond::{self, View};
+
+/// The shortest time that a watch without a time-out of its own stays open; up to as long again is added, so
+/// that clients do not come back all at once.
+const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// How a watch begins.
+struct Start {
+    since: Since,
+    /// Existing objects are sent, and their end is marked.
+    marks_end: bool,
+    /// Existing objects are not sent although the watch starts now.
+    skips_initial: bool,
+}
+
+/// Opens a watch.
+pub(crate) async fn watch(call: Call) -> Outcome<Response<Body>> {
+    let Ok(permit) = call.shared.watches.clone().try_acquire_owned() else {
+        return Ok(respond::too_busy());
+    };
+    let view = call.view()?;
+    let filter = options::filter(&call)?;
+    let start = start(&call).await?;
+    let timeout = match call.query.number("timeoutSeconds")? {
+        Some(seconds) if seconds > 0 => Duration::from_secs(seconds.unsigned_abs()),
+        _ => call.shared.ambient.jitter(DEFAULT_TIMEOUT, 1.0),
+    };
+    let cache = &call.shared.cache;
+    let opened = read::shelf(&call)?.watch(filter, start.since, cache.revision(), call.shared.limits.watch_buffer);
+    let mut watcher = match opened {
+        Ok(watcher) => watcher,
+        Err(status) => return Ok(answer(Body::full(error_line(&status)))),
+    };
+    let initial = std::mem::take(&mut watcher.initial);
+    let session = Session {
+        initial: if start.skips_initial { VecDeque::new() } else { initial.into() },
+        replay: std::mem::take(&mut watcher.replay).into(),
+        watcher,
+        view,
+        marks_end: start.marks_end,
+        bookmarks: call.query.flag("allowWatchBookmarks").then_some(call.shared.bookmark_interval),
+        bookmark_due: false,
+        timer: Box::pin(tokio::time::sleep(call.shared.bookmark_interval)),
+        deadline: Box::pin(tokio::time::sleep(timeout)),
+        ending: false,
+        ended: false,
+        headed: false,
+        cache: cache.clone(),
+        _permit: permit,
+        _gauge: call.shared.metrics.watching(),
+    };
+    let lines = stream::unfold(session, |mut session| async move {
+        let line = session.next().await?;
+        Some((Ok(line), session))
+    });
+    Ok(answer(Body::stream(lines)))
+}
+
+/// What the query says about the beginning, after waiting for the state it asks for.
+async fn start(call: &Call) -> Outcome<Start> {
+    let query = &call.query;
+    let version = options::resource_version(query.text("resourceVersion"))?;
+    let matching = query.text("resourceVersionMatch");
+    let sends = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
+    let forbidden = |field: &str, why: &str| {
+        let error = FieldError::forbidden(field, why);
+        Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
+    };
+    if sends.is_none() && !matching.is_empty() {
+        return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+    }
+    if sends.is_some() && matching != "NotOlderThan" {
+        return forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+    }
+    match (sends, version) {
+        (Some(true), Some(at_least)) => call.shared.cache.wait(at_least).await?,
+        (_, None) => drop(call.shared.cache.catch_up().await?),
+        _ => {}
+    }
+    let since = match (sends, version) {
+        (Some(true), _) | (_, None | Some(0)) => Since::Now,
+        (_, Some(version)) => Since::Revision(version),
+    };
+    Ok(Start { since, marks_end: sends == Some(true), skips_initial: sends == Some(false) && since == Since::Now })
+}
+
+/// The answer that carries a stream of events.
+fn answer(body: Body) -> Response<Body> {
+    let mut response = respond::raw(200, "application/json", Bytes::new());
+    *response.body_mut() = body;
+    response
+}
+
+/// One open watch.
+struct Session {
+    watcher: Watcher,
+    initial: VecDeque<Arc<Object>>,
+    replay: VecDeque<Item>,
+    view: View,
+    marks_end: bool,
+    bookmarks: Option<Duration>,
+    bookmark_due: bool,
+    timer: Pin<Box<Sleep>>,
+    deadline: Pin<Box<Sleep>>,
+    ending: bool,
+    ended: bool,
+    /// A table's columns were sent.
+    headed: bool,
+    cache: Arc<Cache>,
+    _permit: OwnedSemaphorePermit,
+    _gauge: crate::metrics::Watching,
+}
+
+impl Session {
+    /// The next line; `None` at the end.
+    async fn next(&mut self) -> Option<Bytes> {
+        if let Some(object) = self.initial.pop_front() {
+            return Some(match self.view.wanted.shape {
+                Shape::Object => event_line(Kind::Added.word(), &object, object.revision),
+                _ => self.shaped(Kind::Added, &object, object.revision),
+            });
+        }
+        if let Some(item) = self.replay.pop_front() {
+            return Some(self.line(&item));
+        }
+        if std::mem::take(&mut self.marks_end) && self.bookmarks.is_some() {
+            return Some(self.bookmark(self.watcher.revision, true));
+        }
+        if self.ended {
+            return None;
+        }
+        self.follow().await
+    }
+
+    /// The next line of what happens from now on.
+    async fn follow(&mut self) -> Option<Bytes> {
+        loop {
+            if self.bookmark_due {
+                // Read the revision first: whatever is up to it is queued already, so once the queue is
+                // empty the bookmark is true.
+                let revision = self.cache.revision();
+                if let Ok(item) = self.watcher.queue.try_recv() {
+                    return Some(self.line(&item));
+                }
+                self.bookmark_due = false;
+                self.ended = self.ending;
+                return Some(self.bookmark(revision, false));
+            }
+            if self.ending {
+                return None;
+            }
+            tokio::select! {
+                biased;
+                item = self.watcher.queue.recv() => match item {
+                    Some(item) => return Some(self.line(&item)),
+                    None => return self.dropped(),
+                },
+                () = self.deadline.as_mut() => {
+                    self.ending = true;
+                    self.bookmark_due = self.bookmarks.is_some();
+                }
+                () = self.timer.as_mut(), if self.bookmarks.is_some() => {
+                    self.bookmark_due = true;
+                    if let Some(interval) = self.bookmarks {
+                        self.timer = Box::pin(tokio::time::sleep(interval));
+                    }
+                }
+            }
+        }
+    }
+
+    /// The last line for a watcher whose queue was closed.
+    fn dropped(&mut self) -> Option<Bytes> {
+        self.ended = true;
+        self.ending = true;
+        self.watcher.overflowed().then(|| {
+            let why = "too old resource version: the watch was dropped because its client did not keep up";
+            error_line(&Status::expired(why))
+        })
+    }
+
+    /// The line of an event.
+    fn line(&mut self, item: &Item) -> Bytes {
+        match self.view.wanted.shape {
+            Shape::Object => item.change.frame(item.kind),
+            _ => {
+                let (object, revision) = item.change.subject(item.kind);
+                self.shaped(item.kind, object, revision)
+            }
+        }
+    }
+
+    /// The line of an event whose object is shown as a table or as metadata.
+    fn shaped(&mut self, kind: Kind, object: &Object, revision: u64) -> Bytes {
+        let mut shown = self.view.shaped(&object.value_at(&self.view.resource, revision));
+        if self.view.wanted.shape == Shape::Table
+            && std::mem::replace(&mut self.headed, true)
+            && let Some(table) = shown.as_object_mut()
+        {
+            table.insert("columnDefinitions".to_owned(), Value::Null);
+        }
+        line(kind.word(), shown)
+    }
+
+    /// A bookmark: the watch is this far.
+    fn bookmark(&self, revision: u64, end_of_initial: bool) -> Bytes {
+        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        if end_of_initial {
+            metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
+        }
+        let (kind, version) = match self.view.wanted.shape {
+            Shape::Object => (self.view.resource.kind.clone(), self.view.resource.api_version()),
+            Shape::Metadata => ("PartialObjectMetadata".to_owned(), "meta.k8s.io/v1".to_owned()),
+            Shape::Table => {
+                let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
+                    "columnDefinitions": null, "rows": []});
+                return line("BOOKMARK", table);
+            }
+        };
+        line("BOOKMARK", json!({"kind": kind, "apiVersion": version, "metadata": metadata}))
+    }
+}
+
+/// One event as a line.
+fn line(word: &str, object: Value) -> Bytes {
+    let mut text = json!({"type": word, "object": object}).to_string();
+    text.push('\n');
+    text.into()
+}
+
+/// The event that ends a watch with a reason.
+fn error_line(status: &Status) -> Bytes {
+    line("ERROR", status.to_value())
+}
