@@ -8,8 +8,14 @@
 //!                                                         snapshot file              pods
 //! ```
 //!
-//! [`records`] is pure; [`server`] and [`feed`] do the I/O.
+//! [`records`], [`zone`] and [`answer()`] are pure; [`server`] and [`feed`] do the I/O.
 
+mod answer;
 pub mod feed;
+mod frame;
 pub mod records;
 pub mod server;
+pub mod zone;
+
+pub use answer::{Outcome, Transport, Unresolved, answer};
+pub use zone::Snapshot;

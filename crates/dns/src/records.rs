@@ -1,6 +1,6 @@
 //! What is known about Services and their endpoints, in our own small types.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
@@ -75,8 +75,23 @@ pub struct Endpoint {
 
 impl Service {
     /// Reads a Kubernetes Service; `None` without a name and namespace.
-    pub fn from_json(_service: &Value) -> Option<Self> {
-        None
+    pub fn from_json(service: &Value) -> Option<Self> {
+        let spec = &service["spec"];
+        let (namespace, name) = names(service)?;
+        let external = spec["type"] == "ExternalName";
+        let address = spec["clusterIP"].as_str().unwrap_or("");
+        let listed = spec["clusterIPs"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        let cluster_ips: BTreeSet<IpAddr> = listed.chain([address]).filter_map(|ip| ip.parse().ok()).collect();
+        Some(Self {
+            namespace,
+            name,
+            cluster_ips: if external { Vec::new() } else { cluster_ips.into_iter().collect() },
+            headless: !external && address == "None",
+            external_name: external.then(|| spec["externalName"].as_str().unwrap_or("").to_owned()),
+            publish_not_ready: spec["publishNotReadyAddresses"] == true,
+            ports: ports(&spec["ports"]),
+            expected: Vec::new(),
+        })
     }
 
     /// `namespace/name`, the key in [`Cluster::services`].
@@ -87,7 +102,79 @@ impl Service {
 
 impl EndpointSlice {
     /// Reads a Kubernetes EndpointSlice; `None` if it belongs to no service or has no IP addresses.
-    pub fn from_json(_slice: &Value) -> Option<Self> {
-        None
+    pub fn from_json(slice: &Value) -> Option<Self> {
+        let (namespace, _) = names(slice)?;
+        if slice["addressType"] == "FQDN" {
+            return None;
+        }
+        let service = slice["metadata"]["labels"]["kubernetes.io/service-name"].as_str()?;
+        let endpoint = |endpoint: &Value| Endpoint {
+            addresses: texts(&endpoint["addresses"]).filter_map(|ip| ip.parse().ok()).collect(),
+            ready: endpoint["conditions"]["ready"] != false,
+            hostname: endpoint["hostname"].as_str().filter(|h| !h.is_empty()).map(str::to_lowercase),
+        };
+        Some(Self {
+            namespace,
+            service: service.to_owned(),
+            ports: ports(&slice["ports"]),
+            endpoints: slice["endpoints"].as_array().into_iter().flatten().map(endpoint).collect(),
+        })
+    }
+}
+
+/// Namespace and name of an object.
+fn names(object: &Value) -> Option<(String, String)> {
+    let part = |field: &str| object["metadata"][field].as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+    Some((part("namespace")?, part("name")?))
+}
+
+/// The texts of a list.
+fn texts(list: &Value) -> impl Iterator<Item = &str> {
+    list.as_array().into_iter().flatten().filter_map(Value::as_str)
+}
+
+/// Ports of a service or slice; those without a number are left out.
+fn ports(list: &Value) -> Vec<Port> {
+    let port = |port: &Value| {
+        Some(Port {
+            name: port["name"].as_str().unwrap_or("").to_owned(),
+            protocol: port["protocol"].as_str().unwrap_or("TCP").to_owned(),
+            port: port["port"].as_u64().and_then(|number| u16::try_from(number).ok())?,
+        })
+    };
+    list.as_array().into_iter().flatten().filter_map(port).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn services_are_read() {
+        let service = Service::from_json(&json!({"metadata": {"namespace": "n", "name": "web"}, "spec": {
+            "clusterIP": "None", "clusterIPs": ["None"], "publishNotReadyAddresses": true,
+            "ports": [{"name": "peer", "port": 2380, "protocol": "TCP"}]}}))
+        .expect("has a name");
+        assert!(service.headless && service.publish_not_ready && service.cluster_ips.is_empty());
+        assert_eq!(service.key(), "n/web");
+        assert_eq!(service.ports[0].port, 2380);
+        let plain = json!({"metadata": {"namespace": "n", "name": "a"}, "spec": {"clusterIP": "10.0.0.1", "clusterIPs": ["10.0.0.1"]}});
+        assert_eq!(Service::from_json(&plain).expect("has a name").cluster_ips.len(), 1);
+        assert!(Service::from_json(&json!({})).is_none());
+    }
+
+    #[test]
+    fn slices_are_read_and_unknown_readiness_counts_as_ready() {
+        let slice = EndpointSlice::from_json(&json!({"addressType": "IPv4",
+            "metadata": {"namespace": "n", "name": "web-x", "labels": {"kubernetes.io/service-name": "web"}},
+            "ports": [{"name": "peer", "port": 2380, "protocol": "TCP"}],
+            "endpoints": [{"addresses": ["10.1.0.2"], "hostname": "web-0"},
+                {"addresses": ["10.1.0.3"], "conditions": {"ready": false}}]}))
+        .expect("belongs to a service");
+        assert!(slice.endpoints[0].ready && !slice.endpoints[1].ready);
+        assert_eq!(slice.endpoints[0].hostname.as_deref(), Some("web-0"));
+        assert!(EndpointSlice::from_json(&json!({"metadata": {"namespace": "n", "name": "x"}})).is_none());
     }
 }
