@@ -11,6 +11,7 @@
 //! kept; embedded structs are flattened; fields of alpha features are left out. The format of the
 //! result is described in `src/schema/parse.rs`.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
@@ -101,9 +102,9 @@ impl Generator<'_> {
     fn run(&mut self) -> String {
         let mut written: BTreeMap<String, String> = BTreeMap::new();
         while let Some(name) = self.wanted.pop_first() {
-            if !written.contains_key(&name) {
-                let text = self.entry(&name);
-                written.insert(name, text);
+            if let Entry::Vacant(place) = written.entry(name) {
+                let text = self.entry(place.key());
+                place.insert(text);
             }
         }
         let mut out = String::from(

@@ -76,10 +76,10 @@ fn stateful_set_spec(spec: &mut Object) {
 /// How a set updates its pods.
 fn update_strategy(strategy: &mut Object) {
     default(strategy, "type", "RollingUpdate");
-    if text(strategy, "type") == "RollingUpdate" {
-        if let Some(rolling) = object_at(strategy, "rollingUpdate") {
-            default(rolling, "partition", 0);
-        }
+    if text(strategy, "type") == "RollingUpdate"
+        && let Some(rolling) = object_at(strategy, "rollingUpdate")
+    {
+        default(rolling, "partition", 0);
     }
 }
 
@@ -161,10 +161,10 @@ fn limit_range_item(item: &mut Object) {
     }
     let fill = |item: &mut Object, to: &str, from: &str| {
         let from = item.get(from).cloned();
-        if from.as_ref().and_then(Value::as_object).is_some_and(|from| !from.is_empty()) {
-            if let Some(to) = object_at(item, to) {
-                add_missing(to, from.as_ref());
-            }
+        if from.as_ref().and_then(Value::as_object).is_some_and(|from| !from.is_empty())
+            && let Some(to) = object_at(item, to)
+        {
+            add_missing(to, from.as_ref());
         }
     };
     fill(item, "default", "max");

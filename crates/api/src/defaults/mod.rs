@@ -132,10 +132,10 @@ fn round_up_to_milli(value: &mut Value) {
     if quantity.is_whole() {
         return;
     }
-    if let Ok(rounded) = Quantity::parse(&format!("{}m", quantity.millis())) {
-        if rounded != quantity {
-            *value = rounded.to_string().into();
-        }
+    if let Ok(rounded) = Quantity::parse(&format!("{}m", quantity.millis()))
+        && rounded != quantity
+    {
+        *value = rounded.to_string().into();
     }
 }
 

@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Object, Rule, add_missing, default, default_number, is_empty, items, object_at, text};
+use super::{Object, Rule, add_missing, default, default_number, items, object_at, text};
 use crate::quantity::Quantity;
 
 /// Mode of files that volumes are filled with: `rw-r--r--`.
@@ -151,10 +151,8 @@ fn volume(volume: &mut Object) {
         volume.insert("emptyDir".to_owned(), json!({}));
     }
     if let Some(image) = volume.get_mut("image").and_then(Value::as_object_mut) {
-        if is_empty(image, "pullPolicy") {
-            let policy = pull_policy(text(image, "reference"));
-            default(image, "pullPolicy", policy);
-        }
+        let policy = pull_policy(text(image, "reference"));
+        default(image, "pullPolicy", policy);
     }
 }
 
