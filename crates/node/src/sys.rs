@@ -1,1 +1,262 @@
-//! The system calls that no safe crate offers.
+//! The system calls that no safe crate offers: the one module of this crate with `unsafe` in it.
+//!
+//! [`fork_into`] and [`fork_sibling`] copy the calling process. They are for the shim alone, which has one
+//! thread: the copy may then go on as any program would, where in a threaded process it could not even
+//! allocate memory. [`Alone`] shows that they may.
+
+#![allow(unsafe_code)]
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::path::Path;
+
+/// Which of the two one is after a fork.
+#[derive(Debug)]
+pub enum Forked {
+    /// The copy.
+    Child,
+    /// The caller.
+    Parent {
+        /// Process id of the copy, as the caller sees it.
+        pid: i32,
+        /// Its descriptor, where asked for.
+        pidfd: Option<OwnedFd>,
+    },
+}
+
+/// Namespaces for [`fork_into`].
+pub const NEW_PID_AND_MOUNT: u64 = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
+
+/// Proof that the process has one thread, so that a copy of it can go on as any program would. Copies of the process
+/// may use it too: nobody starts threads in them.
+#[derive(Debug)]
+pub struct Alone(());
+
+impl Alone {
+    /// Counts.
+    pub fn check() -> io::Result<Self> {
+        match fs::read_dir("/proc/self/task")?.count() {
+            1 => Ok(Self(())),
+            _ => Err(io::Error::other("processes are copied by the single-threaded shim only")),
+        }
+    }
+}
+
+/// Copies the process into new namespaces and, where given, a v2 cgroup; the copy is the caller's child.
+pub fn fork_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+    let alone = Alone::check()?;
+    let mut args = CloneArgs { flags: namespaces, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
+    if let Some(fd) = cgroup {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = fd.as_raw_fd() as u64;
+    }
+    let mut pidfd: RawFd = -1;
+    args.flags |= libc::CLONE_PIDFD as u64;
+    args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    match clone3(&alone, &mut args)? {
+        0 => Ok(Forked::Child),
+        // SAFETY: the kernel has just put a new descriptor there, and nobody else knows of it.
+        pid => Ok(Forked::Parent { pid, pidfd: Some(unsafe { OwnedFd::from_raw_fd(pidfd) }) }),
+    }
+}
+
+/// Copies the process; the copy is not the caller's child but its parent's, and in the caller's pid namespace
+/// for children (see setns), whose /proc may not show the caller any more: so the proof comes from before.
+pub fn fork_sibling(alone: &Alone) -> io::Result<Forked> {
+    // The exit signal comes from the parent's own with CLONE_PARENT, and must not be given.
+    let mut args = CloneArgs { flags: libc::CLONE_PARENT as u64, ..CloneArgs::default() };
+    match clone3(alone, &mut args)? {
+        0 => Ok(Forked::Child),
+        pid => Ok(Forked::Parent { pid, pidfd: None }),
+    }
+}
+
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
+
+/// struct clone_args of linux/sched.h, version 2.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct CloneArgs {
+    flags: u64,
+    pidfd: u64,
+    child_tid: u64,
+    parent_tid: u64,
+    exit_signal: u64,
+    stack: u64,
+    stack_size: u64,
+    tls: u64,
+    set_tid: u64,
+    set_tid_size: u64,
+    cgroup: u64,
+}
+
+fn clone3(_alone: &Alone, args: &mut CloneArgs) -> io::Result<i32> {
+    // SAFETY: without CLONE_VM and with no stack given this is fork: the copy has its own memory and goes on
+    // where the caller stands. The process has one thread (`Alone` shows it), so no lock is held by a thread that
+    // the copy lacks. `args` is a valid clone_args of the size told, and its pointers are valid for writing.
+    let result = unsafe { libc::syscall(libc::SYS_clone3, std::ptr::from_mut(args), size_of::<CloneArgs>()) };
+    match result {
+        -1 => Err(io::Error::last_os_error()),
+        pid => Ok(i32::try_from(pid).expect("process ids are small")),
+    }
+}
+
+/// Ends the process at once: no destructors, no buffers of the process it was copied from.
+pub fn exit_now(code: i32) -> ! {
+    // SAFETY: ends the process; nothing of it is used afterwards.
+    unsafe { libc::_exit(code) }
+}
+
+/// Marks every descriptor from `first` up to be closed when a program is executed.
+pub fn cloexec_from(first: u32) -> io::Result<()> {
+    close_range(first, libc::CLOSE_RANGE_CLOEXEC)
+}
+
+/// Closes every descriptor from `first` up. For the start of a program, before it opened any.
+pub fn close_from(first: u32) -> io::Result<()> {
+    close_range(first, 0)
+}
+
+fn close_range(first: u32, flags: u32) -> io::Result<()> {
+    // SAFETY: no memory is passed. Closing is asked for only where this program has opened nothing itself yet, so
+    // no owner of a descriptor is cheated.
+    let result = unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, flags) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Blocks the signals for the process and returns a descriptor from which [`read_signal`] takes them.
+pub fn signal_fd(signals: &[i32]) -> io::Result<OwnedFd> {
+    // SAFETY: the set is plain memory that sigemptyset initialises before anything reads it; the descriptor
+    // returned is new and nobody else's.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        for signal in signals {
+            libc::sigaddset(&mut set, *signal);
+        }
+        if libc::sigprocmask(libc::SIG_BLOCK, &set, std::ptr::null_mut()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        match libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) {
+            -1 => Err(io::Error::last_os_error()),
+            fd => Ok(OwnedFd::from_raw_fd(fd)),
+        }
+    }
+}
+
+/// The next signal of a [`signal_fd`]; None where there is none.
+pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
+    let mut buffer = [0u8; size_of::<libc::signalfd_siginfo>()];
+    match rustix::io::read(fd, &mut buffer) {
+        // The signal's number is the first field.
+        Ok(_) => Ok(Some(i32::from_ne_bytes([buffer[0], buffer[1], buffer[2], buffer[3]]))),
+        Err(rustix::io::Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Gives every signal its default action and unblocks all: what a program expects to start with.
+pub fn reset_signals() -> io::Result<()> {
+    // SAFETY: SIG_DFL replaces handlers by none, so no function of ours is called later; numbers that cannot be
+    // set (SIGKILL, SIGSTOP, libc's own) are refused without effect. The set is initialised by sigemptyset.
+    unsafe {
+        for signal in 1..=64 {
+            libc::signal(signal, libc::SIG_DFL);
+        }
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&mut set);
+        if libc::sigprocmask(libc::SIG_SETMASK, &set, std::ptr::null_mut()) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+/// Sends a signal by its number. rustix has names only for some.
+pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
+    // SAFETY: a null siginfo is allowed and means the same as kill(2).
+    let result = unsafe {
+        libc::syscall(libc::SYS_pidfd_send_signal, pidfd.as_raw_fd(), signal, std::ptr::null::<libc::siginfo_t>(), 0)
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// The oldest child that ended and was not waited for yet; None where there is none. It stays so.
+pub fn peek_ended_child() -> io::Result<Option<i32>> {
+    // SAFETY: the structure is plain memory that the kernel fills; si_pid is valid where waitid succeeded, and 0
+    // where no child has ended.
+    let pid = unsafe {
+        let mut info: libc::siginfo_t = std::mem::zeroed();
+        if libc::waitid(libc::P_ALL, 0, &mut info, libc::WEXITED | libc::WNOHANG | libc::WNOWAIT) == -1 {
+            let error = io::Error::last_os_error();
+            return if error.raw_os_error() == Some(libc::ECHILD) { Ok(None) } else { Err(error) };
+        }
+        info.si_pid()
+    };
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Makes a mount, with everything below it, read-only (where `true`) and private, in one step.
+pub fn seal_mount_tree(mount: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
+    let attr = libc::mount_attr {
+        attr_set: if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
+        attr_clr: 0,
+        propagation: libc::MS_PRIVATE,
+        userns_fd: 0,
+    };
+    set_mount(mount, c"", (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as u32, &attr)
+}
+
+/// Makes what is mounted at a path read-only, nothing below it.
+pub fn read_only_mount(path: &Path) -> io::Result<()> {
+    let path = std::ffi::CString::new(path.as_os_str().as_encoded_bytes())?;
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    set_mount(rustix::fs::CWD.as_fd(), &path, 0, &attr)
+}
+
+fn set_mount(dir: BorrowedFd<'_>, path: &std::ffi::CStr, flags: u32, attr: &libc::mount_attr) -> io::Result<()> {
+    // SAFETY: path and attributes are valid for the call and of the sizes told.
+    let result = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            dir.as_raw_fd(),
+            path.as_ptr(),
+            flags,
+            std::ptr::from_ref(attr),
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Switches the loopback interface of the caller's network namespace on.
+pub fn loopback_up() -> io::Result<()> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: the request is plain memory, initialised as a whole, and outlives both calls.
+    unsafe {
+        let mut request: libc::ifreq = std::mem::zeroed();
+        request.ifr_name[0] = b'l' as libc::c_char;
+        request.ifr_name[1] = b'o' as libc::c_char;
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCGIFFLAGS as _, &mut request) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+        request.ifr_ifru.ifru_flags |= libc::IFF_UP as libc::c_short;
+        if libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFFLAGS as _, &request) == -1 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_threaded_process_is_not_copied() {
+        // The test runner has at least this thread and its own.
+        assert!(fork_into(0, None).is_err());
+    }
+}

@@ -1,10 +1,15 @@
 //! Starting a shim, and cleaning up after one: the agent's side.
 
 use std::io;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 
 use super::exe::SealedExe;
 use super::file::FileError;
+use super::process::UP;
+use super::spec::ShimSpec;
+use crate::cgroup::{Layout, PodCgroup};
 
 /// A shim that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,8 +26,25 @@ pub async fn launch(pod_dir: &Path, exe: &SealedExe) -> Result<Launched, LaunchE
 }
 
 /// [`launch`] for callers without a runtime.
-pub fn launch_blocking(_pod_dir: &Path, _exe: &SealedExe) -> Result<Launched, LaunchError> {
-    Err(LaunchError::Sandbox("not built yet".into()))
+pub fn launch_blocking(pod_dir: &Path, exe: &SealedExe) -> Result<Launched, LaunchError> {
+    let spawn = |source| LaunchError::Spawn { pod_dir: pod_dir.to_owned(), source };
+    // The first process only makes the shim and waits until it is up, so that the shim is nobody's child here.
+    let output = Command::new(exe.path())
+        .arg0("statefuld-shim")
+        .arg("shim")
+        .arg(pod_dir)
+        .env_clear()
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stderr(Stdio::null())
+        .output()
+        .map_err(spawn)?;
+    let text = String::from_utf8_lossy(&output.stdout);
+    match text.strip_prefix(UP).and_then(|pid| pid.parse().ok()) {
+        Some(pid) => Ok(Launched { pid }),
+        None if text.is_empty() => Err(LaunchError::Sandbox(format!("the shim ended without a word ({})", output.status))),
+        None => Err(LaunchError::Sandbox(text.into_owned())),
+    }
 }
 
 /// Kills whatever is left of a pod, its shim included, and removes its cgroups. Returns when no process is left.
@@ -33,7 +55,12 @@ pub async fn cleanup(pod_dir: &Path) -> Result<(), CleanupError> {
 }
 
 /// [`cleanup`] for callers without a runtime.
-pub fn cleanup_blocking(_pod_dir: &Path) -> Result<(), CleanupError> {
+pub fn cleanup_blocking(pod_dir: &Path) -> Result<(), CleanupError> {
+    let spec = match ShimSpec::read(pod_dir) {
+        Err(error) if error.is_not_found() => return Ok(()),
+        result => result?,
+    };
+    PodCgroup::new(&Layout::detect()?, &spec.cgroup)?.destroy()?;
     Ok(())
 }
 

@@ -14,11 +14,18 @@
 //!
 //! The agent's side is [`launch`], [`client::Shim`] and [`cleanup`]; [`main`] is the process.
 
+mod begin;
 pub mod client;
+mod connection;
+mod exec;
 pub mod exe;
 pub mod file;
 pub mod launch;
+mod life;
+mod pod;
+mod process;
 pub mod protocol;
+mod serve;
 pub mod spec;
 pub mod state;
 
@@ -30,6 +37,6 @@ pub use exe::SealedExe;
 pub use launch::{Launched, cleanup, launch};
 
 /// The process: `statefuld shim <pod-dir>`. Call it before any thread is started.
-pub fn main(_pod_dir: &Path) -> ExitCode {
-    ExitCode::FAILURE
+pub fn main(pod_dir: &Path) -> ExitCode {
+    process::main(pod_dir)
 }

@@ -1,0 +1,139 @@
+//! The v1 driver: one hierarchy per controller.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{CgroupError, Driver, Layout, keyed_number, write};
+use crate::shim::spec::Limits;
+
+/// Devices that every container may use: null, zero, full, random, urandom, tty, ptmx and terminals.
+/// Nodes of any other may be made but not opened.
+const DEVICES: [&str; 10] = [
+    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm",
+    "c 136:* rwm",
+];
+
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+/// Controllers and where they are mounted.
+#[derive(Debug)]
+pub(super) struct V1 {
+    mounts: BTreeMap<String, PathBuf>,
+}
+
+impl V1 {
+    pub(super) fn new(layout: &Layout) -> Self {
+        Self { mounts: layout.v1.clone() }
+    }
+
+    fn set(&self, controller: &str, path: &Path, file: &str, value: u64, warnings: &mut Vec<String>) {
+        let result = match self.mounts.get(controller) {
+            Some(mount) => write(&mount.join(path).join(file), &value.to_string()).map_err(|e| e.to_string()),
+            None => Err(format!("no {controller} controller is mounted")),
+        };
+        if let Err(why) = result {
+            warnings.push(format!("{file} = {value} is not enforced: {why}"));
+        }
+    }
+}
+
+impl Driver for V1 {
+    fn folders(&self, path: &Path) -> Vec<PathBuf> {
+        // Controllers that are mounted together share a folder.
+        let mut all: Vec<PathBuf> = self.mounts.values().map(|mount| mount.join(path)).collect();
+        all.sort();
+        all.dedup();
+        all
+    }
+
+    fn create(&self, path: &Path) -> Result<Vec<String>, CgroupError> {
+        for folder in self.folders(path) {
+            fs::create_dir_all(&folder).map_err(|source| CgroupError::Io { path: folder, source })?;
+        }
+        Ok(Vec::new())
+    }
+
+    fn limit(&self, path: &Path, limits: &Limits) -> Vec<String> {
+        let mut warnings = Vec::new();
+        if let Some(bytes) = limits.memory_bytes {
+            self.set("memory", path, "memory.limit_in_bytes", bytes, &mut warnings);
+            // Without swap accounting the file is missing, and swap is not limited: as on any such machine.
+            self.set("memory", path, "memory.memsw.limit_in_bytes", bytes, &mut Vec::new());
+        }
+        if let Some(pids) = limits.pids {
+            self.set("pids", path, "pids.max", pids, &mut warnings);
+        }
+        if let Some(quota) = limits.cpu_quota_us {
+            let period = limits.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US);
+            self.set("cpu", path, "cpu.cfs_period_us", period, &mut warnings);
+            self.set("cpu", path, "cpu.cfs_quota_us", quota, &mut warnings);
+        }
+        if let Some(shares) = limits.cpu_shares {
+            self.set("cpu", path, "cpu.shares", shares, &mut warnings);
+        }
+        warnings
+    }
+
+    fn restrict_devices(&self, path: &Path) -> bool {
+        let Some(mount) = self.mounts.get("devices") else { return false };
+        let folder = mount.join(path);
+        write(&folder.join("devices.deny"), "a").is_ok()
+            && DEVICES.iter().all(|rule| write(&folder.join("devices.allow"), rule).is_ok())
+    }
+
+    fn oom_kills(&self, path: &Path) -> Option<u64> {
+        keyed_number(&self.mounts.get("memory")?.join(path).join("memory.oom_control"), "oom_kill")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn fake(files: &[&str]) -> (tempfile::TempDir, V1) {
+        let dir = tempfile::tempdir().unwrap();
+        let mounts = ["memory", "cpu", "pids"].map(|c| (c.to_owned(), dir.path().join(c))).into();
+        let driver = V1 { mounts };
+        driver.create(Path::new("p")).unwrap();
+        for file in files {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        (dir, driver)
+    }
+
+    #[test]
+    fn limits_become_the_files_of_version_1() {
+        let (dir, driver) = fake(&[
+            "memory/p/memory.limit_in_bytes", "cpu/p/cpu.cfs_period_us", "cpu/p/cpu.cfs_quota_us", "cpu/p/cpu.shares",
+            "pids/p/pids.max",
+        ]);
+        let limits = Limits {
+            memory_bytes: Some(1 << 20), cpu_quota_us: Some(50_000), cpu_shares: Some(512), pids: Some(7), cpu_period_us: None,
+        };
+        assert_eq!(driver.limit(Path::new("p"), &limits), Vec::<String>::new());
+        let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
+        assert_eq!(read("memory/p/memory.limit_in_bytes"), "1048576");
+        assert_eq!(read("cpu/p/cpu.cfs_quota_us"), "50000");
+        assert_eq!(read("cpu/p/cpu.cfs_period_us"), "100000");
+        assert_eq!(read("cpu/p/cpu.shares"), "512");
+        assert_eq!(read("pids/p/pids.max"), "7");
+    }
+
+    #[test]
+    fn a_missing_controller_is_a_warning() {
+        let (_dir, driver) = fake(&[]);
+        let warnings = driver.limit(Path::new("p"), &Limits { pids: Some(7), ..Limits::default() });
+        assert_eq!(warnings.len(), 1);
+        assert!(warnings[0].contains("pids.max"), "{warnings:?}");
+    }
+
+    #[test]
+    fn oom_kills_are_read() {
+        let (dir, driver) = fake(&[]);
+        assert_eq!(driver.oom_kills(Path::new("p")), None);
+        let text = "oom_kill_disable 0\nunder_oom 0\noom_kill 3\n";
+        fs::write(dir.path().join("memory/p/memory.oom_control"), text).unwrap();
+        assert_eq!(driver.oom_kills(Path::new("p")), Some(3));
+    }
+}

@@ -1,0 +1,150 @@
+//! The v2 driver: the unified tree, with controllers or (on a hybrid machine) for tracking and kill alone.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use super::{CgroupError, Driver, keyed_number, write};
+use crate::shim::spec::Limits;
+
+const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
+
+const DEFAULT_PERIOD_US: u64 = 100_000;
+
+/// The unified tree.
+#[derive(Debug)]
+pub(super) struct V2 {
+    mount: PathBuf,
+    controllers: bool,
+}
+
+impl V2 {
+    pub(super) fn new(mount: PathBuf, controllers: bool) -> Self {
+        Self { mount, controllers }
+    }
+
+    /// Switches the wanted controllers on for the children of `folder`. A group with processes of its own cannot
+    /// (the root excepted), and some machines delegate only a few.
+    fn enable(&self, folder: &Path, warnings: &mut Vec<String>) {
+        let on = fs::read_to_string(folder.join("cgroup.subtree_control")).unwrap_or_default();
+        for controller in WANTED.iter().filter(|c| !on.split_whitespace().any(|have| have == **c)) {
+            if let Err(error) = write(&folder.join("cgroup.subtree_control"), &format!("+{controller}")) {
+                warnings.push(format!("the {controller} controller cannot be switched on: {error}"));
+            }
+        }
+    }
+}
+
+impl Driver for V2 {
+    fn folders(&self, path: &Path) -> Vec<PathBuf> {
+        vec![self.mount.join(path)]
+    }
+
+    fn create(&self, path: &Path) -> Result<Vec<String>, CgroupError> {
+        let folder = self.mount.join(path);
+        fs::create_dir_all(&folder).map_err(|source| CgroupError::Io { path: folder, source })?;
+        let mut warnings = Vec::new();
+        if self.controllers {
+            let mut ancestor = self.mount.clone();
+            for part in path.parent().into_iter().flat_map(Path::components) {
+                self.enable(&ancestor, &mut warnings);
+                ancestor.push(part);
+            }
+            self.enable(&ancestor, &mut warnings);
+        }
+        Ok(warnings)
+    }
+
+    fn limit(&self, path: &Path, limits: &Limits) -> Vec<String> {
+        if !self.controllers {
+            return Vec::new();
+        }
+        let folder = self.mount.join(path);
+        let mut wanted: Vec<(&str, String)> = Vec::new();
+        if let Some(bytes) = limits.memory_bytes {
+            wanted.push(("memory.max", bytes.to_string()));
+            // Best effort: swap accounting may be off, and group kill is newer than v2.
+            let _ = write(&folder.join("memory.swap.max"), "0");
+            let _ = write(&folder.join("memory.oom.group"), "1");
+        }
+        if let Some(pids) = limits.pids {
+            wanted.push(("pids.max", pids.to_string()));
+        }
+        if let Some(quota) = limits.cpu_quota_us {
+            wanted.push(("cpu.max", format!("{quota} {}", limits.cpu_period_us.unwrap_or(DEFAULT_PERIOD_US))));
+        }
+        if let Some(shares) = limits.cpu_shares {
+            wanted.push(("cpu.weight", weight(shares).to_string()));
+        }
+        let mut warnings = Vec::new();
+        for (file, value) in wanted {
+            if let Err(error) = write(&folder.join(file), &value) {
+                warnings.push(format!("{file} = {value} is not enforced: {error}"));
+            }
+        }
+        warnings
+    }
+
+    fn restrict_devices(&self, _path: &Path) -> bool {
+        false
+    }
+
+    fn oom_kills(&self, path: &Path) -> Option<u64> {
+        keyed_number(&self.mount.join(path).join("memory.events"), "oom_kill")
+    }
+}
+
+/// v1 shares (2..=262144) as v2 weight (1..=10000), by the mapping that container runtimes share.
+fn weight(shares: u64) -> u64 {
+    1 + (shares.clamp(2, 262_144) - 2) * 9_999 / 262_142
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_become_the_files_of_version_2() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = V2::new(dir.path().to_owned(), true);
+        for (folder, files) in [
+            ("", &["cgroup.subtree_control"][..]),
+            ("a", &["cgroup.subtree_control"]),
+            ("a/p", &["memory.max", "memory.swap.max", "memory.oom.group", "cpu.max", "cpu.weight", "pids.max"]),
+        ] {
+            fs::create_dir_all(dir.path().join(folder)).unwrap();
+            files.iter().for_each(|file| fs::write(dir.path().join(folder).join(file), "").unwrap());
+        }
+        let path = Path::new("a/p");
+        assert_eq!(driver.create(path).unwrap(), Vec::<String>::new());
+        let limits = Limits {
+            memory_bytes: Some(4096), cpu_quota_us: Some(50_000), cpu_period_us: Some(20_000), cpu_shares: Some(1024),
+            pids: Some(7),
+        };
+        assert_eq!(driver.limit(path, &limits), Vec::<String>::new());
+        let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();
+        assert_eq!(read("a/p/memory.max"), "4096");
+        assert_eq!(read("a/p/memory.swap.max"), "0");
+        assert_eq!(read("a/p/memory.oom.group"), "1");
+        assert_eq!(read("a/p/cpu.max"), "50000 20000");
+        assert_eq!(read("a/p/cpu.weight"), "39");
+        assert_eq!(read("a/p/pids.max"), "7");
+        // The last of the three writes; a real file adds them up.
+        assert_eq!(read("cgroup.subtree_control"), "+pids");
+        assert_eq!(read("a/cgroup.subtree_control"), "+pids");
+    }
+
+    #[test]
+    fn a_tree_for_tracking_alone_is_never_given_controllers() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::write(dir.path().join("cgroup.subtree_control"), "").unwrap();
+        let driver = V2::new(dir.path().to_owned(), false);
+        driver.create(Path::new("a")).unwrap();
+        assert_eq!(fs::read_to_string(dir.path().join("cgroup.subtree_control")).unwrap(), "");
+        assert!(driver.limit(Path::new("a"), &Limits { pids: Some(7), ..Limits::default() }).is_empty());
+    }
+
+    #[test]
+    fn shares_map_onto_the_whole_range_of_weights() {
+        assert_eq!((weight(0), weight(2), weight(1024), weight(262_144), weight(u64::MAX)), (1, 1, 39, 10_000, 10_000));
+    }
+}

@@ -1,0 +1,135 @@
+//! Single mounts, by descriptor where the kernel lets us: no path is looked up twice.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::Path;
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
+    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
+};
+
+use crate::sys;
+
+/// A copy of what is mounted at a path, with everything below, not yet attached anywhere.
+pub(super) fn copy_tree(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, path, flags)?;
+    sys::seal_mount_tree(tree.as_fd(), read_only)?;
+    Ok(tree)
+}
+
+/// Attaches a mount at a path that exists.
+pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
+    move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}
+
+/// Whether an unattached mount is of a folder.
+pub(super) fn is_folder(tree: &OwnedFd) -> io::Result<bool> {
+    let stat = rustix::fs::fstat(tree)?;
+    Ok(rustix::fs::FileType::from_raw_mode(stat.st_mode).is_dir())
+}
+
+/// A memory file system at a path that exists.
+pub(super) fn tmpfs(target: &Path, mode: u32, size: Option<u64>, flags: MountFlags) -> io::Result<()> {
+    let mut options = format!("mode={mode:o}");
+    if let Some(size) = size {
+        options.push_str(&format!(",size={size}"));
+    }
+    let options = std::ffi::CString::new(options)?;
+    mount("tmpfs", target, "tmpfs", flags, options.as_c_str())?;
+    Ok(())
+}
+
+/// A kernel file system (proc, sysfs, mqueue, devpts) at a path, which is made where missing.
+pub(super) fn kernel_fs(kind: &str, target: &str, flags: MountFlags, options: &std::ffi::CStr) -> io::Result<()> {
+    fs::create_dir_all(target)?;
+    mount(kind, target, kind, flags, options)?;
+    Ok(())
+}
+
+/// Overlay of a writable folder over a read-only one, unattached. `spare` is an empty folder on another file
+/// system than both, for the case that the upper lies inside the lower.
+pub(super) fn overlay(lower: &Path, upper: &Path, work: &Path, spare: &Path) -> io::Result<OwnedFd> {
+    let (lower, upper, work) = (open_folder(lower)?, open_folder(upper)?, open_folder(work)?);
+    match overlay_of(&[&lower], Some((&upper, &work))) {
+        // The kernel refuses layers that contain each other, as when the data directory lies below /var. It looks
+        // at each layer's own file system only, so a read-only overlay of the lower alone passes for another place.
+        Err(error) if error.raw_os_error() == Some(libc::ELOOP) => {}
+        result => return result,
+    }
+    let (empty, stage) = (spare.join("empty"), spare.join("stage"));
+    fs::create_dir_all(&empty)?;
+    fs::create_dir_all(&stage)?;
+    let veiled = overlay_of(&[&lower, &open_folder(&empty)?], None)?;
+    // Before kernel 6.15 only an attached mount can be a layer.
+    attach(&veiled, &stage)?;
+    let result = overlay_of(&[&open_folder(&stage)?], Some((&upper, &work)));
+    rustix::mount::unmount(&stage, rustix::mount::UnmountFlags::DETACH)?;
+    result
+}
+
+fn overlay_of(lower: &[&OwnedFd], upper: Option<(&OwnedFd, &OwnedFd)>) -> io::Result<OwnedFd> {
+    // Layers are named by descriptor: such names are short, need no escapes and tell the container nothing.
+    let name = |fd: &OwnedFd| format!("/proc/self/fd/{}", fd.as_raw_fd());
+    let context = fsopen("overlay", FsOpenFlags::FSOPEN_CLOEXEC)?;
+    let layers: Vec<String> = lower.iter().map(|fd| name(fd)).collect();
+    fsconfig_set_string(context.as_fd(), "lowerdir", layers.join(":"))?;
+    match upper {
+        Some((upper, work)) => {
+            fsconfig_set_string(context.as_fd(), "upperdir", name(upper))?;
+            fsconfig_set_string(context.as_fd(), "workdir", name(work))?;
+        }
+        None => fsconfig_set_flag(context.as_fd(), "ro")?,
+    }
+    fsconfig_create(context.as_fd())?;
+    Ok(fsmount(context.as_fd(), FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::empty())?)
+}
+
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?)
+}
+
+/// Makes what a mount needs to stand on: a folder or an empty file, with the folders above it.
+pub(super) fn make_target(target: &Path, folder: bool) -> io::Result<()> {
+    if folder {
+        return fs::create_dir_all(target);
+    }
+    if let Some(parent) = target.parent() {
+        fs::create_dir_all(parent)?;
+    }
+    match fs::symlink_metadata(target) {
+        // A link such as resolv.conf's may point to where nothing is here.
+        Ok(meta) if meta.is_symlink() && fs::metadata(target).is_err() => {
+            fs::remove_file(target)?;
+            fs::File::create(target)?;
+        }
+        Ok(_) => {}
+        Err(_) => {
+            fs::File::create(target)?;
+        }
+    }
+    Ok(())
+}
+
+/// Hides a folder or file where it exists: as an empty read-only folder, or as an empty device.
+pub(super) fn mask(target: &Path) -> io::Result<()> {
+    let Ok(meta) = fs::metadata(target) else { return Ok(()) };
+    if meta.is_dir() {
+        return tmpfs(target, 0o000, Some(0), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
+    }
+    let null = copy_tree(Path::new("/dev/null"), true)?;
+    attach(&null, target)
+}
+
+/// Makes a folder or file read-only where it exists, by a mount of it onto itself.
+pub(super) fn freeze(target: &Path) -> io::Result<()> {
+    if fs::symlink_metadata(target).is_err() {
+        return Ok(());
+    }
+    let tree = copy_tree(target, true)?;
+    attach(&tree, target)
+}

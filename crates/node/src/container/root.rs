@@ -1,0 +1,325 @@
+//! What a container sees as `/`.
+//!
+//! Built in the container's own mount namespace, in four steps: copies of everything that comes from the machine are
+//! taken first (unattached); then a memory file system becomes the new root, with what the kind of root asks for;
+//! then it is pivoted into and the machine's root is let go; at last everything else is mounted by plain paths,
+//! which can only lead to places inside. So no link in an image or a volume can lead a mount astray.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{CWD, FileType, Mode};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+
+use super::mounts::{attach, copy_tree, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs};
+use super::{During, StartFailure, host, sample};
+use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Root, ShimSpec, Source};
+use crate::sys;
+
+/// The memory file system that is `/` holds mount points and little files, not data.
+const ROOT_SIZE: u64 = 64 << 20;
+const SHM_SIZE: u64 = 64 << 20;
+
+const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// Kernel files that tell or change too much. Source: the OCI runtime specification's usual lists, as containerd has them.
+const MASKED: [&str; 11] = [
+    "/proc/acpi",
+    "/proc/asound",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+    "/sys/devices/virtual/powercap",
+];
+const FROZEN: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// Everything that a root is built from.
+#[derive(Debug)]
+pub(super) struct Builder<'a> {
+    pod: &'a ShimSpec,
+    container: &'a ContainerSpec,
+    /// An empty folder that the new root is first mounted on.
+    stage: &'a Path,
+    /// Number of this start; names the overlays' folders.
+    start: u32,
+    /// Mounts that cover nothing but what is written in them: made read-only at the end, where that is asked for.
+    writable: Vec<PathBuf>,
+}
+
+/// A mount whose source was copied while the machine's paths could still be seen.
+struct Prepared<'a> {
+    mount: &'a Mount,
+    tree: Option<OwnedFd>,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(pod: &'a ShimSpec, container: &'a ContainerSpec, stage: &'a Path, start: u32) -> Self {
+        Self { pod, container, stage, start, writable: vec![PathBuf::from("/")] }
+    }
+
+    /// Builds the root and moves into it.
+    pub(super) fn build(mut self) -> Result<(), StartFailure> {
+        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("separating mounts")?;
+        let mounts = self.prepare_mounts()?;
+        let files = self.prepare_files()?;
+        tmpfs(self.stage, 0o755, Some(ROOT_SIZE), MountFlags::NODEV).during("mounting the root")?;
+        match &self.container.root {
+            Root::Host => self.host_root()?,
+            Root::Sample { image } => self.sample_root(image)?,
+        }
+        self.pivot()?;
+        // /dev first: masks of files are made of its null device.
+        self.devices()?;
+        self.kernel_mounts()?;
+        if self.container.root == Root::Host {
+            hide(&self.pod.host_root)?;
+        }
+        self.pod_files(files)?;
+        for prepared in mounts {
+            mount_volume(prepared)?;
+        }
+        self.working_directory()?;
+        if self.container.read_only_root {
+            for path in &self.writable {
+                sys::read_only_mount(path).during(format!("making {} read-only", path.display()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn prepare_mounts(&self) -> Result<Vec<Prepared<'a>>, StartFailure> {
+        let mut sorted: Vec<&Mount> = self.container.mounts.iter().collect();
+        // One that lies inside another comes after it, however they were listed.
+        sorted.sort_by_key(|m| m.target.components().count());
+        let prepare = |mount: &'a Mount| {
+            let tree = match &mount.source {
+                Source::Bind { path } => {
+                    Some(copy_tree(path, mount.read_only).during(format!("volume {}", path.display()))?)
+                }
+                Source::Tmpfs { .. } => None,
+            };
+            Ok(Prepared { mount, tree })
+        };
+        sorted.into_iter().map(prepare).collect()
+    }
+
+    fn prepare_files(&self) -> Result<Vec<(&'static str, OwnedFd)>, StartFailure> {
+        let wanted = [("/etc/hosts", &self.pod.hosts_file), ("/etc/resolv.conf", &self.pod.resolv_conf)];
+        let mut files = Vec::new();
+        for (target, source) in wanted {
+            if let Some(path) = source {
+                files.push((target, copy_tree(path, false).during(format!("{target} from {}", path.display()))?));
+            }
+        }
+        Ok(files)
+    }
+
+    /// The machine's programs, and overlays of what programs write.
+    fn host_root(&mut self) -> Result<(), StartFailure> {
+        for name in host::PROGRAMS {
+            let (from, to) = (Path::new("/").join(name), self.stage.join(name));
+            let Some(meta) = self.recreate_link(&from, &to)? else { continue };
+            if meta.is_dir() {
+                let tree = copy_tree(&from, true).during(format!("showing {}", from.display()))?;
+                fs::create_dir(&to).and_then(|()| attach(&tree, &to)).during(format!("showing {}", from.display()))?;
+            }
+        }
+        let layers = self.layers_folder()?;
+        let spare = self.stage.join(".spare");
+        fs::create_dir(&spare).during("preparing overlays")?;
+        for name in host::OVERLAID {
+            let (from, to) = (Path::new("/").join(name), self.stage.join(name));
+            let Some(meta) = self.recreate_link(&from, &to)? else { continue };
+            let (upper, work) = (layers.join(name), layers.join(format!("{name}.work")));
+            let doing = format!("overlaying {}", from.display());
+            fs::create_dir(&upper).and_then(|()| fs::create_dir(&work)).during(&doing)?;
+            // The upper's own owner and mode are what the container sees.
+            fs::set_permissions(&upper, meta.permissions()).during(&doing)?;
+            chown(&upper, Some(meta.uid()), Some(meta.gid())).during(&doing)?;
+            let tree = overlay(&from, &upper, &work, &spare).during(&doing)?;
+            fs::create_dir(&to).and_then(|()| attach(&tree, &to)).during(&doing)?;
+            self.writable.push(Path::new("/").join(name));
+        }
+        fs::remove_dir_all(&spare).during("preparing overlays")?;
+        let empty: Vec<(&str, PathBuf, u32)> = host::EMPTIED
+            .iter()
+            .map(|(target, mode)| (*target, layers.join(target.trim_start_matches('/').replace('/', ".")), *mode))
+            .collect();
+        for (target, source, mode) in empty {
+            self.show_empty(target, &source, mode)?;
+        }
+        for (name, mode) in [("root", 0o700), ("home", 0o755), ("mnt", 0o755)] {
+            make_folder(&self.stage.join(name), mode)?;
+        }
+        Ok(())
+    }
+
+    /// Puts an empty writable folder over one of the machine's, on disk.
+    fn show_empty(&mut self, target: &str, source: &Path, mode: u32) -> Result<(), StartFailure> {
+        let to = self.stage.join(target.trim_start_matches('/'));
+        if !fs::symlink_metadata(&to).is_ok_and(|meta| meta.is_dir()) {
+            return Ok(());
+        }
+        make_folder(source, mode)?;
+        let tree = copy_tree(source, false).during(format!("emptying {target}"))?;
+        attach(&tree, &to).during(format!("emptying {target}"))?;
+        self.writable.push(PathBuf::from(target));
+        Ok(())
+    }
+
+    /// Makes a link of the machine's root anew; returns what is there if it is none.
+    fn recreate_link(&self, from: &Path, to: &Path) -> Result<Option<fs::Metadata>, StartFailure> {
+        let Ok(meta) = fs::symlink_metadata(from) else { return Ok(None) };
+        if !meta.is_symlink() {
+            return Ok(Some(meta));
+        }
+        let doing = format!("copying the link {}", from.display());
+        let target = fs::read_link(from).during(&doing)?;
+        symlink(target, to).during(&doing)?;
+        Ok(None)
+    }
+
+    /// A fresh folder for the overlays' upper layers. What earlier starts wrote is gone, as in any container that is
+    /// started again; it is removed here, where a large tree keeps only this container waiting.
+    fn layers_folder(&self) -> Result<PathBuf, StartFailure> {
+        let of_container = self.pod.host_root.upper_dir.join(&self.container.name);
+        let doing = format!("preparing {}", of_container.display());
+        for old in fs::read_dir(&of_container).into_iter().flatten().flatten() {
+            fs::remove_dir_all(old.path()).during(&doing)?;
+        }
+        let layers = of_container.join(self.start.to_string());
+        fs::create_dir_all(&layers).during(&doing)?;
+        Ok(layers)
+    }
+
+    /// One program and the folders that every program expects.
+    fn sample_root(&self, image: &Path) -> Result<(), StartFailure> {
+        let program = copy_tree(&image.join(sample::PROGRAM), true).during("opening the built-in image")?;
+        let target = self.stage.join(sample::PROGRAM);
+        fs::File::create(&target).during("laying out the built-in image")?;
+        attach(&program, &target).during("laying out the built-in image")?;
+        for (name, mode) in [("etc", 0o755), ("data", 0o755), ("root", 0o700), ("var", 0o755)] {
+            make_folder(&self.stage.join(name), mode)?;
+        }
+        let passwd = "root:x:0:0:root:/root:/sbin/nologin\nnobody:x:65534:65534:nobody:/:/sbin/nologin\n";
+        fs::write(self.stage.join("etc/passwd"), passwd).during("laying out the built-in image")?;
+        fs::write(self.stage.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").during("laying out the built-in image")
+    }
+
+    fn pivot(&self) -> Result<(), StartFailure> {
+        rustix::process::chdir(self.stage).during("entering the root")?;
+        // Old and new root at the same place: the old one then lies on top and is let go.
+        rustix::process::pivot_root(".", ".").during("pivoting into the root")?;
+        unmount(".", UnmountFlags::DETACH).during("letting the machine's root go")?;
+        rustix::process::chdir("/").during("entering the root")
+    }
+
+    fn kernel_mounts(&mut self) -> Result<(), StartFailure> {
+        kernel_fs("proc", "/proc", NO_PROGRAMS, c"").during("mounting /proc")?;
+        let sys_flags = if self.container.privileged { NO_PROGRAMS } else { NO_PROGRAMS | MountFlags::RDONLY };
+        kernel_fs("sysfs", "/sys", sys_flags, c"").during("mounting /sys")?;
+        if !self.container.privileged {
+            for path in MASKED {
+                mask(Path::new(path)).during(format!("masking {path}"))?;
+            }
+            for path in FROZEN {
+                freeze(Path::new(path)).during(format!("freezing {path}"))?;
+            }
+        }
+        for (path, mode) in [("/tmp", 0o1777), ("/run", 0o755)] {
+            make_folder(Path::new(path), mode)?;
+            tmpfs(Path::new(path), mode, None, MountFlags::NOSUID | MountFlags::NODEV).during(format!("mounting {path}"))?;
+            self.writable.push(PathBuf::from(path));
+        }
+        make_folder(Path::new("/run/lock"), 0o1777)
+    }
+
+    fn devices(&self) -> Result<(), StartFailure> {
+        make_folder(Path::new("/dev"), 0o755)?;
+        tmpfs(Path::new("/dev"), 0o755, Some(64 << 10), MountFlags::NOSUID | MountFlags::NOEXEC).during("mounting /dev")?;
+        let nodes = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+        for (name, major, minor) in nodes {
+            let path = format!("/dev/{name}");
+            let device = rustix::fs::makedev(major, minor);
+            rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), device).during(&path)?;
+            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).during(&path)?;
+        }
+        let pts = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
+        kernel_fs("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, pts).during("mounting /dev/pts")?;
+        kernel_fs("mqueue", "/dev/mqueue", NO_PROGRAMS, c"").during("mounting /dev/mqueue")?;
+        make_folder(Path::new("/dev/shm"), 0o1777)?;
+        tmpfs(Path::new("/dev/shm"), 0o1777, Some(SHM_SIZE), NO_PROGRAMS).during("mounting /dev/shm")?;
+        let links = [
+            ("pts/ptmx", "/dev/ptmx"),
+            ("/proc/self/fd", "/dev/fd"),
+            ("/proc/self/fd/0", "/dev/stdin"),
+            ("/proc/self/fd/1", "/dev/stdout"),
+            ("/proc/self/fd/2", "/dev/stderr"),
+        ];
+        for (to, path) in links {
+            symlink(to, path).during(path)?;
+        }
+        Ok(())
+    }
+
+    fn pod_files(&self, files: Vec<(&'static str, OwnedFd)>) -> Result<(), StartFailure> {
+        make_folder(Path::new("/etc"), 0o755)?;
+        fs::write("/etc/hostname", format!("{}\n", self.pod.hostname)).during("writing /etc/hostname")?;
+        for (target, tree) in files {
+            let path = Path::new(target);
+            make_target(path, false).and_then(|()| attach(&tree, path)).during(format!("mounting {target}"))?;
+        }
+        Ok(())
+    }
+
+    fn working_directory(&self) -> Result<(), StartFailure> {
+        let cwd = &self.container.cwd;
+        // As container runtimes do: a missing one is made. Where it cannot be, entering it will say why.
+        if !cwd.is_empty() && fs::metadata(cwd).is_err() {
+            let _ = fs::create_dir_all(cwd);
+        }
+        Ok(())
+    }
+}
+
+/// Hides what a host root must not show; paths that are not visible anyway are skipped.
+fn hide(host_root: &HostRoot) -> Result<(), StartFailure> {
+    for path in host::masked(&host_root.masked) {
+        mask(&path).during(format!("masking {}", path.display()))?;
+    }
+    Ok(())
+}
+
+fn mount_volume(prepared: Prepared<'_>) -> Result<(), StartFailure> {
+    let Prepared { mount, tree } = prepared;
+    let doing = format!("mounting {}", mount.target.display());
+    match (&mount.source, tree) {
+        (Source::Bind { .. }, Some(tree)) => {
+            let folder = is_folder(&tree).during(&doing)?;
+            make_target(&mount.target, folder).during(&doing)?;
+            attach(&tree, &mount.target).during(&doing)
+        }
+        (Source::Tmpfs { size_bytes, mode }, _) => {
+            make_target(&mount.target, true).during(&doing)?;
+            let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+            flags.set(MountFlags::RDONLY, mount.read_only);
+            tmpfs(&mount.target, mode.unwrap_or(0o1777), *size_bytes, flags).during(&doing)
+        }
+        (Source::Bind { .. }, None) => unreachable!("every bind was copied while its source could be seen"),
+    }
+}
+
+fn make_folder(path: &Path, mode: u32) -> Result<(), StartFailure> {
+    let doing = format!("making {}", path.display());
+    if fs::metadata(path).is_err() {
+        fs::create_dir_all(path).during(&doing)?;
+    }
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).during(&doing)
+}

@@ -1,0 +1,196 @@
+//! Starting a container of the pod: its environment, outputs, limits, and first process.
+
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
+
+use ambient::Ambient;
+
+use super::exec::{null, open_slave, output_pipe};
+use super::life::{Container, Life, Output, Process};
+use super::pod::Pod;
+use super::process::STAGE_FOLDER;
+use super::spec::{ContainerSpec, Root, ShimSpec};
+use super::state::Termination;
+use crate::container::credentials::Granted;
+use crate::container::{self, Program, Stdio};
+use crate::log::{self, LineCutter, LogFile, Stream};
+
+const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+impl Pod {
+    /// Starts a container, for the first time or again. A failure is a termination like any other.
+    pub(super) fn start_container(&mut self, index: usize, ambient: &Ambient) {
+        let container = &mut self.containers[index];
+        if container.last_termination.is_some() {
+            container.restart_count = container.restart_count.saturating_add(1);
+        }
+        let restarts = container.restart_count - container.spec.restart_count_base;
+        container.incarnation = self.spec.incarnation_base.saturating_add(restarts.into());
+        container.id = new_id(ambient);
+        self.touch();
+        let now = (ambient.now(), ambient.boottime());
+        match self.spawn(index, ambient) {
+            Ok(process) => self.containers[index].life = Life::Starting(process),
+            Err(message) => {
+                let termination = Termination {
+                    exit_code: 128,
+                    signal: None,
+                    reason: "StartError".into(),
+                    message,
+                    started_at: now.0,
+                    finished_at: ambient.now(),
+                    id: self.containers[index].id.clone(),
+                };
+                self.settle(index, termination, ambient.boottime().saturating_sub(now.1), ambient);
+            }
+        }
+    }
+
+    fn spawn(&mut self, index: usize, ambient: &Ambient) -> Result<Process, String> {
+        let (program, warnings) = self.program(index)?;
+        warnings.into_iter().for_each(|w| self.warn(w));
+        let container = &self.containers[index];
+        let group = container.group.clone();
+        let limits = container.spec.limits.clone();
+        let mut warnings = group.create().map_err(|e| e.to_string())?;
+        warnings.extend(group.limit(&limits));
+        warnings.into_iter().for_each(|w| self.warn(w));
+        let container = &self.containers[index];
+        let ends = Ends::new(&container.spec).map_err(|e| format!("making its outputs: {e}"))?;
+        let oom_kills_before = group.oom_kills();
+        let stage = self.dir.join(STAGE_FOLDER);
+        let started = container::start(
+            &self.spec,
+            &container.spec,
+            &program,
+            &group,
+            ends.theirs,
+            &stage,
+            container.restart_count,
+        )
+        .map_err(|e| format!("making its process: {e}"))?;
+        Ok(Process {
+            pid: started.pid,
+            pidfd: started.pidfd,
+            report: Some(started.report),
+            failure: Vec::new(),
+            outputs: ends.outputs,
+            log: self.log_file(container),
+            _stdin: ends.stdin,
+            started_at: ambient.now(),
+            started: ambient.boottime(),
+            oom_kills_before,
+            program,
+            ending: None,
+        })
+    }
+
+    fn log_file(&self, container: &Container) -> LogFile {
+        let path = log::path(&self.spec.log.dir, &container.spec.name, container.restart_count);
+        LogFile::open(path, self.spec.log.max_bytes, self.spec.log.max_files)
+    }
+
+    fn program(&self, index: usize) -> Result<(Program, Vec<String>), String> {
+        let container = &self.containers[index];
+        let spec = &container.spec;
+        let bounding: Vec<caps::Capability> =
+            caps::read(None, caps::CapSet::Bounding).map_err(|e| e.to_string())?.into_iter().collect();
+        let (mut capabilities, warnings) = Granted::new(&spec.capabilities, spec.privileged, &bounding)?;
+        if !spec.privileged {
+            container.group.create().map_err(|e| e.to_string())?;
+            if !container.group.restrict_devices() {
+                capabilities = capabilities.without_device_nodes();
+            }
+        }
+        let program = Program {
+            argv: spec.argv.clone(),
+            env: environment(&self.spec, container),
+            cwd: spec.cwd.clone(),
+            user: spec.user.clone(),
+            capabilities,
+            no_new_privileges: spec.no_new_privileges,
+        };
+        Ok((program, warnings))
+    }
+}
+
+/// The container's environment: what was asked for, what every program expects, and the fencing tokens.
+fn environment(pod: &ShimSpec, container: &Container) -> Vec<(String, String)> {
+    let spec = &container.spec;
+    let mut env: Vec<(String, String)> =
+        spec.env.iter().filter(|(name, _)| !name.starts_with("STATEFULD_")).cloned().collect();
+    let mut default = |name: &str, value: &str| {
+        if !env.iter().any(|(have, _)| have == name) {
+            env.push((name.into(), value.into()));
+        }
+    };
+    default("PATH", PATH);
+    default("HOSTNAME", &pod.hostname);
+    default("HOME", &home(&spec.root, spec.user.uid));
+    if spec.tty {
+        default("TERM", "xterm");
+    }
+    default("STATEFULD_EPOCH", &pod.epoch.to_string());
+    default("STATEFULD_INCARNATION", &container.incarnation.to_string());
+    env
+}
+
+/// The user's home as the root's passwd file has it.
+fn home(root: &Root, uid: u32) -> String {
+    let passwd = match root {
+        Root::Host => fs::read_to_string("/etc/passwd").unwrap_or_default(),
+        _ => String::new(),
+    };
+    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
+        fields.get(2).and_then(|id| id.parse().ok()) == Some(uid)
+    });
+    match entry.and_then(|fields| fields.get(5).map(|home| (*home).to_owned())) {
+        Some(home) => home,
+        None if uid == 0 => "/root".into(),
+        None => "/".into(),
+    }
+}
+
+fn new_id(ambient: &Ambient) -> String {
+    let mut bytes = [0; 32];
+    ambient.fill(&mut bytes);
+    bytes.iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// Both ends of a container's descriptors.
+struct Ends {
+    theirs: Stdio,
+    outputs: Vec<Output>,
+    stdin: Option<OwnedFd>,
+}
+
+impl Ends {
+    fn new(spec: &ContainerSpec) -> io::Result<Self> {
+        if spec.tty {
+            return Self::terminal();
+        }
+        let (stdout, their_stdout) = output_pipe()?;
+        let (stderr, their_stderr) = output_pipe()?;
+        let (their_stdin, stdin) = match spec.stdin {
+            true => rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(|(r, w)| (r, Some(w)))?,
+            false => (null()?, None),
+        };
+        let output = |fd, stream| Output { fd: Some(fd), cutter: LineCutter::new(stream) };
+        Ok(Self {
+            theirs: Stdio { stdin: their_stdin, stdout: their_stdout, stderr: their_stderr, tty: false },
+            outputs: vec![output(stdout, Stream::Stdout), output(stderr, Stream::Stderr)],
+            stdin,
+        })
+    }
+
+    fn terminal() -> io::Result<Self> {
+        use rustix::pty::OpenptFlags;
+        let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
+        let slave = open_slave(&master, 80, 24)?;
+        rustix::io::ioctl_fionbio(&master, true)?;
+        let theirs = Stdio { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave, tty: true };
+        let outputs = vec![Output { fd: Some(master), cutter: LineCutter::new(Stream::Stdout) }];
+        Ok(Self { theirs, outputs, stdin: None })
+    }
+}

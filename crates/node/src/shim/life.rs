@@ -1,0 +1,326 @@
+//! One container of a pod: from its first start to its last end.
+//!
+//! ```text
+//!            start               program executed
+//!   Idle ─────────▶ Starting ──────────────────────▶ Running
+//!    ▲                 │ failed                        │ ended
+//!    │                 └──────────────┬────────────────┘
+//!    │ delay over                     ▼
+//!  BackOff ◀──────────── restarted by policy? ──no──▶ Done
+//! ```
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use ambient::Ambient;
+use jiff::Timestamp;
+
+use super::spec::{BackOff, ContainerSpec, RestartPolicy, Role};
+use super::state::{ContainerState, Status, Termination};
+use crate::cgroup::Group;
+use crate::container::StartFailure;
+use crate::log::{LineCutter, LogFile};
+
+/// A container and everything that the shim holds of it.
+#[derive(Debug)]
+pub(super) struct Container {
+    pub(super) spec: ContainerSpec,
+    pub(super) group: Group,
+    pub(super) life: Life,
+    /// Over the life of the pod object.
+    pub(super) restart_count: u32,
+    /// Restarts since it last ran long enough; decides the next delay.
+    pub(super) streak: u32,
+    pub(super) last_termination: Option<Termination>,
+    pub(super) id: String,
+    pub(super) incarnation: u64,
+    pub(super) log_lines_dropped: u64,
+}
+
+/// Where a container is in its life.
+#[derive(Debug)]
+pub(super) enum Life {
+    /// Not started yet.
+    Idle,
+    /// A process exists and builds the container around itself.
+    Starting(Process),
+    /// The program runs.
+    Running(Process),
+    /// It ended and will be started again.
+    BackOff {
+        /// Since boot.
+        until: Duration,
+        message: String,
+    },
+    /// It ended for good.
+    Done(Termination),
+}
+
+/// A container's first process.
+#[derive(Debug)]
+pub(super) struct Process {
+    pub(super) pid: i32,
+    pub(super) pidfd: OwnedFd,
+    /// Open until the program was executed, or could not be.
+    pub(super) report: Option<OwnedFd>,
+    pub(super) failure: Vec<u8>,
+    pub(super) outputs: Vec<Output>,
+    pub(super) log: LogFile,
+    /// Kept open where the container asked for a stdin.
+    pub(super) _stdin: Option<OwnedFd>,
+    pub(super) started_at: Timestamp,
+    /// Since boot.
+    pub(super) started: Duration,
+    pub(super) oom_kills_before: u64,
+    pub(super) program: crate::container::Program,
+    pub(super) ending: Option<Ending>,
+}
+
+/// One output of a program.
+#[derive(Debug)]
+pub(super) struct Output {
+    /// Non-blocking; None after its end.
+    pub(super) fd: Option<OwnedFd>,
+    pub(super) cutter: LineCutter,
+}
+
+/// An end that was asked for.
+#[derive(Debug)]
+pub(super) struct Ending {
+    /// Since boot; when the next harder means is taken.
+    pub(super) deadline: Duration,
+    pub(super) stage: Stage,
+    /// Why, for the termination's message.
+    pub(super) message: String,
+}
+
+/// How far an asked-for end has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Stage {
+    /// The preStop hook runs, as that exec.
+    Hook(u64),
+    /// The preStop hook sleeps until then (since boot).
+    Sleep(Duration),
+    /// The stop signal was sent.
+    Signalled,
+    /// SIGKILL was sent.
+    Killed,
+}
+
+/// What is read from a program's output at once, and at most per turn, so that a chatty one does not keep others waiting.
+const CHUNK: usize = 64 * 1024;
+
+impl Container {
+    pub(super) fn new(spec: ContainerSpec, group: Group) -> Self {
+        Self {
+            restart_count: spec.restart_count_base,
+            spec,
+            group,
+            life: Life::Idle,
+            streak: 0,
+            last_termination: None,
+            id: String::new(),
+            incarnation: 0,
+            log_lines_dropped: 0,
+        }
+    }
+
+    /// The process, starting or running.
+    pub(super) fn process(&self) -> Option<&Process> {
+        match &self.life {
+            Life::Starting(process) | Life::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// The process, starting or running.
+    pub(super) fn process_mut(&mut self) -> Option<&mut Process> {
+        match &mut self.life {
+            Life::Starting(process) | Life::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// The process, once its program runs.
+    pub(super) fn running(&self) -> Option<&Process> {
+        match &self.life {
+            Life::Running(process) => Some(process),
+            _ => None,
+        }
+    }
+
+    /// Ended for good, successfully.
+    pub(super) fn completed(&self) -> bool {
+        matches!(&self.life, Life::Done(end) if end.exit_code == 0)
+    }
+
+    /// Ended for good.
+    pub(super) fn done(&self) -> bool {
+        matches!(self.life, Life::Done(_))
+    }
+
+    /// As reported.
+    pub(super) fn state(&self) -> ContainerState {
+        let waiting = |reason: &str, message: &str| Status::Waiting { reason: reason.into(), message: message.into() };
+        let state = match &self.life {
+            Life::Idle => waiting("PodInitializing", ""),
+            Life::Starting(_) => waiting("ContainerCreating", ""),
+            Life::Running(process) => Status::Running { started_at: process.started_at, pid: process.pid },
+            Life::BackOff { message, .. } => waiting("CrashLoopBackOff", message),
+            Life::Done(termination) => Status::Terminated(termination.clone()),
+        };
+        ContainerState {
+            name: self.spec.name.clone(),
+            state,
+            last_termination: self.last_termination.clone(),
+            restart_count: self.restart_count,
+            id: self.id.clone(),
+            incarnation: self.incarnation,
+            log_lines_dropped: self.log_lines_dropped,
+        }
+    }
+
+    /// Whether an end with this code is followed by another start, nobody having asked for the pod's end.
+    pub(super) fn restarts(&self, exit_code: i32, policy: RestartPolicy) -> bool {
+        match (self.spec.role, policy) {
+            (Role::Sidecar, _) => true,
+            (_, RestartPolicy::Never) => false,
+            (Role::Init, _) | (Role::Main, RestartPolicy::OnFailure) => exit_code != 0,
+            (Role::Main, RestartPolicy::Always) => true,
+        }
+    }
+
+    /// The delay before the next start, after a run of that length; counts it.
+    pub(super) fn next_delay(&mut self, ran: Duration, back_off: &BackOff) -> Duration {
+        if ran >= Duration::from_millis(back_off.reset_after_ms) {
+            self.streak = 0;
+        }
+        let delay = back_off.delay(self.streak);
+        self.streak = self.streak.saturating_add(1);
+        delay
+    }
+}
+
+impl Process {
+    /// Reads what the starting process has to tell. True when the program was executed.
+    pub(super) fn read_report(&mut self) -> bool {
+        let Some(report) = &self.report else { return false };
+        let mut buffer = [0; 4096];
+        loop {
+            match rustix::io::read(report, &mut buffer) {
+                Ok(0) => break,
+                Ok(n) => self.failure.extend_from_slice(&buffer[..n]),
+                Err(rustix::io::Errno::INTR) => {}
+                Err(rustix::io::Errno::AGAIN) => return false,
+                Err(_) => break,
+            }
+        }
+        self.report = None;
+        self.failure.is_empty()
+    }
+
+    /// Copies a turn's worth of output into the log.
+    pub(super) fn copy_output(&mut self, index: usize, ambient: &Ambient) {
+        let Some(output) = self.outputs.get_mut(index) else { return };
+        let Some(fd) = &output.fd else { return };
+        let mut buffer = vec![0; CHUNK];
+        match rustix::io::read(fd, &mut buffer) {
+            Ok(0) => output.fd = None,
+            Ok(n) => output.cutter.push(&buffer[..n], ambient.now(), &mut self.log),
+            Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
+            // A terminal whose last user has left says EIO.
+            Err(_) => output.fd = None,
+        }
+    }
+
+    /// After the process's end: copies what is left and closes. Nothing can write any more except descriptors
+    /// that were handed out of the container, for which nobody waits.
+    pub(super) fn drain_output(&mut self, ambient: &Ambient) {
+        for output in &mut self.outputs {
+            let mut buffer = vec![0; CHUNK];
+            while let Some(fd) = &output.fd {
+                match rustix::io::read(fd, &mut buffer) {
+                    Ok(n) if n > 0 => output.cutter.push(&buffer[..n], ambient.now(), &mut self.log),
+                    Err(rustix::io::Errno::INTR) => {}
+                    _ => output.fd = None,
+                }
+            }
+            output.cutter.finish(ambient.now(), &mut self.log);
+        }
+    }
+
+    /// Why the program was never executed.
+    pub(super) fn start_failure(&self) -> Option<StartFailure> {
+        StartFailure::from_bytes(&self.failure)
+    }
+
+    /// Its descriptor.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+}
+
+/// How a process ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Exit {
+    pub(super) code: i32,
+    pub(super) signal: Option<i32>,
+}
+
+/// Takes the exit of a child behind a descriptor; None while it lives.
+pub(super) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let Some(status) = waitid(WaitId::PidFd(pidfd), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)? else {
+        return Ok(None);
+    };
+    Ok(Some(match (status.exit_status(), status.terminating_signal()) {
+        (Some(code), _) => Exit { code, signal: None },
+        (None, Some(signal)) => Exit { code: 128 + signal, signal: Some(signal) },
+        (None, None) => Exit { code: 255, signal: None },
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::cgroup::{Layout, PodCgroup};
+    use crate::shim::spec::Root;
+
+    fn container(role: Role) -> Container {
+        let spec = ContainerSpec {
+            role,
+            ..serde_json::from_value(serde_json::json!({ "name": "c", "root": Root::Host, "argv": ["x"] })).unwrap()
+        };
+        Container::new(spec, PodCgroup::new(&Layout::default(), "p").unwrap().container("c"))
+    }
+
+    #[test]
+    fn policies_decide_as_upstream() {
+        use RestartPolicy::{Always, Never, OnFailure};
+        for (role, policy, after_success, after_failure) in [
+            (Role::Main, Always, true, true),
+            (Role::Main, OnFailure, false, true),
+            (Role::Main, Never, false, false),
+            (Role::Init, Always, false, true),
+            (Role::Init, OnFailure, false, true),
+            (Role::Init, Never, false, false),
+            (Role::Sidecar, Never, true, true),
+        ] {
+            let container = container(role);
+            assert_eq!(container.restarts(0, policy), after_success, "{role:?} {policy:?}");
+            assert_eq!(container.restarts(1, policy), after_failure, "{role:?} {policy:?}");
+        }
+    }
+
+    #[test]
+    fn a_long_run_forgives_earlier_crashes() {
+        let mut container = container(Role::Main);
+        let back_off = BackOff::default();
+        let second = Duration::from_secs(1);
+        let delays: Vec<u64> = (0..3).map(|_| container.next_delay(second, &back_off).as_secs()).collect();
+        assert_eq!(delays, [0, 10, 20]);
+        assert_eq!(container.next_delay(Duration::from_secs(600), &back_off).as_secs(), 0);
+        assert_eq!(container.next_delay(second, &back_off).as_secs(), 10);
+    }
+}

@@ -1,0 +1,200 @@
+//! From an executed program to a sandbox that is up: what a shim does once, at its start.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use ambient::Ambient;
+use rustix::fs::{FlockOperation, Mode, OFlags};
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::thread::UnshareFlags;
+
+use super::file::FileError;
+use super::pod::Pod;
+use super::protocol::SOCKET_FILE;
+use super::serve;
+use super::spec::ShimSpec;
+use crate::cgroup::{CgroupError, Layout, PodCgroup};
+use crate::sys::{self, Forked};
+
+/// What the launcher reads first when all went well; a process id follows.
+pub(super) const UP: &str = "up ";
+
+/// Name of the file that only a living shim holds locked.
+pub(super) const LOCK_FILE: &str = "shim.lock";
+
+/// Where complaints of the shim itself go.
+const LOG_FILE: &str = "shim.log";
+
+/// The process: detaches a copy of itself, waits until that is up, and tells its parent.
+pub(super) fn main(pod_dir: &Path) -> ExitCode {
+    match detach(pod_dir) {
+        Ok(message) => {
+            // If the launcher is gone, a later daemon finds the shim by its folder.
+            let _ = io::stdout().write_all(message.as_bytes());
+            ExitCode::SUCCESS
+        }
+        Err(error) => {
+            let _ = io::stdout().write_all(format!("the shim cannot be started: {error}").as_bytes());
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn detach(pod_dir: &Path) -> Result<String, SetupError> {
+    let pod_dir = fs::canonicalize(pod_dir).map_err(|source| SetupError::Folder { path: pod_dir.to_owned(), source })?;
+    sys::close_from(3)?;
+    let (answer, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+    // The session first: the copy must not die with the launcher's terminal.
+    rustix::process::setsid().map_err(io::Error::from)?;
+    match sys::fork_into(0, None)? {
+        Forked::Child => {
+            drop(answer);
+            sys::exit_now(i32::from(run(&pod_dir, told).is_err()))
+        }
+        Forked::Parent { .. } => {
+            drop(told);
+            let mut text = String::new();
+            File::from(answer).read_to_string(&mut text)?;
+            Ok(text)
+        }
+    }
+}
+
+/// The shim's whole life.
+fn run(pod_dir: &Path, told: OwnedFd) -> Result<(), ()> {
+    let ambient = Ambient::system();
+    let mut told = File::from(told);
+    let pod = match set_up(pod_dir, &ambient) {
+        Ok(pod) => pod,
+        Err(error) => {
+            let _ = told.write_all(error.to_string().as_bytes());
+            return Err(());
+        }
+    };
+    let _ = told.write_all(format!("{UP}{}", std::process::id()).as_bytes());
+    drop(told);
+    serve::run(pod, &ambient).map_err(|error| eprintln!("{}: the shim ends: {error}", ambient.now()))
+}
+
+/// A sandbox that is up.
+#[derive(Debug)]
+pub(super) struct Sandbox {
+    pub(super) pod: Pod,
+    pub(super) listener: UnixListener,
+    pub(super) signals: OwnedFd,
+    /// Held as long as the shim lives.
+    _lock: File,
+}
+
+fn set_up(pod_dir: &Path, ambient: &Ambient) -> Result<Sandbox, SetupError> {
+    redirect_stdio(pod_dir)?;
+    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(pod_dir.join(LOCK_FILE))?;
+    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+        Err(rustix::io::Errno::WOULDBLOCK) => return Err(SetupError::Occupied { path: pod_dir.to_owned() }),
+        result => result.map_err(io::Error::from)?,
+    }
+    let spec = ShimSpec::read(pod_dir)?;
+    let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?;
+    let mut warnings = cgroup.create(&spec.limits)?;
+    cgroup.shim().create()?;
+    cgroup.shim().add(0)?;
+    if fs::write("/proc/self/oom_score_adj", "-999").is_err() {
+        warnings.push("the shim cannot be kept from the OOM killer: CAP_SYS_RESOURCE is missing".into());
+    }
+    rustix::process::chdir("/").map_err(io::Error::from)?;
+    rustix::process::umask(Mode::from_raw_mode(0o022));
+    make_namespaces(&spec, &mut warnings)?;
+    // Any process id but 0 says "me".
+    rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)?;
+    let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    fs::create_dir_all(pod_dir.join(STAGE_FOLDER))?;
+    let listener = listen(pod_dir)?;
+    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, warnings, ambient)?;
+    Ok(Sandbox { pod, listener, signals, _lock: lock })
+}
+
+/// Folder that roots are first mounted on, in the containers' own namespaces; it stays empty.
+pub(super) const STAGE_FOLDER: &str = "stage";
+
+fn redirect_stdio(pod_dir: &Path) -> io::Result<()> {
+    let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
+    let log = OpenOptions::new().create(true).append(true).mode(0o600).open(pod_dir.join(LOG_FILE))?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&log)?;
+    Ok(())
+}
+
+#[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
+fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<(), SetupError> {
+    let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
+    flags.set(UnshareFlags::NEWNET, !spec.host_network);
+    rustix::thread::unshare(flags).map_err(|errno| SetupError::Namespaces { source: errno.into() })?;
+    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(io::Error::from)?;
+    if let Some(domain) = &spec.domainname {
+        rustix::system::setdomainname(domain.as_bytes()).map_err(io::Error::from)?;
+    }
+    if spec.host_network {
+        return Ok(());
+    }
+    sys::loopback_up()?;
+    // As container runtimes do: the namespace is the pod's own, so a low port takes nothing from anybody.
+    if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
+        warnings.push(format!("low ports need a capability: {error}"));
+    }
+    Ok(())
+}
+
+fn listen(pod_dir: &Path) -> io::Result<UnixListener> {
+    let dir = rustix::fs::open(pod_dir, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // Through a descriptor, because a socket's path may not be longer than 107 bytes.
+    let path = PathBuf::from(format!("/proc/self/fd/{}/{SOCKET_FILE}", dir.as_raw_fd()));
+    // The lock is held: a socket that is there belongs to a shim that is not.
+    match fs::remove_file(&path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&path)?;
+    fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+    listener.set_nonblocking(true)?;
+    Ok(listener)
+}
+
+/// The sandbox could not be set up; told to the launcher.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SetupError {
+    /// The pod's folder cannot be entered.
+    #[error("{}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Another shim runs this pod: connect to it, or clean up first.
+    #[error("a shim runs already in {}", path.display())]
+    Occupied {
+        /// The folder.
+        path: PathBuf,
+    },
+    /// The specification or state file.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The pod's cgroups.
+    #[error(transparent)]
+    Cgroup(#[from] CgroupError),
+    /// No right to make namespaces, or the kernel lacks them.
+    #[error("the pod's namespaces cannot be made (this needs root): {source}")]
+    Namespaces {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Anything else of the system's.
+    #[error("setting up the sandbox: {0}")]
+    Io(#[from] io::Error),
+}

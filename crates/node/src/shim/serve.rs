@@ -1,0 +1,390 @@
+//! The shim's loop: one thread that waits for processes, outputs, connections and time.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
+
+use ambient::Ambient;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::process::{Pid, WaitId, WaitIdOptions, waitid};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create, timerfd_settime,
+};
+
+use super::connection::{Connection, Role};
+use super::life::reap;
+use super::pod::Pod;
+use super::process::Sandbox;
+use super::protocol::{Kind, MAX_CHUNK, Reply, Request};
+use super::state::Phase;
+use crate::sys;
+
+/// Most connections at the same time; more are closed at once.
+const MAX_CONNECTIONS: usize = 512;
+
+/// Output of an exec is not read while this much waits for its client.
+const MAX_WAITING: usize = 256 * 1024;
+
+/// What a descriptor is waited for.
+#[derive(Clone, Copy, Debug)]
+enum Token {
+    Listener,
+    Signals,
+    Timer,
+    Connection(u64),
+    Report(usize),
+    Ended(usize),
+    Output(usize, usize),
+    ExecEnded(u64),
+    ExecOutput(u64, usize),
+    ExecInput(u64),
+}
+
+struct Server<'a> {
+    sandbox: Sandbox,
+    ambient: &'a Ambient,
+    timer: OwnedFd,
+    connections: BTreeMap<u64, Connection>,
+    next_connection: u64,
+    /// SIGTERM: nobody will acknowledge, the machine goes down.
+    terminated: bool,
+    acknowledged: bool,
+}
+
+/// Runs the pod until it is finished and acknowledged.
+pub(super) fn run(sandbox: Sandbox, ambient: &Ambient) -> io::Result<()> {
+    let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+    let mut server = Server {
+        sandbox,
+        ambient,
+        timer: timerfd_create(TimerfdClockId::Boottime, flags)?,
+        connections: BTreeMap::new(),
+        next_connection: 0,
+        terminated: false,
+        acknowledged: false,
+    };
+    while !server.finished() {
+        server.turn()?;
+    }
+    Ok(())
+}
+
+impl Server<'_> {
+    fn finished(&self) -> bool {
+        let told = self.connections.values().all(|c| !c.closing() || c.flushed());
+        self.sandbox.pod.phase == Phase::Finished && (self.terminated || (self.acknowledged && told))
+    }
+
+    fn pod(&mut self) -> &mut Pod {
+        &mut self.sandbox.pod
+    }
+
+    /// One round: wait, handle, do what is due, record, tell.
+    fn turn(&mut self) -> io::Result<()> {
+        self.set_timer()?;
+        for token in self.wait()? {
+            self.handle(token)?;
+        }
+        self.reap_strays()?;
+        let ambient = self.ambient;
+        self.pod().advance(ambient);
+        self.pod().record();
+        self.tell_subscribers();
+        let gone: Vec<u64> =
+            self.connections.iter_mut().filter_map(|(id, c)| c.flush().then_some(*id)).collect();
+        gone.into_iter().for_each(|id| self.close(id));
+        Ok(())
+    }
+
+    /// The clock of the timer counts through suspend, as deadlines do.
+    fn set_timer(&self) -> io::Result<()> {
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // A deadline of nothing switches the timer off; one that has passed rings at once.
+        let at = self.sandbox.pod.next_deadline().map_or(zero, |deadline| Timespec {
+            tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
+            tv_nsec: i64::from(deadline.subsec_nanos().max(1)),
+        });
+        timerfd_settime(&self.timer, TimerfdTimerFlags::ABSTIME, &Itimerspec { it_interval: zero, it_value: at })?;
+        Ok(())
+    }
+
+    fn wait(&self) -> io::Result<Vec<Token>> {
+        let (tokens, mut fds): (Vec<Token>, Vec<PollFd<'_>>) =
+            self.sources().into_iter().map(|(token, fd, flags)| (token, PollFd::from_borrowed_fd(fd, flags))).unzip();
+        match poll(&mut fds, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        Ok(tokens.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(token, _)| token).collect())
+    }
+
+    /// Everything that may wake the loop.
+    fn sources(&self) -> Vec<(Token, BorrowedFd<'_>, PollFlags)> {
+        let mut all = vec![
+            (Token::Listener, self.sandbox.listener.as_fd(), PollFlags::IN),
+            (Token::Signals, self.sandbox.signals.as_fd(), PollFlags::IN),
+            (Token::Timer, self.timer.as_fd(), PollFlags::IN),
+        ];
+        for (index, container) in self.sandbox.pod.containers.iter().enumerate() {
+            let Some(process) = container.process() else { continue };
+            all.push((Token::Ended(index), process.pidfd(), PollFlags::IN));
+            if let Some(report) = &process.report {
+                all.push((Token::Report(index), report.as_fd(), PollFlags::IN));
+            }
+            for (number, output) in process.outputs.iter().enumerate() {
+                if let Some(fd) = &output.fd {
+                    all.push((Token::Output(index, number), fd.as_fd(), PollFlags::IN));
+                }
+            }
+        }
+        for (id, exec) in &self.sandbox.pod.execs {
+            all.push((Token::ExecEnded(*id), exec.pidfd(), PollFlags::IN));
+            let client = exec.client.and_then(|client| self.connections.get(&client));
+            if client.is_some_and(|c| c.waiting() < MAX_WAITING) {
+                for number in 0..2 {
+                    if let Some(fd) = exec.output(number) {
+                        all.push((Token::ExecOutput(*id, number), fd, PollFlags::IN));
+                    }
+                }
+            }
+            if let Some(fd) = exec.blocked_input() {
+                all.push((Token::ExecInput(*id), fd, PollFlags::OUT));
+            }
+        }
+        for (id, connection) in &self.connections {
+            let mut flags = PollFlags::empty();
+            // A client whose program does not take its input is not read from; that it closes is seen all the same.
+            flags.set(PollFlags::IN, !self.input_is_blocked(connection));
+            flags.set(PollFlags::OUT, !connection.flushed());
+            all.push((Token::Connection(*id), connection.as_fd(), flags | PollFlags::RDHUP));
+        }
+        all
+    }
+
+    fn input_is_blocked(&self, connection: &Connection) -> bool {
+        let Role::Exec(id) = connection.role else { return false };
+        self.sandbox.pod.execs.get(&id).is_some_and(|exec| exec.blocked_input().is_some())
+    }
+
+    fn handle(&mut self, token: Token) -> io::Result<()> {
+        let ambient = self.ambient;
+        match token {
+            Token::Listener => self.accept(),
+            Token::Signals => self.take_signals()?,
+            // Read only so that it stops ringing; what is due is done every turn.
+            Token::Timer => drop(rustix::io::read(&self.timer, &mut [0u8; 8])),
+            Token::Connection(id) => self.take_from_client(id),
+            Token::Report(index) => self.pod().container_reported(index, ambient),
+            Token::Output(index, number) => {
+                if let Some(process) = self.pod().containers[index].process_mut() {
+                    process.copy_output(number, ambient);
+                }
+            }
+            Token::Ended(index) => {
+                let exit = self.pod().containers[index].process().map(|p| reap(p.pidfd())).transpose()?.flatten();
+                if let Some(exit) = exit {
+                    self.pod().container_ended(index, exit, ambient);
+                }
+            }
+            Token::ExecOutput(id, number) => self.copy_exec_output(id, number),
+            Token::ExecInput(id) => {
+                if let Some(exec) = self.pod().execs.get_mut(&id) {
+                    exec.push_input();
+                }
+            }
+            Token::ExecEnded(id) => self.end_exec(id)?,
+        }
+        Ok(())
+    }
+
+    fn accept(&mut self) {
+        while let Ok((stream, _)) = self.sandbox.listener.accept() {
+            if self.connections.len() >= MAX_CONNECTIONS || stream.set_nonblocking(true).is_err() {
+                continue;
+            }
+            self.next_connection += 1;
+            self.connections.insert(self.next_connection, Connection::new(stream));
+        }
+    }
+
+    fn take_signals(&mut self) -> io::Result<()> {
+        while let Some(signal) = sys::read_signal(self.sandbox.signals.as_fd())? {
+            if signal == libc::SIGTERM {
+                self.terminated = true;
+                let grace = Duration::from_millis(self.sandbox.pod.spec.grace_ms);
+                let ambient = self.ambient;
+                self.pod().stop(grace, ambient);
+            }
+        }
+        Ok(())
+    }
+
+    /// Orphans come to this process; those of a container go to its first process.
+    fn reap_strays(&mut self) -> io::Result<()> {
+        while let Some(pid) = sys::peek_ended_child()? {
+            // Ours ring their own bell.
+            let Some(stray) = Pid::from_raw(pid).filter(|_| !self.sandbox.pod.owns(pid)) else { return Ok(()) };
+            waitid(WaitId::Pid(stray), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+        }
+        Ok(())
+    }
+
+    fn copy_exec_output(&mut self, id: u64, number: usize) {
+        let pod = &mut self.sandbox.pod;
+        let Some(exec) = pod.execs.get_mut(&id) else { return };
+        let Some(connection) = exec.client.and_then(|client| self.connections.get_mut(&client)) else { return };
+        let mut buffer = vec![0; MAX_CHUNK];
+        if let Some(n) = exec.read(number, &mut buffer) {
+            connection.send_bytes(if number == 0 { Kind::Stdout } else { Kind::Stderr }, &buffer[..n]);
+        }
+    }
+
+    fn end_exec(&mut self, id: u64) -> io::Result<()> {
+        let Some(exec) = self.sandbox.pod.execs.get(&id) else { return Ok(()) };
+        let Some(exit) = reap(exec.pidfd())? else { return Ok(()) };
+        // What it printed before its end is in the pipes, which hold little; what its children print later is not
+        // waited for.
+        for number in 0..2 {
+            self.drain_exec_output(id, number);
+        }
+        if let Some((client, exit)) = self.pod().exec_ended(id, exit)
+            && let Some(connection) = self.connections.get_mut(&client)
+        {
+            connection.send(&Reply::Exit(exit));
+            connection.close_when_flushed();
+        }
+        Ok(())
+    }
+
+    fn drain_exec_output(&mut self, id: u64, number: usize) {
+        // A pipe holds 64 KiB unless it was widened; a background child could refill it for ever.
+        for _ in 0..(1 << 20) / MAX_CHUNK {
+            let before = self.sandbox.pod.execs.get(&id).and_then(|e| e.client).and_then(|c| self.connections.get(&c));
+            let Some(before) = before.map(Connection::waiting) else { return };
+            self.copy_exec_output(id, number);
+            let exec = &self.sandbox.pod.execs[&id];
+            let after = exec.client.and_then(|c| self.connections.get(&c)).map_or(before, Connection::waiting);
+            if after == before {
+                return;
+            }
+        }
+    }
+
+    fn take_from_client(&mut self, id: u64) {
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        if !connection.receive() {
+            return self.close(id);
+        }
+        loop {
+            let Some(connection) = self.connections.get_mut(&id) else { return };
+            match connection.next() {
+                Ok(None) => return,
+                Ok(Some(message)) => self.answer(id, message),
+                Err(error) => {
+                    connection.send(&Reply::Error { message: error.to_string() });
+                    connection.close_when_flushed();
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The client is gone: what it started ends with it.
+    fn close(&mut self, id: u64) {
+        let Some(connection) = self.connections.remove(&id) else { return };
+        if let Role::Exec(exec) = connection.role
+            && let Some(exec) = self.pod().execs.get_mut(&exec)
+        {
+            exec.client = None;
+            exec.kill();
+        }
+    }
+
+    fn answer(&mut self, id: u64, message: super::connection::Message) {
+        use super::connection::Message;
+        let pod = &mut self.sandbox.pod;
+        let Some(connection) = self.connections.get_mut(&id) else { return };
+        match (message, &connection.role) {
+            (Message::Request(request), _) => self.answer_request(id, request),
+            (Message::Input(bytes), Role::Exec(exec)) => {
+                if let Some(exec) = pod.execs.get_mut(exec) {
+                    exec.feed(&bytes);
+                }
+            }
+            (Message::Resize { columns, rows }, Role::Exec(exec)) => {
+                if let Some(exec) = pod.execs.get(exec) {
+                    exec.resize(columns, rows);
+                }
+            }
+            (Message::Input(_) | Message::Resize { .. }, _) => connection.close_when_flushed(),
+        }
+    }
+
+    fn answer_request(&mut self, id: u64, request: Request) {
+        let ambient = self.ambient;
+        let pod = &mut self.sandbox.pod;
+        let reply = match request {
+            Request::State => Reply::State { state: Box::new(pod.state()) },
+            Request::Subscribe => {
+                if let Some(connection) = self.connections.get_mut(&id) {
+                    // Nothing was sent yet: the end of this turn sends the first state.
+                    connection.role = Role::Subscriber { sent: 0 };
+                }
+                return;
+            }
+            Request::Start => {
+                pod.start();
+                Reply::Ok
+            }
+            Request::Stop { grace_ms } => {
+                pod.stop(Duration::from_millis(grace_ms), ambient);
+                Reply::Ok
+            }
+            Request::Kill => {
+                pod.kill(ambient);
+                Reply::Ok
+            }
+            Request::Restart { container, grace_ms, message } => {
+                answer_of(pod.restart(&container, Duration::from_millis(grace_ms), message, ambient))
+            }
+            Request::Acknowledge if pod.phase == Phase::Finished => {
+                self.acknowledged = true;
+                Reply::Ok
+            }
+            Request::Acknowledge => Reply::Error { message: "the pod is not finished: stop it first".into() },
+            Request::Exec(wanted) => match pod.exec(wanted, id, ambient) {
+                Ok(exec) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.role = Role::Exec(exec);
+                        connection.send(&Reply::Started);
+                    }
+                    return;
+                }
+                Err(message) => Reply::Error { message },
+            },
+        };
+        if let Some(connection) = self.connections.get_mut(&id) {
+            connection.send(&reply);
+            connection.close_when_flushed();
+        }
+    }
+
+    /// Subscribers that have read everything get the newest state, if it is new to them.
+    fn tell_subscribers(&mut self) {
+        let sequence = self.sandbox.pod.sequence();
+        let mut state = None;
+        for connection in self.connections.values_mut().filter(|c| c.flushed()) {
+            let Role::Subscriber { sent } = &mut connection.role else { continue };
+            if *sent < sequence {
+                *sent = sequence;
+                let state = state.get_or_insert_with(|| Box::new(self.sandbox.pod.state()));
+                connection.send(&Reply::State { state: state.clone() });
+            }
+        }
+    }
+}
+
+fn answer_of(result: Result<(), String>) -> Reply {
+    result.map_or_else(|message| Reply::Error { message }, |()| Reply::Ok)
+}
