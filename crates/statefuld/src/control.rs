@@ -4,6 +4,7 @@
 //! [`Answer::Done`] or [`Answer::Failed`]. The socket lies in the data directory, for root alone.
 
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use serde::{Deserialize, Serialize};
@@ -16,6 +17,8 @@ const VERSION: u32 = 1;
 const MAGIC: &str = "statefuld-control";
 /// No line of this protocol is longer.
 const MAX_LINE: u64 = 64 * 1024;
+/// How long a last answer may take to leave.
+const LAST_ANSWER_LIMIT: Duration = Duration::from_secs(1);
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Envelope {
@@ -55,8 +58,21 @@ pub enum Answer {
 pub struct Call {
     /// What is asked.
     pub request: Request,
-    /// Answers; the connection closes when this is dropped.
+    /// Answers; the connection closes after the last one.
     pub answers: mpsc::Sender<Answer>,
+}
+
+impl Call {
+    /// Gives the last answer and waits, a moment at most, until it is on its way.
+    pub async fn finish(answers: &mpsc::Sender<Answer>, last: Answer) {
+        let heard = async {
+            if answers.send(last).await.is_ok() {
+                answers.closed().await;
+            }
+        };
+        // Somebody who neither reads nor hangs up is not waited for.
+        let _ = tokio::time::timeout(LAST_ANSWER_LIMIT, heard).await;
+    }
 }
 
 /// Opens the socket and passes on what is asked; also gives the way to ask from within the process.
@@ -103,12 +119,16 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
     while let Some(answer) = to_send.recv().await {
         let mut text = serde_json::to_string(&answer).expect("answers are plain data");
         text.push('\n');
-        // A client that went away does not stop what it asked for.
-        if write.write_all(text.as_bytes()).await.is_err() {
+        let gone = write.write_all(text.as_bytes()).await.is_err();
+        // The last answer closes the channel: that is how the daemon knows that it was heard.
+        if matches!(answer, Answer::Done | Answer::Failed(_)) {
+            return;
+        }
+        if gone {
             break;
         }
     }
-    // Drain, so that the daemon never waits for a client.
+    // A client that went away does not stop what it asked for: drain, so that the daemon never waits for it.
     while to_send.recv().await.is_some() {}
 }
 

@@ -16,6 +16,9 @@ use ambient::Ambient;
 use anyhow::{Context as _, Result, bail};
 use apiserver::ApiServer;
 use apiserver::auth::Identity;
+use apiserver::listen::{ListenOptions, serve};
+use apiserver::tls;
+use controllers::informers::Informers;
 use controllers::Term;
 use kube::Client;
 use store::embedded::Embedded;
@@ -63,7 +66,6 @@ impl Daemon {
         require_root()?;
         let data = DataDir::new(&instance.data_dir)?;
         let lock = data.lock()?;
-        let exe = node::SealedExe::from_self().context("the program cannot be copied to memory")?;
         let wishes = node::Wishes { node_name: start.node_name.clone(), ..Default::default() };
         let node = node::Config::choose(data.path(), &wishes)?;
         let listener = TcpListener::bind(start.listen).await.with_context(|| cannot_listen(start.listen))?;
@@ -76,7 +78,7 @@ impl Daemon {
         let term = Term::new();
         let controllers = start_controllers(&api, &term, &ambient);
         let agent_token = CancellationToken::new();
-        let agent = start_agent(&api, &node, exe, &agent_token, &ambient);
+        let agent = start_agent(&api, &node, &agent_token, &ambient);
         let (caller, calls) = control::listen(&data.control_socket())?;
         lock.write_pid()?;
         Ok(Self {
@@ -124,7 +126,7 @@ impl Daemon {
             tokio::select! {
                 call = self.calls.recv() => match call {
                     Some(Call { request: Request::Ready, answers }) => {
-                        let _ = answers.send(Answer::Done).await;
+                        Call::finish(&answers, Answer::Done).await;
                     }
                     Some(Call { request: Request::Down { keep_pods }, answers }) => {
                         let result = self.stop(keep_pods, &mut signals).await;
@@ -132,8 +134,7 @@ impl Daemon {
                             Ok(()) => Answer::Done,
                             Err(error) => Answer::Failed(format!("{error:#}")),
                         };
-                        let _ = answers.send(last).await;
-                        drop(answers);
+                        Call::finish(&answers, last).await;
                         return result;
                     }
                     None => bail!("the control socket failed"),
@@ -154,7 +155,7 @@ impl Daemon {
     }
 
     /// Stops in order. A second interrupt while pods stop leaves the rest of them running.
-    async fn stop(&mut self, keep_pods: bool, signals: &mut Signals) -> Result<()> {
+    async fn stop(mut self, keep_pods: bool, signals: &mut Signals) -> Result<()> {
         self.term.end();
         let settled = async { while self.controllers.join_next().await.is_some() {} };
         if tokio::time::timeout(SETTLE_LIMIT, settled).await.is_err() {
@@ -179,7 +180,9 @@ impl Daemon {
         self.agent_token.cancel();
         while self.agent.join_next().await.is_some() {}
         self.listener_token.cancel();
-        self.store.close().await.context("the store could not be closed")?;
+        // Ends its watch, so that it does not mourn the store.
+        drop(self.api);
+        self.store.close().await;
         let _ = std::fs::remove_file(self.data.control_socket());
         stopped
     }
@@ -249,10 +252,10 @@ async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedded>,
     let (sender, receiver) = oneshot::channel();
     let sender = std::sync::Mutex::new(Some(sender));
     let options = store::embedded::Options {
-        on_fatal: Some(Arc::new(move |error: &store::Error| {
+        on_fatal: Some(Arc::new(move |why: &str| {
             if let Some(sender) = sender.lock().ok().and_then(|mut s| s.take()) {
                 // Nobody listens any more when the daemon stops anyway.
-                let _ = sender.send(error.to_string());
+                let _ = sender.send(why.to_owned());
             }
         })),
         ..Default::default()
@@ -270,11 +273,11 @@ fn listen(
     address: SocketAddr,
     token: &CancellationToken,
 ) -> Result<()> {
-    let authority = apiserver::tls::Authority::load_or_create(&data.pki(), ambient)?;
-    let tls = authority.server_config(&[address.ip()], ambient)?;
-    let kubeconfig = authority.admin_kubeconfig(&format!("https://{}", reachable(address)), ambient)?;
-    apiserver::tls::write_kubeconfig(&data.kubeconfig(), &kubeconfig)?;
-    tokio::spawn(apiserver::listen::serve(listener, tls, api.service(), token.clone()));
+    let authority = tls::Authority::load_or_create(&data.pki(), ambient.clone())?;
+    let config = tls::server_config(&authority, &[], &[reachable(address).ip()])?;
+    let kubeconfig = authority.admin_kubeconfig(&format!("https://{}", reachable(address)))?;
+    tls::write_private(&data.kubeconfig(), kubeconfig.as_bytes())?;
+    tokio::spawn(serve(listener, ListenOptions::new(config), api.service(), token.clone()));
     Ok(())
 }
 
@@ -291,24 +294,42 @@ fn in_process(api: &Arc<ApiServer>, identity: Identity) -> Client {
     Client::new(api.client(identity), "default")
 }
 
+/// Runs every controller under an identity of its own; what they watch is shared.
 fn start_controllers(api: &Arc<ApiServer>, term: &Term, ambient: &Ambient) -> JoinSet<()> {
     let mut tasks = JoinSet::new();
-    for controller in controllers::all() {
-        let client = in_process(api, Identity::service_account("kube-system", controller.account));
-        let (term, ambient) = (term.clone(), ambient.clone());
-        tasks.spawn(async move {
-            if let Err(error) = (controller.run)(client, term, ambient).await {
-                tracing::error!(controller = controller.name, %error, "the controller ended");
-            }
-        });
-    }
+    let manager = in_process(api, Identity::user("system:kube-controller-manager", &[]));
+    let informers = Informers::start(&manager, term, ambient);
+    let account = |name: &str| in_process(api, Identity::service_account("kube-system", name));
+    let scheduler = in_process(api, Identity::user("system:kube-scheduler", &[]));
+    let given = || (term.clone(), ambient.clone(), informers.clone());
+
+    let (t, a, i) = given();
+    spawn(&mut tasks, "scheduler", controllers::scheduler::run(scheduler, t, a, i));
+    let (t, a, i) = given();
+    spawn(&mut tasks, "volumes", controllers::volumes::run(account("persistent-volume-binder"), t, a, i));
+    let (t, a, i) = given();
+    spawn(&mut tasks, "endpoints", controllers::endpoints::run(account("endpointslice-controller"), t, a, i));
+    let (t, a, _) = given();
+    let sets = controllers::statefulset::Options::default();
+    spawn(&mut tasks, "statefulset", controllers::statefulset::run(account("statefulset-controller"), t, a, sets));
     tasks
+}
+
+fn spawn<E: std::fmt::Display + Send>(
+    tasks: &mut JoinSet<()>,
+    name: &'static str,
+    controller: impl Future<Output = Result<(), E>> + Send + 'static,
+) {
+    tasks.spawn(async move {
+        if let Err(error) = controller.await {
+            tracing::error!(controller = name, %error, "the controller ended");
+        }
+    });
 }
 
 fn start_agent(
     api: &Arc<ApiServer>,
     config: &node::Config,
-    exe: node::SealedExe,
     token: &CancellationToken,
     ambient: &Ambient,
 ) -> JoinSet<()> {
@@ -329,7 +350,7 @@ fn start_agent(
         }
     });
     tasks.spawn(async move {
-        if let Err(error) = node::agent::run(client, config, exe, theirs, token, ambient).await {
+        if let Err(error) = node::agent::run(client, config, theirs, token, ambient).await {
             tracing::error!(%error, "the node agent ended");
         }
     });

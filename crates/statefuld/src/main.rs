@@ -13,6 +13,8 @@
 //! The same binary is also the helper processes of a node: a shim per pod, node-dns, and the program inside the
 //! built-in image. They are told apart by the first argument before anything else runs, and use no threads of ours.
 
+#![allow(unreachable_pub, reason = "in a program, pub says that other modules use it")]
+
 mod apply;
 mod bench;
 mod cli;
@@ -25,6 +27,7 @@ mod up;
 mod waits;
 mod watch;
 
+use std::io::IsTerminal as _;
 use std::path::Path;
 use std::process::ExitCode;
 
@@ -65,7 +68,10 @@ fn helper_process() -> Option<ExitCode> {
     match first.to_str()? {
         "shim" => Some(node::shim::main(Path::new(&arguments.next()?))),
         "node-dns" => Some(dns::server::main(Path::new(&arguments.next()?))),
-        "sample" => Some(node::sample::main(arguments)),
+        "sample" => {
+            let arguments: Vec<String> = arguments.map(|a| a.to_string_lossy().into_owned()).collect();
+            Some(node::sample::main(&arguments))
+        }
         _ => None,
     }
 }
@@ -73,7 +79,7 @@ fn helper_process() -> Option<ExitCode> {
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STATEFULD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,kube=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
 }
 
 fn fail(message: &str) -> ExitCode {

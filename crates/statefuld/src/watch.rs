@@ -204,7 +204,7 @@ impl View {
     }
 
     fn set_lines(&self, set_key: &Key, set: &StatefulSet, lines: &mut BTreeMap<Key, Step>) {
-        let Some(spec) = &set.spec else { return };
+        let spec = &set.spec;
         let start = spec.ordinals.as_ref().and_then(|o| o.start).unwrap_or(0);
         let ordered = spec.pod_management_policy.as_deref() != Some("Parallel");
         let mut before: Option<String> = None;
@@ -228,7 +228,7 @@ impl View {
         wanted.sets.iter().all(|set| self.sets.contains_key(set))
             && self.sets.iter().filter(|(key, _)| wanted.everything || wanted.sets.contains(key)).all(|(key, set)| {
                 let status = set.status.clone().unwrap_or_default();
-                let replicas = set.spec.as_ref().and_then(|s| s.replicas).unwrap_or(1);
+                let replicas = set.spec.replicas.unwrap_or(1);
                 let pods = self.pods.keys().filter(|pod| {
                     pod.0 == key.0 && ordinal(&pod.1).is_some_and(|(parent, _)| parent == key.1)
                 });

@@ -191,6 +191,8 @@ pub(super) fn roles() -> Vec<Value> {
                 rule(READ, &[SCHEDULING], &["priorityclasses"]),
             ],
         ),
+        // What the controllers of one process watch, they watch together; each writes under its own account.
+        cluster_role("system:kube-controller-manager", vec![rule(&["list", "watch"], &["*"], &["*"])]),
         cluster_role(
             "system:volume-scheduler",
             vec![
@@ -211,6 +213,7 @@ pub(super) fn bindings() -> Vec<Value> {
         to("system:node", Vec::new()),
         to("system:kube-scheduler", scheduler()),
         to("system:volume-scheduler", scheduler()),
+        to("system:kube-controller-manager", vec![user("system:kube-controller-manager")]),
     ];
     out.extend(controllers().into_iter().map(|(name, _)| to(&controller_role(name), vec![account(name)])));
     out
