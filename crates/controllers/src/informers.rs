@@ -124,7 +124,7 @@ pub struct PodView {
 }
 
 impl PodView {
-    fn of(pod: Pod) -> Option<Self> {
+    pub(crate) fn of(pod: Pod) -> Option<Self> {
         let (meta, spec, status) = (pod.metadata, pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
         let conditions = status.conditions.unwrap_or_default();
         let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);

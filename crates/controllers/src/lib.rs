@@ -12,10 +12,15 @@
 //! - [`events`]: what a controller tells people.
 //! - [`statefulset`]: the driver of the pure planner.
 
+pub mod endpoints;
 pub mod events;
 pub mod informer;
+pub mod informers;
 pub mod queue;
+pub mod scheduler;
 pub mod statefulset;
 mod term;
+pub mod volumes;
+mod work;
 
 pub use term::Term;

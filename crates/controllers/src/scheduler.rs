@@ -24,7 +24,7 @@ use crate::informer::Key;
 use crate::informers::{Informers, PodView};
 use crate::queue::{Outcome, Queue};
 use crate::work::{self, Stop, call, call_opt};
-use crate::{Error, Term};
+use crate::Term;
 
 /// The annotation by which a claim is told its node.
 pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -32,7 +32,7 @@ pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
 const REFUSED_AGAIN: Duration = Duration::from_millis(500);
 
 /// Runs until the term ends and its requests are settled.
-pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> Result<(), Error> {
+pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
     let queue: Queue<Key> = Queue::new(&term, &ambient);
     watch_changes(&queue, &informers);
     let synced = [

@@ -1,0 +1,185 @@
+//! Which pods stand behind each service: EndpointSlices, and the old Endpoints objects.
+//!
+//! DNS and every client's view of readiness follow from these, so a pod that turns Ready is written at once:
+//! no batching, no delay. What is right already is not written. `slices` and `legacy` decide, without I/O.
+
+mod legacy;
+mod slices;
+
+use std::sync::Arc;
+
+use ambient::Ambient;
+use k8s_openapi::api::core::v1::{Endpoints, Service};
+use k8s_openapi::api::discovery::v1::EndpointSlice;
+use kube::api::{DeleteParams, PostParams, Preconditions};
+use kube::{Api, Client};
+
+use self::slices::{MANAGED_BY, MANAGED_BY_LABEL};
+use crate::Term;
+use crate::informer::Key;
+use crate::informers::{Informers, PodView};
+use crate::queue::{Outcome, Queue};
+use crate::work::{self, Stop, call, call_opt, name, namespace, revision};
+
+/// Services worked on at once.
+const WORKERS: usize = 4;
+
+/// Runs until the term ends and its requests are settled.
+pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
+    let queue: Queue<Key> = Queue::new(&term, &ambient);
+    watch_changes(&queue, &informers);
+    let synced = [
+        informers.pods.synced().await,
+        informers.services.synced().await,
+        informers.slices.synced().await,
+        informers.endpoints.synced().await,
+    ];
+    if synced.contains(&false) {
+        return Ok(());
+    }
+    let controller = Controller { client, term, informers };
+    work::run(&queue, WORKERS, |key| controller.service(key)).await;
+    Ok(())
+}
+
+fn watch_changes(queue: &Queue<Key>, informers: &Informers) {
+    let own = queue.clone();
+    informers.services.on_change(move |old, new| {
+        if let Some(service) = new.or(old) {
+            own.add(Key::new(namespace(&**service), name(&**service)));
+        }
+    });
+    let (own, services) = (queue.clone(), informers.services.clone());
+    informers.pods.on_change(move |old, new| {
+        let Some(pod) = new.or(old) else { return };
+        if old.zip(new).is_some_and(|(old, new)| same_to_services(old, new)) {
+            return;
+        }
+        let taken = |pod: Option<&Arc<PodView>>, service: &Service| {
+            pod.is_some_and(|pod| slices::takes(service, &pod.labels))
+        };
+        for service in services.in_namespace(&pod.namespace) {
+            if taken(old, &service) || taken(new, &service) {
+                own.add(Key::new(namespace(&*service), name(&*service)));
+            }
+        }
+    });
+    // What others did to our objects is put right.
+    let own = queue.clone();
+    informers.slices.on_change(move |old, new| {
+        let slice = new.or(old).filter(|slice| is_ours(slice));
+        let labels = slice.and_then(|slice| Some((namespace(&**slice), slice.metadata.labels.as_ref()?)));
+        if let Some(service) = labels.and_then(|(space, labels)| Some((space, labels.get("kubernetes.io/service-name")?))) {
+            own.add(Key::new(service.0, service.1));
+        }
+    });
+    let own = queue.clone();
+    informers.endpoints.on_change(move |old, new| {
+        if let Some(endpoints) = new.or(old) {
+            own.add(Key::new(namespace(&**endpoints), name(&**endpoints)));
+        }
+    });
+}
+
+/// Whether a change of a pod is none to the services that take it.
+fn same_to_services(old: &PodView, new: &PodView) -> bool {
+    let looked_at = |pod: &PodView| PodView { scheduled: None, tolerations: Vec::new(), ..pod.clone() };
+    looked_at(old) == looked_at(new)
+}
+
+fn is_ours(slice: &EndpointSlice) -> bool {
+    let labels = slice.metadata.labels.as_ref();
+    labels.and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|by| by == MANAGED_BY)
+}
+
+struct Controller {
+    client: Client,
+    term: Term,
+    informers: Informers,
+}
+
+impl Controller {
+    async fn service(&self, key: Key) -> Result<Outcome, Stop> {
+        let service = self.informers.services.get(&key.namespace, &key.name);
+        let Some(service) = service.filter(|service| service.metadata.deletion_timestamp.is_none()) else {
+            return self.service_gone(&key).await;
+        };
+        let pods: Vec<Arc<PodView>> = self.informers.pods.in_namespace(&key.namespace);
+        self.write_slices(&key, &service, &pods).await?;
+        self.write_endpoints(&key, &service, &pods).await?;
+        Ok(Outcome::Done)
+    }
+
+    async fn write_slices(&self, key: &Key, service: &Service, pods: &[Arc<PodView>]) -> Result<(), Stop> {
+        let existing = self.slices_of(key);
+        let changes = slices::changes(service, pods, &existing);
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+        let mut reached = 0;
+        for slice in &changes.update {
+            // The resourceVersion that it carries is the condition.
+            let written = call(&self.term, api.replace(name(slice), &PostParams::default(), slice)).await?;
+            reached = reached.max(revision(&written).unwrap_or(0));
+        }
+        for slice in &changes.create {
+            let written = call(&self.term, api.create(&PostParams::default(), slice)).await?;
+            reached = reached.max(revision(&written).unwrap_or(0));
+        }
+        for (name, uid) in changes.delete {
+            self.delete(&api, &name, uid).await?;
+        }
+        // The next look at this service must see these, or it would make them again.
+        self.informers.slices.wait_until(reached).await;
+        Ok(())
+    }
+
+    async fn write_endpoints(&self, key: &Key, service: &Service, pods: &[Arc<PodView>]) -> Result<(), Stop> {
+        if !slices::selects(service) {
+            return Ok(());
+        }
+        let have = self.informers.endpoints.get(&key.namespace, &key.name);
+        let Some(wanted) = legacy::wanted(service, pods, have.as_deref()) else { return Ok(()) };
+        let api: Api<Endpoints> = Api::namespaced(self.client.clone(), &key.namespace);
+        let params = PostParams::default();
+        let written = match have {
+            Some(_) => call(&self.term, api.replace(&key.name, &params, &wanted)).await?,
+            None => call(&self.term, api.create(&params, &wanted)).await?,
+        };
+        self.informers.endpoints.wait_until(revision(&written).unwrap_or(0)).await;
+        Ok(())
+    }
+
+    /// Without their service these are of no use; nobody waits for the garbage collector.
+    async fn service_gone(&self, key: &Key) -> Result<Outcome, Stop> {
+        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+        for slice in self.slices_of(key) {
+            self.delete(&api, name(&*slice), work::uid(&*slice).to_owned()).await?;
+        }
+        if let Some(endpoints) = self.informers.endpoints.get(&key.namespace, &key.name) {
+            let labels = endpoints.metadata.labels.as_ref();
+            // One that a person made without a service is theirs.
+            if labels.is_some_and(|labels| labels.contains_key("endpoints.kubernetes.io/managed-by")) {
+                let api: Api<Endpoints> = Api::namespaced(self.client.clone(), &key.namespace);
+                self.delete(&api, &key.name, work::uid(&*endpoints).to_owned()).await?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    fn slices_of(&self, key: &Key) -> Vec<Arc<EndpointSlice>> {
+        let slices = self.informers.slices.by_index(&format!("{}/{}", key.namespace, key.name));
+        slices.into_iter().filter(|slice| is_ours(slice)).collect()
+    }
+
+    async fn delete<K>(&self, api: &Api<K>, name: &str, uid: String) -> Result<(), Stop>
+    where
+        K: Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+    {
+        let preconditions = Preconditions { uid: Some(uid), resource_version: None };
+        let params = DeleteParams::default().preconditions(preconditions);
+        match call_opt(&self.term, api.delete(name, &params)).await {
+            // Another one has the name by now.
+            Err(stop) if stop.code() == Some(409) => Ok(()),
+            other => other.map(|_| ()),
+        }
+    }
+}
