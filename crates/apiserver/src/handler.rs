@@ -144,7 +144,7 @@ async fn resource(
     let resource = find(shared, &target)?;
     allowed(&resource, &target, verb, &parts.method)?;
     if sub::is_stream(&resource, &target) {
-        return sub::stream(shared, &resource, &target, parts, body).await;
+        return sub::stream(shared, &resource, &target, parts).await;
     }
     let call = Call {
         shared: shared.clone(),

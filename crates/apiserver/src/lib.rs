@@ -20,8 +20,12 @@
 //! | `cache` | the newest state and the recent changes, kept in memory, fanned out to watchers |
 //! | `discovery`, `health`, `metrics` | documents outside the objects |
 //! | [`auth`] | who asks, and what they may do |
+//! | [`listen`], [`tls`] | the TLS listener and the certificate authority |
+//! | `streams` | logs, exec, attach and port-forward: from HTTP to a node's agent |
 
 pub mod auth;
+pub mod listen;
+pub mod tls;
 
 mod admission;
 mod body;
@@ -39,6 +43,7 @@ mod respond;
 mod route;
 mod server;
 mod service;
+mod streams;
 mod sub;
 mod verbs;
 

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use api::resource::Resource;
 use api::status::Status;
-use bytes::Bytes;
 use http::Response;
 use http::request::Parts;
 
@@ -12,6 +11,7 @@ use crate::body::Body;
 use crate::errors::Outcome;
 use crate::route::Target;
 use crate::server::Shared;
+use crate::streams;
 
 /// Whether the path is a stream from or to a node.
 pub(crate) fn is_stream(resource: &Resource, target: &Target) -> bool {
@@ -26,11 +26,9 @@ pub(crate) async fn stream(
     resource: &Resource,
     target: &Target,
     parts: Parts,
-    body: Bytes,
 ) -> Outcome<Response<Body>> {
     shared.cache.catch_up().await?;
     let found = shared.cache.get("", "pods", &target.namespace, &target.name);
     let pod = found.ok_or_else(|| Box::new(Status::not_found("", "pods", &target.name)))?;
-    let _ = (pod.value(resource), parts, body, &shared.nodes);
-    Err(Box::new(Status::new(501, "NotImplemented", "streams are not available yet")))
+    streams::handle(&shared.nodes, shared.ambient.now(), &pod.value(resource), &target.subresource, parts).await
 }
