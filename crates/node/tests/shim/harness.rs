@@ -12,7 +12,7 @@ use statefuld_node::log::Line;
 use statefuld_node::shim::client::Ran;
 use statefuld_node::shim::protocol::ExecRequest;
 use statefuld_node::shim::spec::{
-    BackOff, ContainerSpec, HostRoot, LogSpec, RestartPolicy, Role, Root, ShimSpec,
+    BackOff, ContainerSpec, HostRoot, LogSpec, Mount, RestartPolicy, Role, Root, ShimSpec, Source,
 };
 use statefuld_node::shim::state::{ContainerState, Phase, PodState, Status, Termination};
 use statefuld_node::shim::{SealedExe, Shim, launch};
@@ -188,4 +188,9 @@ pub(crate) async fn prints(shim: &Shim, container: &str, script: &str) -> String
     let text = String::from_utf8_lossy(&ran.output).trim().to_owned();
     assert_eq!(ran.exit.code, 0, "{script}: {text}");
     text
+}
+
+/// A folder or file of the machine as a volume.
+pub(crate) fn bind(path: &Path, target: &str) -> Mount {
+    Mount { target: target.into(), read_only: false, source: Source::Bind { path: path.to_owned() } }
 }
