@@ -11,11 +11,15 @@
 //! - [`queue`]: keys that want work, one worker per key, back-off.
 //! - [`events`]: what a controller tells people.
 //! - [`statefulset`]: the driver of the pure planner.
+//! - [`informers`]: the copies that the following share.
+//! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`gc`]: what a set needs around it, each one `run`.
 
 pub mod endpoints;
 pub mod events;
+pub mod gc;
 pub mod informer;
 pub mod informers;
+pub mod nodes;
 pub mod queue;
 pub mod scheduler;
 pub mod statefulset;

@@ -48,6 +48,11 @@ pub(super) fn wanted(service: &Service, pods: &[Arc<PodView>], have: Option<&End
     if have.is_some_and(same) { None } else { Some(wanted) }
 }
 
+/// Whether the object was made here.
+pub(super) fn is_ours(endpoints: &Endpoints) -> bool {
+    endpoints.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|by| by == MANAGED_BY)
+}
+
 fn subsets(service: &Service, pods: &[Arc<PodView>]) -> (Vec<EndpointSubset>, bool) {
     let eager = publishes_unready(service);
     let mut subsets = Vec::new();

@@ -2,6 +2,9 @@
 //!
 //! DNS and every client's view of readiness follow from these, so a pod that turns Ready is written at once:
 //! no batching, no delay. What is right already is not written. `slices` and `legacy` decide, without I/O.
+//!
+//! Two controllers, [`run`] and [`run_legacy`], each under an account of its own as upstream has them; the old objects
+//! never hold the slices up.
 
 mod legacy;
 mod slices;
@@ -14,7 +17,7 @@ use k8s_openapi::api::discovery::v1::EndpointSlice;
 use kube::api::{DeleteParams, PostParams, Preconditions};
 use kube::{Api, Client};
 
-use self::slices::{MANAGED_BY, MANAGED_BY_LABEL};
+use self::slices::{MANAGED_BY, MANAGED_BY_LABEL, SERVICE_LABEL};
 use crate::Term;
 use crate::informer::Key;
 use crate::informers::{Informers, PodView};
@@ -24,25 +27,47 @@ use crate::work::{self, Stop, call, call_opt, name, namespace, revision};
 /// Services worked on at once.
 const WORKERS: usize = 4;
 
-/// Runs until the term ends and its requests are settled.
+/// Keeps the EndpointSlices until the term ends and its requests are settled.
 pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
     let queue: Queue<Key> = Queue::new(&term, &ambient);
-    watch_changes(&queue, &informers);
-    let synced = [
-        informers.pods.synced().await,
-        informers.services.synced().await,
-        informers.slices.synced().await,
-        informers.endpoints.synced().await,
-    ];
-    if synced.contains(&false) {
+    watch_services(&queue, &informers);
+    // What others did to our objects is put right.
+    let own = queue.clone();
+    informers.slices.on_change(move |old, new| {
+        let slice = new.or(old).filter(|slice| is_ours(slice));
+        let labels = slice.and_then(|slice| Some((namespace(&**slice), slice.metadata.labels.as_ref()?)));
+        if let Some((space, service)) = labels.and_then(|(space, labels)| Some((space, labels.get(SERVICE_LABEL)?))) {
+            own.add(Key::new(space, service));
+        }
+    });
+    if !informers.pods.synced().await || !informers.services.synced().await || !informers.slices.synced().await {
         return Ok(());
     }
     let controller = Controller { client, term, informers };
-    work::run(&queue, WORKERS, |key| controller.service(key)).await;
+    work::run(&queue, WORKERS, |key| controller.slices(key)).await;
     Ok(())
 }
 
-fn watch_changes(queue: &Queue<Key>, informers: &Informers) {
+/// Keeps the old Endpoints objects until the term ends and its requests are settled.
+pub async fn run_legacy(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
+    let queue: Queue<Key> = Queue::new(&term, &ambient);
+    watch_services(&queue, &informers);
+    let own = queue.clone();
+    informers.endpoints.on_change(move |old, new| {
+        if let Some(endpoints) = new.or(old) {
+            own.add(Key::new(namespace(&**endpoints), name(&**endpoints)));
+        }
+    });
+    if !informers.pods.synced().await || !informers.services.synced().await || !informers.endpoints.synced().await {
+        return Ok(());
+    }
+    let controller = Controller { client, term, informers };
+    work::run(&queue, WORKERS, |key| controller.endpoints(key)).await;
+    Ok(())
+}
+
+/// Queues a service when it changed, or a pod that it takes or took.
+fn watch_services(queue: &Queue<Key>, informers: &Informers) {
     let own = queue.clone();
     informers.services.on_change(move |old, new| {
         if let Some(service) = new.or(old) {
@@ -62,21 +87,6 @@ fn watch_changes(queue: &Queue<Key>, informers: &Informers) {
             if taken(old, &service) || taken(new, &service) {
                 own.add(Key::new(namespace(&*service), name(&*service)));
             }
-        }
-    });
-    // What others did to our objects is put right.
-    let own = queue.clone();
-    informers.slices.on_change(move |old, new| {
-        let slice = new.or(old).filter(|slice| is_ours(slice));
-        let labels = slice.and_then(|slice| Some((namespace(&**slice), slice.metadata.labels.as_ref()?)));
-        if let Some(service) = labels.and_then(|(space, labels)| Some((space, labels.get("kubernetes.io/service-name")?))) {
-            own.add(Key::new(service.0, service.1));
-        }
-    });
-    let own = queue.clone();
-    informers.endpoints.on_change(move |old, new| {
-        if let Some(endpoints) = new.or(old) {
-            own.add(Key::new(namespace(&**endpoints), name(&**endpoints)));
         }
     });
 }
@@ -99,15 +109,45 @@ struct Controller {
 }
 
 impl Controller {
-    async fn service(&self, key: Key) -> Result<Outcome, Stop> {
-        let service = self.informers.services.get(&key.namespace, &key.name);
-        let Some(service) = service.filter(|service| service.metadata.deletion_timestamp.is_none()) else {
-            return self.service_gone(&key).await;
-        };
-        let pods: Vec<Arc<PodView>> = self.informers.pods.in_namespace(&key.namespace);
-        self.write_slices(&key, &service, &pods).await?;
-        self.write_endpoints(&key, &service, &pods).await?;
+    async fn slices(&self, key: Key) -> Result<Outcome, Stop> {
+        match self.service(&key) {
+            Some(service) => {
+                let pods = self.informers.pods.in_namespace(&key.namespace);
+                self.write_slices(&key, &service, &pods).await?;
+            }
+            // Without their service they are of no use; nobody waits for the garbage collector.
+            None => {
+                let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
+                for slice in self.slices_of(&key) {
+                    self.delete(&api, name(&*slice), work::uid(&*slice).to_owned()).await?;
+                }
+            }
+        }
         Ok(Outcome::Done)
+    }
+
+    async fn endpoints(&self, key: Key) -> Result<Outcome, Stop> {
+        match self.service(&key) {
+            Some(service) => {
+                let pods = self.informers.pods.in_namespace(&key.namespace);
+                self.write_endpoints(&key, &service, &pods).await?;
+            }
+            None => {
+                let found = self.informers.endpoints.get(&key.namespace, &key.name);
+                // One that a person made without a service is theirs.
+                if let Some(found) = found.filter(|found| legacy::is_ours(found)) {
+                    let api: Api<Endpoints> = Api::namespaced(self.client.clone(), &key.namespace);
+                    self.delete(&api, &key.name, work::uid(&*found).to_owned()).await?;
+                }
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// The service, if it is there to stay.
+    fn service(&self, key: &Key) -> Option<Arc<Service>> {
+        let service = self.informers.services.get(&key.namespace, &key.name);
+        service.filter(|service| service.metadata.deletion_timestamp.is_none())
     }
 
     async fn write_slices(&self, key: &Key, service: &Service, pods: &[Arc<PodView>]) -> Result<(), Stop> {
@@ -146,23 +186,6 @@ impl Controller {
         };
         self.informers.endpoints.wait_until(revision(&written).unwrap_or(0)).await;
         Ok(())
-    }
-
-    /// Without their service these are of no use; nobody waits for the garbage collector.
-    async fn service_gone(&self, key: &Key) -> Result<Outcome, Stop> {
-        let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
-        for slice in self.slices_of(key) {
-            self.delete(&api, name(&*slice), work::uid(&*slice).to_owned()).await?;
-        }
-        if let Some(endpoints) = self.informers.endpoints.get(&key.namespace, &key.name) {
-            let labels = endpoints.metadata.labels.as_ref();
-            // One that a person made without a service is theirs.
-            if labels.is_some_and(|labels| labels.contains_key("endpoints.kubernetes.io/managed-by")) {
-                let api: Api<Endpoints> = Api::namespaced(self.client.clone(), &key.namespace);
-                self.delete(&api, &key.name, work::uid(&*endpoints).to_owned()).await?;
-            }
-        }
-        Ok(Outcome::Done)
     }
 
     fn slices_of(&self, key: &Key) -> Vec<Arc<EndpointSlice>> {

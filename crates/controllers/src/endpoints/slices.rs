@@ -16,7 +16,8 @@ pub(super) const SLICE_MAX: usize = 1000;
 pub(super) const MANAGED_BY: &str = "endpointslice-controller.k8s.io";
 /// The label that says so.
 pub(super) const MANAGED_BY_LABEL: &str = "endpointslice.kubernetes.io/managed-by";
-const SERVICE_LABEL: &str = "kubernetes.io/service-name";
+/// The label that names the service.
+pub(super) const SERVICE_LABEL: &str = "kubernetes.io/service-name";
 /// The label of what belongs to a headless service.
 pub(super) const HEADLESS_LABEL: &str = "service.kubernetes.io/headless";
 

@@ -1,0 +1,271 @@
+//! What goes with what: dependents follow their owners, content follows its namespace.
+//!
+//! [`run`] is the garbage collector. It watches every kind that can be listed, watched and deleted, keeps the
+//! graph of owners and dependents (`graph`), and acts on what the graph points at:
+//! - all owners gone → the dependent is deleted (background);
+//! - an owner with finalizer `foregroundDeletion` → its dependents are deleted, then the finalizer goes;
+//! - an owner with finalizer `orphan` → its dependents lose their reference, then the finalizer goes.
+//!
+//! Before a delete the owner is asked for by name, and counts as there only with the same uid; the delete names the
+//! dependent's uid. [`namespaces`] and [`accounts`] see to namespaces.
+
+pub mod accounts;
+mod graph;
+pub mod namespaces;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ambient::Ambient;
+use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use kube::core::DynamicObject;
+use kube::discovery::{ApiResource, Discovery, Scope, verbs};
+use kube::{Api, Client};
+use serde_json::json;
+use tracing::{debug, warn};
+
+use self::graph::{FOREGROUND, Fate, Graph, Item, ORPHAN, Owner, OwnerState, fate};
+use crate::Term;
+use crate::informer::Informer;
+use crate::queue::{Outcome, Queue};
+use crate::work::{self, Stop, call_opt};
+
+/// Objects worked on at once.
+const WORKERS: usize = 8;
+/// An owner of a kind that is not served is looked for again this often.
+const UNKNOWN_KIND_AGAIN: Duration = Duration::from_secs(30);
+/// Wait between two tries to learn what is served.
+const DISCOVERY_AGAIN: Duration = Duration::from_millis(500);
+
+/// A kind whose objects can be owned, and deleted.
+#[derive(Clone, Debug)]
+pub(crate) struct Kind {
+    /// How it is addressed.
+    pub(crate) resource: ApiResource,
+    /// Its objects live in namespaces.
+    pub(crate) namespaced: bool,
+    /// All of a namespace can be deleted at once.
+    pub(crate) collections: bool,
+}
+
+impl Kind {
+    /// The API of its objects, of one namespace where it has them.
+    pub(crate) fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
+        if self.namespaced {
+            Api::namespaced_with(client.clone(), namespace, &self.resource)
+        } else {
+            Api::all_with(client.clone(), &self.resource)
+        }
+    }
+}
+
+/// Learns which kinds there are; `None` if the term ended first.
+pub(crate) async fn kinds(client: &Client, term: &Term) -> Option<Vec<Kind>> {
+    loop {
+        match term.during(Discovery::new(client.clone()).run()).await? {
+            Ok(found) => return Some(deletable(&found)),
+            Err(error) => warn!(%error, "cannot learn which kinds are served; trying again"),
+        }
+        term.during(tokio::time::sleep(DISCOVERY_AGAIN)).await?;
+    }
+}
+
+fn deletable(found: &Discovery) -> Vec<Kind> {
+    let resources = found.groups().flat_map(|group| group.recommended_resources());
+    let usable = resources.filter(|(resource, can)| {
+        let needed = [verbs::LIST, verbs::WATCH, verbs::DELETE];
+        // Events own nothing, are owned by nothing, and come in masses.
+        resource.kind != "Event" && needed.iter().all(|verb| can.supports_operation(verb))
+    });
+    usable
+        .map(|(resource, can)| Kind {
+            resource,
+            namespaced: can.scope == Scope::Namespaced,
+            collections: can.supports_operation(verbs::DELETE_COLLECTION),
+        })
+        .collect()
+}
+
+/// Runs until the term ends and its requests are settled.
+pub async fn run(client: Client, term: Term, ambient: Ambient) -> kube::Result<()> {
+    let Some(kinds) = kinds(&client, &term).await else { return Ok(()) };
+    let queue: Queue<String> = Queue::new(&term, &ambient);
+    let graph: Arc<Mutex<Graph>> = Arc::default();
+    let mut informers = Vec::new();
+    for (at, kind) in kinds.iter().enumerate() {
+        let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource);
+        let informer = Informer::builder(api, move |object: DynamicObject| Item::of(at, object.metadata));
+        let informer = informer.start(&term, &ambient);
+        let (graph, queue) = (graph.clone(), queue.clone());
+        informer.on_change(move |old, new| {
+            let mut graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut look = Vec::new();
+            // A name whose object was replaced between two looks has another uid now.
+            if let Some(old) = old.filter(|old| new.is_none_or(|new| new.uid != old.uid)) {
+                look.extend(graph.remove(&old.uid));
+            }
+            if let Some(new) = new {
+                look.extend(graph.put((**new).clone()));
+            }
+            drop(graph);
+            look.into_iter().for_each(|uid| queue.add(uid));
+        });
+        informers.push(informer);
+    }
+    for informer in &informers {
+        if !informer.synced().await {
+            return Ok(());
+        }
+    }
+    let collector = Collector { client, term, kinds, graph, queue: queue.clone() };
+    work::run(&queue, WORKERS, |uid| collector.look(uid)).await;
+    Ok(())
+}
+
+struct Collector {
+    client: Client,
+    term: Term,
+    kinds: Vec<Kind>,
+    graph: Arc<Mutex<Graph>>,
+    queue: Queue<String>,
+}
+
+impl Collector {
+    async fn look(&self, uid: String) -> Result<Outcome, Stop> {
+        let Some(item) = self.lock_graph().get(&uid).cloned() else { return Ok(Outcome::Done) };
+        if item.deleting && item.orphan {
+            return self.orphan(&item).await;
+        }
+        if item.awaits_dependents() {
+            return self.foreground(&item).await;
+        }
+        if item.deleting || item.owners.is_empty() {
+            return Ok(Outcome::Done);
+        }
+        self.dependent(&item).await
+    }
+
+    /// Deletes an object whose owners are gone, as the API has it and them now.
+    async fn dependent(&self, item: &Item) -> Result<Outcome, Stop> {
+        let api = self.api(item);
+        let Some(live) = call_opt(&self.term, api.get(&item.name)).await? else { return Ok(Outcome::Done) };
+        let version = live.metadata.resource_version.clone();
+        let Some(live) = Item::of(item.kind, live.metadata).filter(|live| live.uid == item.uid && !live.deleting) else {
+            return Ok(Outcome::Done);
+        };
+        let mut owners = Vec::with_capacity(live.owners.len());
+        for owner in &live.owners {
+            match self.owner(&live, owner).await? {
+                Some(state) => owners.push((owner.uid.clone(), state)),
+                None => return Ok(Outcome::After(UNKNOWN_KIND_AGAIN)),
+            }
+        }
+        let has_dependents = !self.lock_graph().dependents(&live.uid).is_empty();
+        match fate(&owners, has_dependents) {
+            Fate::Keep => {}
+            Fate::Release(uids) => self.release(&live, &uids).await?,
+            Fate::Delete { foreground } => {
+                let policy = match (live.orphan, live.foreground || foreground) {
+                    (true, _) => PropagationPolicy::Orphan,
+                    (false, true) => PropagationPolicy::Foreground,
+                    (false, false) => PropagationPolicy::Background,
+                };
+                debug!(name = %live.name, namespace = %live.namespace, ?policy, "its owners are gone: deleting it");
+                let preconditions = Preconditions { uid: Some(live.uid), resource_version: version };
+                let params = DeleteParams { propagation_policy: Some(policy), ..DeleteParams::default() };
+                call_opt(&self.term, api.delete(&live.name, &params.preconditions(preconditions))).await?;
+            }
+        }
+        Ok(Outcome::Done)
+    }
+
+    /// How an owner is; `None` if its kind is not served and so nobody can tell.
+    async fn owner(&self, dependent: &Item, owner: &Owner) -> Result<Option<OwnerState>, Stop> {
+        let served =
+            |kind: &&Kind| kind.resource.kind == owner.kind && kind.resource.api_version == owner.api_version;
+        let Some(kind) = self.kinds.iter().find(served) else { return Ok(None) };
+        if kind.namespaced && dependent.namespace.is_empty() {
+            // It cannot be: a reference without a namespace names no object. Nothing is deleted for that.
+            warn!(name = %dependent.name, owner = %owner.name, "a cluster-wide object names an owner in a namespace");
+            return Ok(None);
+        }
+        let api = kind.api(&self.client, &dependent.namespace);
+        let found = call_opt(&self.term, api.get(&owner.name)).await?;
+        let found = found.and_then(|found| Item::of(0, found.metadata)).filter(|found| found.uid == owner.uid);
+        Ok(Some(match found {
+            None => OwnerState::Gone,
+            Some(found) if found.awaits_dependents() => OwnerState::Waiting,
+            Some(_) => OwnerState::Solid,
+        }))
+    }
+
+    /// An owner that goes after its dependents: they go now, and it once none is left that blocks it.
+    async fn foreground(&self, item: &Item) -> Result<Outcome, Stop> {
+        let dependents: Vec<(String, bool)> = self
+            .lock_graph()
+            .dependents(&item.uid)
+            .into_iter()
+            .map(|d| (d.uid.clone(), d.owners.iter().any(|owner| owner.uid == item.uid && owner.blocks)))
+            .collect();
+        if !dependents.iter().any(|(_, blocks)| *blocks) {
+            self.drop_finalizer(item, FOREGROUND).await?;
+            return Ok(Outcome::Done);
+        }
+        // The change of each brings this owner back here.
+        dependents.into_iter().for_each(|(uid, _)| self.queue.add(uid));
+        Ok(Outcome::Done)
+    }
+
+    /// An owner whose dependents are to stay: they forget it, then it goes.
+    async fn orphan(&self, item: &Item) -> Result<Outcome, Stop> {
+        let dependents: Vec<Item> = self.lock_graph().dependents(&item.uid).into_iter().cloned().collect();
+        for dependent in dependents {
+            self.release(&dependent, std::slice::from_ref(&item.uid)).await?;
+        }
+        self.drop_finalizer(item, ORPHAN).await?;
+        Ok(Outcome::Done)
+    }
+
+    /// Takes references to these owners off an object, if it is still the same one.
+    async fn release(&self, item: &Item, owners: &[String]) -> Result<(), Stop> {
+        let api = self.api(item);
+        let Some(live) = call_opt(&self.term, api.get(&item.name)).await? else { return Ok(()) };
+        if live.metadata.uid.as_ref() != Some(&item.uid) {
+            return Ok(());
+        }
+        let all = live.metadata.owner_references.unwrap_or_default();
+        let kept: Vec<_> = all.iter().filter(|owner| !owners.contains(&owner.uid)).cloned().collect();
+        if kept.len() == all.len() {
+            return Ok(());
+        }
+        let meta = json!({"uid": item.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": kept});
+        let patch = Patch::Merge(json!({"metadata": meta}));
+        call_opt(&self.term, api.patch(&item.name, &PatchParams::default(), &patch)).await?;
+        Ok(())
+    }
+
+    async fn drop_finalizer(&self, item: &Item, finalizer: &str) -> Result<(), Stop> {
+        let api = self.api(item);
+        let Some(live) = call_opt(&self.term, api.get(&item.name)).await? else { return Ok(()) };
+        if live.metadata.uid.as_ref() != Some(&item.uid) {
+            return Ok(());
+        }
+        let all = live.metadata.finalizers.unwrap_or_default();
+        let kept: Vec<_> = all.iter().filter(|f| *f != finalizer).cloned().collect();
+        if kept.len() == all.len() {
+            return Ok(());
+        }
+        let meta = json!({"uid": item.uid, "resourceVersion": live.metadata.resource_version, "finalizers": kept});
+        let patch = Patch::Merge(json!({"metadata": meta}));
+        call_opt(&self.term, api.patch(&item.name, &PatchParams::default(), &patch)).await?;
+        Ok(())
+    }
+
+    fn api(&self, item: &Item) -> Api<DynamicObject> {
+        self.kinds[item.kind].api(&self.client, &item.namespace)
+    }
+
+    fn lock_graph(&self) -> MutexGuard<'_, Graph> {
+        self.graph.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
