@@ -308,7 +308,17 @@ fn start_controllers(api: &Arc<ApiServer>, term: &Term, ambient: &Ambient) -> Jo
     let (t, a, i) = given();
     spawn(&mut tasks, "volumes", controllers::volumes::run(account("persistent-volume-binder"), t, a, i));
     let (t, a, i) = given();
-    spawn(&mut tasks, "endpoints", controllers::endpoints::run(account("endpointslice-controller"), t, a, i));
+    spawn(&mut tasks, "endpointslices", controllers::endpoints::run(account("endpointslice-controller"), t, a, i));
+    let (t, a, i) = given();
+    spawn(&mut tasks, "endpoints", controllers::endpoints::run_legacy(account("endpoint-controller"), t, a, i));
+    let (t, a, i) = given();
+    spawn(&mut tasks, "nodes", controllers::nodes::run(account("node-controller"), t, a, i));
+    let (t, a, _) = given();
+    spawn(&mut tasks, "gc", controllers::gc::run(account("generic-garbage-collector"), t, a));
+    let (t, a, i) = given();
+    spawn(&mut tasks, "namespaces", controllers::gc::namespaces::run(account("namespace-controller"), t, a, i));
+    let (t, a, i) = given();
+    spawn(&mut tasks, "accounts", controllers::gc::accounts::run(account("service-account-controller"), t, a, i));
     let (t, a, _) = given();
     let sets = controllers::statefulset::Options::default();
     spawn(&mut tasks, "statefulset", controllers::statefulset::run(account("statefulset-controller"), t, a, sets));
