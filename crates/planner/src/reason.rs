@@ -66,7 +66,7 @@ pub enum Cause {
         /// The pod.
         pod: String,
     },
-    /// That pod has ended and is to be replaced.
+    /// That pod has ended for good.
     Finished {
         /// The pod.
         pod: String,
@@ -142,7 +142,7 @@ impl Cause {
             Self::Terminating { pod } => write!(f, "{} is being stopped", who(pod)),
             Self::Finished { pod, phase } => {
                 let word = if *phase == PodPhase::Failed { "failed" } else { "ended" };
-                write!(f, "{} has {word} and is being replaced", who(pod))
+                write!(f, "{} has {word}", who(pod))
             }
             Self::Turn { pod } => write!(f, "{} goes first", who(pod)),
             Self::ClaimDeleted { claim } => write!(f, "its claim {claim} is being deleted"),

@@ -1,1 +1,20 @@
-//! Deterministic cluster for the planner: faults, time, scale, model checking.
+//! A deterministic cluster for the planner: one thread, no clock but its own, every run replayed by its seed.
+//!
+//! - [`World`]: the API server's side, in memory: objects, preconditions, what kubelet, user and garbage
+//!   collector do to them.
+//! - [`check`]: what must hold for every single call that a controller makes.
+//! - [`run()`]: a random history of faults and edits, then calm; the set must reach its spec and stay.
+//! - [`explore()`]: every history of a small set, up to a number of faults.
+//!
+//! What runs here is the shipped `planner`, not a model of it.
+
+pub mod check;
+mod explore;
+mod rng;
+mod run;
+mod world;
+
+pub use explore::{Explored, Limits, explore};
+pub use rng::Rng;
+pub use run::{Faults, Violation, run};
+pub use world::{SimPod, World};
