@@ -43,14 +43,13 @@ impl Alone {
     }
 }
 
-/// Copies the process into new namespaces and, where given, a v2 cgroup; the copy is the caller's child.
-pub fn fork_into(namespaces: u64, cgroup: Option<BorrowedFd<'_>>) -> io::Result<Forked> {
+/// Copies the process into new namespaces; the copy is the caller's child.
+///
+/// Not into another cgroup, though clone3 can: on kernels since 6.14 whatever is cloned into a group that
+/// `cgroup.kill` was ever written to is killed at birth. The copy moves itself, as it must on v1 anyway.
+pub fn fork_into(namespaces: u64) -> io::Result<Forked> {
     let alone = Alone::check()?;
     let mut args = CloneArgs { flags: namespaces, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
-    if let Some(fd) = cgroup {
-        args.flags |= CLONE_INTO_CGROUP;
-        args.cgroup = fd.as_raw_fd() as u64;
-    }
     let mut pidfd: RawFd = -1;
     args.flags |= libc::CLONE_PIDFD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
@@ -71,8 +70,6 @@ pub fn fork_sibling(alone: &Alone) -> io::Result<Forked> {
         pid => Ok(Forked::Parent { pid, pidfd: None }),
     }
 }
-
-const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 
 /// struct clone_args of linux/sched.h, version 2.
 #[repr(C, align(8))]
@@ -158,11 +155,14 @@ pub fn read_signal(fd: BorrowedFd<'_>) -> io::Result<Option<i32>> {
 
 /// Gives every signal its default action and unblocks all: what a program expects to start with.
 pub fn reset_signals() -> io::Result<()> {
-    // SAFETY: SIG_DFL replaces handlers by none, so no function of ours is called later; numbers that cannot be
-    // set (SIGKILL, SIGSTOP, libc's own) are refused without effect. The set is initialised by sigemptyset.
+    // SAFETY: all zeroes are the kernel's struct sigaction for SIG_DFL, in a buffer longer than that struct is on any
+    // machine; it replaces handlers by none, so no function of ours is called later. SIGKILL and SIGSTOP cannot be
+    // set and are refused without effect. The set is initialised by sigemptyset.
     unsafe {
+        // Not through libc, which keeps two signals to itself; a parent may have left those ignored.
+        let default = [0u64; 16];
         for signal in 1..=64 {
-            libc::signal(signal, libc::SIG_DFL);
+            libc::syscall(libc::SYS_rt_sigaction, signal, default.as_ptr(), std::ptr::null_mut::<u64>(), 8);
         }
         let mut set: libc::sigset_t = std::mem::zeroed();
         libc::sigemptyset(&mut set);
@@ -257,6 +257,6 @@ mod tests {
     #[test]
     fn a_threaded_process_is_not_copied() {
         // The test runner has at least this thread and its own.
-        assert!(fork_into(0, None).is_err());
+        assert!(fork_into(0).is_err());
     }
 }

@@ -18,12 +18,10 @@ mod v2;
 
 use std::fs;
 use std::io::{self, ErrorKind};
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 pub use layout::{Kind, Layout};
@@ -159,12 +157,6 @@ impl Group {
             write(&folder.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
-    }
-
-    /// The folder in the v2 hierarchy, for starting a process right inside; the v1 side still needs [`Group::add`].
-    pub fn unified(&self) -> Option<OwnedFd> {
-        let folder = self.unified.as_ref()?.join(&self.path);
-        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
     }
 
     /// OOM kills in the group so far.

@@ -28,7 +28,7 @@ pub struct Joined {
 pub fn join(init: BorrowedFd<'_>, program: &Program, group: &Group, stdio: Stdio) -> io::Result<Joined> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     let (pid_out, pid_in) = pipe_with(PipeFlags::CLOEXEC)?;
-    match sys::fork_into(0, group.unified().as_ref().map(AsFd::as_fd))? {
+    match sys::fork_into(0)? {
         Forked::Child => {
             drop((report, pid_out));
             match enter(init, program, group, &stdio, &told, pid_in) {
@@ -79,7 +79,7 @@ fn enter(
     match sys::fork_sibling(&alone).during("copying the process")? {
         Forked::Child => {
             drop(pid_in);
-            let failure = match bind_to_shim(told).and_then(|()| take_stdio(stdio)).and_then(|()| execute(program)) {
+            let failure = match bind_to_shim(told).and_then(|()| take_stdio(stdio, &program.user)).and_then(|()| execute(program)) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };

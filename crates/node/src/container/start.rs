@@ -2,11 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
+use rustix::fs::{FileType, Uid};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -16,7 +17,7 @@ use rustix::time::Timespec;
 use super::root::Builder;
 use super::{During, Program, StartFailure, Stdio, credentials};
 use crate::cgroup::Group;
-use crate::shim::spec::{ContainerSpec, ShimSpec};
+use crate::shim::spec::{ContainerSpec, ShimSpec, User};
 use crate::sys::{self, Forked};
 
 /// A first process on its way. It runs its program when `report` closes in silence.
@@ -41,8 +42,7 @@ pub fn start(
     start: u32,
 ) -> io::Result<Started> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
-    let unified = group.unified();
-    match sys::fork_into(sys::NEW_PID_AND_MOUNT, unified.as_ref().map(AsFd::as_fd))? {
+    match sys::fork_into(sys::NEW_PID_AND_MOUNT)? {
         Forked::Child => {
             drop(report);
             let failure = match become_init(pod, container, program, group, &stdio, stage, start, &told) {
@@ -80,7 +80,7 @@ fn become_init(
         // Lowering it takes a capability that even root may lack; the shim tells that as a warning.
         let _ = std::fs::write("/proc/self/oom_score_adj", wanted.to_string());
     }
-    take_stdio(stdio)?;
+    take_stdio(stdio, &program.user)?;
     Builder::new(pod, container, stage, start).build()?;
     execute(program)
 }
@@ -102,7 +102,14 @@ fn unshare_cgroup() -> Result<(), StartFailure> {
 }
 
 /// A session of its own, with the given descriptors, and the terminal if they are one.
-pub(super) fn take_stdio(stdio: &Stdio) -> Result<(), StartFailure> {
+pub(super) fn take_stdio(stdio: &Stdio, user: &User) -> Result<(), StartFailure> {
+    for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
+        let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).during("looking at its descriptors")?.st_mode);
+        // So that the user can open them again by name (/dev/stdout). The null device stays root's.
+        if stdio.tty || kind == FileType::Fifo {
+            rustix::fs::fchown(fd, Some(Uid::from_raw(user.uid)), None).during("giving it its descriptors")?;
+        }
+    }
     rustix::process::setsid().during("making a session")?;
     rustix::stdio::dup2_stdin(&stdio.stdin).during("taking stdin")?;
     rustix::stdio::dup2_stdout(&stdio.stdout).during("taking stdout")?;

@@ -51,7 +51,7 @@ fn detach(pod_dir: &Path) -> Result<String, SetupError> {
     let (answer, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     // The session first: the copy must not die with the launcher's terminal.
     rustix::process::setsid().map_err(io::Error::from)?;
-    match sys::fork_into(0, None)? {
+    match sys::fork_into(0)? {
         Forked::Child => {
             drop(answer);
             sys::exit_now(i32::from(run(&pod_dir, told).is_err()))

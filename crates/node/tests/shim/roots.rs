@@ -20,7 +20,7 @@ async fn idle(container: ContainerSpec) -> (TestPod, Shim) {
 
 #[tokio::test]
 async fn the_machines_programs_are_there_and_cannot_be_changed() {
-    let (_pod, shim) = idle(script("a", "sleep 100000")).await;
+    let (_pod, shim) = idle(script("a", "exec sleep 100000")).await;
     for path in ["/usr/x", "/bin/x", "/lib/x", "/usr/lib/x", "/sys/x", "/proc/sys/kernel/hostname"] {
         let ran = sh(&shim, "a", &format!("echo x > {path}")).await;
         assert_ne!(ran.exit.code, 0, "{path}: {}", String::from_utf8_lossy(&ran.output));
@@ -29,11 +29,11 @@ async fn the_machines_programs_are_there_and_cannot_be_changed() {
 
 #[tokio::test]
 async fn writes_to_the_machines_folders_stay_in_the_pod() {
-    let (pod, shim) = idle(script("a", "sleep 100000")).await;
-    let mark = pod.folder.path().file_name().unwrap().to_str().unwrap();
+    let (pod, shim) = idle(script("a", "exec sleep 100000")).await;
+    let mark = format!("by-{}", pod.folder.path().file_name().unwrap().to_str().unwrap());
     for folder in ["/etc", "/var", "/var/lib", "/srv", "/tmp", "/run", "/root", "/home", "/dev/shm", "/var/log", "/var/tmp"] {
         prints(&shim, "a", &format!("echo x > {folder}/{mark} && cat {folder}/{mark}")).await;
-        assert!(!Path::new(folder).join(mark).exists(), "{folder}");
+        assert!(!Path::new(folder).join(&mark).exists(), "{folder}");
     }
     // A file of the machine's, changed and removed.
     prints(&shim, "a", "echo x >> /etc/passwd && rm /etc/group && ! test -e /etc/group").await;
@@ -47,7 +47,7 @@ async fn secrets_of_the_machine_are_hidden() {
     fs::write(secret.path().join("key"), "secret").unwrap();
     let other = tempfile::Builder::new().prefix("masked-by-config-").tempdir_in("/srv").unwrap();
     fs::write(other.path().join("key"), "secret").unwrap();
-    let mut pod = TestPod::new(vec![script("a", "sleep 100000")]);
+    let mut pod = TestPod::new(vec![script("a", "exec sleep 100000")]);
     pod.spec.host_root.masked.push(other.path().to_owned());
     let shim = pod.run().await;
     running(&shim).await;
@@ -62,7 +62,7 @@ async fn secrets_of_the_machine_are_hidden() {
 
 #[tokio::test]
 async fn a_data_directory_below_var_lib_is_hidden_and_overlays_still_work() {
-    let mut pod = TestPod::below(Path::new("/var/lib"), vec![script("a", "sleep 100000")]);
+    let mut pod = TestPod::below(Path::new("/var/lib"), vec![script("a", "exec sleep 100000")]);
     let shim = pod.run().await;
     running(&shim).await;
     let data = pod.folder.path().display();
@@ -131,7 +131,7 @@ async fn the_pod_has_its_own_name_network_and_processes() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("hosts"), "10.0.0.9 web-0\n").unwrap();
     fs::write(dir.path().join("resolv.conf"), "nameserver 10.0.0.1\n").unwrap();
-    let mut pod = TestPod::new(vec![script("a", "sleep 100000")]);
+    let mut pod = TestPod::new(vec![script("a", "exec sleep 100000")]);
     pod.spec.hosts_file = Some(dir.path().join("hosts"));
     pod.spec.resolv_conf = Some(dir.path().join("resolv.conf"));
     let shim = pod.run().await;
@@ -149,7 +149,7 @@ async fn the_pod_has_its_own_name_network_and_processes() {
 
 #[tokio::test]
 async fn no_descriptor_leaks_into_a_container() {
-    let (_pod, shim) = idle(script("a", "sleep 100000")).await;
+    let (_pod, shim) = idle(script("a", "exec sleep 100000")).await;
     assert_eq!(prints(&shim, "a", "ls /proc/1/fd | tr '\\n' ' '").await, "0 1 2");
     // ls itself opens the folder it lists as the fourth.
     assert_eq!(prints(&shim, "a", "ls /proc/self/fd | tr '\\n' ' '").await, "0 1 2 3");
@@ -176,7 +176,7 @@ async fn a_user_is_whom_it_was_asked_to_be_and_can_do_little() {
 
 #[tokio::test]
 async fn root_in_a_container_has_the_usual_capabilities_and_no_more() {
-    let (_pod, shim) = idle(script("a", "sleep 100000")).await;
+    let (_pod, shim) = idle(script("a", "exec sleep 100000")).await;
     let status = prints(&shim, "a", "grep Cap /proc/self/status").await;
     assert!(status.contains("CapEff:\t00000000a80425fb") && status.contains("CapBnd:\t00000000a80425fb"), "{status}");
     assert_ne!(sh(&shim, "a", "mount -t tmpfs x /mnt").await.exit.code, 0);
