@@ -13,6 +13,9 @@ pub(crate) const MAX_CHUNK: usize = 32 * 1024;
 /// Bytes of payload in one frame that a receiver takes: room for a long exec command.
 pub(crate) const MAX_PAYLOAD: usize = 1024 * 1024;
 
+/// Characters of an error's sentence: at most six bytes each in JSON, a quarter of a frame.
+const MAX_MESSAGE_CHARS: usize = 32 * 1024;
+
 /// Kind and length.
 const HEADER: usize = 5;
 
@@ -41,7 +44,7 @@ impl Wire {
     pub(crate) fn encode(&self) -> Vec<Bytes> {
         match self {
             Self::Request(request) => vec![packed(REQUEST, &json(request))],
-            Self::Refused(error) => vec![packed(REFUSED, &json(error))],
+            Self::Refused(error) => vec![packed(REFUSED, &json(&shortened(error)))],
             Self::Frame(frame) => match frame {
                 Frame::Stdin(data) => chunks(STDIN, data),
                 Frame::StdinEof => vec![packed(STDIN_EOF, &[])],
@@ -53,6 +56,7 @@ impl Wire {
                     payload[2..].copy_from_slice(&height.to_be_bytes());
                     vec![packed(RESIZE, &payload)]
                 }
+                Frame::Exit(ExitStatus::Error(why)) => vec![packed(EXIT, &json(&ExitStatus::Error(short(why))))],
                 Frame::Exit(status) => vec![packed(EXIT, &json(status))],
             },
         }
@@ -88,8 +92,21 @@ fn parsed<T: serde::de::DeserializeOwned>(payload: &[u8]) -> Result<T, Garbled> 
     serde_json::from_slice(payload).map_err(|_| Garbled::Payload)
 }
 
+/// An error whose sentence fits into a frame, however much output somebody put into it.
+fn shortened(error: &Error) -> Error {
+    match error {
+        Error::NotConnected(text) => Error::NotConnected(short(text)),
+        Error::NotFound(text) => Error::NotFound(short(text)),
+        Error::BadRequest(text) => Error::BadRequest(short(text)),
+        Error::Failed(text) => Error::Failed(short(text)),
+    }
+}
+
+fn short(text: &str) -> String {
+    text.chars().take(MAX_MESSAGE_CHARS).collect()
+}
+
 fn packed(kind: u8, payload: &[u8]) -> Bytes {
-    debug_assert!(payload.len() <= MAX_PAYLOAD, "the request is measured before it is sent");
     let mut out = BytesMut::with_capacity(HEADER + payload.len());
     out.put_u8(kind);
     out.put_u32(u32::try_from(payload.len()).unwrap_or(u32::MAX));
@@ -222,6 +239,16 @@ mod tests {
             back.extend_from_slice(&piece);
         }
         assert_eq!(back, data);
+    }
+
+    #[test]
+    fn an_endless_error_is_cut_to_fit() {
+        let mut decoder = Decoder::default();
+        let error = Error::Failed("\u{1}".repeat(2 * MAX_PAYLOAD));
+        for piece in Wire::Refused(error).encode() {
+            decoder.push(&piece);
+        }
+        assert!(matches!(decoder.next(), Ok(Some(Wire::Refused(Error::Failed(_))))));
     }
 
     #[test]
