@@ -64,6 +64,7 @@ impl Daemon {
     /// Starts everything; the API serves when this returns.
     pub async fn start(instance: &cli::Instance, start: &cli::Start, ambient: Ambient) -> Result<Self> {
         require_root()?;
+        require_cgroups()?;
         let data = DataDir::new(&instance.data_dir)?;
         let lock = data.lock()?;
         let wishes = node::Wishes { node_name: start.node_name.clone(), ..Default::default() };
@@ -237,6 +238,14 @@ impl Signals {
 fn require_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("running pods needs root; start it with sudo");
+    }
+    Ok(())
+}
+
+fn require_cgroups() -> Result<()> {
+    let layout = node::cgroup::Layout::detect().context("the machine's control groups cannot be read")?;
+    if layout.kind() == node::cgroup::Kind::None {
+        bail!("no control groups are mounted, and pods cannot be limited or ended without; mount them (mount -t cgroup2 cgroup2 /sys/fs/cgroup)");
     }
     Ok(())
 }

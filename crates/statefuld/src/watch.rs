@@ -223,19 +223,31 @@ impl View {
         }
     }
 
-    /// Whether every wanted set exists and its controller has seen its newest spec, with no pod too many.
+    /// Whether every wanted set exists and its controller has carried its newest spec out.
     fn settled(&self, wanted: &Wanted) -> bool {
         wanted.sets.iter().all(|set| self.sets.contains_key(set))
-            && self.sets.iter().filter(|(key, _)| wanted.everything || wanted.sets.contains(key)).all(|(key, set)| {
-                let status = set.status.clone().unwrap_or_default();
-                let replicas = set.spec.replicas.unwrap_or(1);
-                let pods = self.pods.keys().filter(|pod| {
-                    pod.0 == key.0 && ordinal(&pod.1).is_some_and(|(parent, _)| parent == key.1)
-                });
-                status.observed_generation >= set.metadata.generation
-                    && status.update_revision == status.current_revision
-                    && i32::try_from(pods.count()).is_ok_and(|count| count == replicas)
-            })
+            && self
+                .sets
+                .iter()
+                .filter(|(key, _)| wanted.everything || wanted.sets.contains(key))
+                .all(|(key, set)| self.set_settled(key, set))
+    }
+
+    fn set_settled(&self, key: &Key, set: &StatefulSet) -> bool {
+        let status = set.status.clone().unwrap_or_default();
+        let replicas = set.spec.replicas.unwrap_or(1);
+        let strategy = set.spec.update_strategy.clone().unwrap_or_default();
+        let partition = strategy.rolling_update.and_then(|r| r.partition).unwrap_or(0);
+        let to_update = match strategy.type_.as_deref() {
+            // A person deletes the old ones.
+            Some("OnDelete") => 0,
+            _ => replicas.saturating_sub(partition).max(0),
+        };
+        let of_set = |pod: &&Key| pod.0 == key.0 && ordinal(&pod.1).is_some_and(|(parent, _)| parent == key.1);
+        let pods = self.pods.keys().filter(of_set).count();
+        status.observed_generation >= set.metadata.generation
+            && status.updated_replicas.unwrap_or(0) >= to_update
+            && i32::try_from(pods).is_ok_and(|count| count == replicas)
     }
 }
 

@@ -91,6 +91,15 @@ fn e2e_a_machine_that_cannot_is_told_what_to_do() {
         .expect("setpriv runs");
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(!output.status.success() && error.contains("root"), "{error}");
+    // No control groups.
+    let line = "umount -R -l /sys/fs/cgroup; exec \"$0\" up --listen 127.0.0.1:0 --data-dir \"$1\"";
+    let output = std::process::Command::new("unshare")
+        .args(["--mount", "/bin/sh", "-c", line, env!("CARGO_BIN_EXE_statefuld")])
+        .arg(readable.path().join("data"))
+        .output()
+        .expect("unshare runs");
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success() && error.contains("no control groups") && error.contains("mount"), "{error}");
 }
 
 #[test]
