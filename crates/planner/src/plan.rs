@@ -135,16 +135,16 @@ pub fn plan(observed: &Observed, now: Millis) -> Plan {
     let (members, mut prologue) = claim(observed);
     let choice = revision::choose(observed);
     prologue.revision.clone_from(&choice.act);
-    let status = status::count(set, members.iter().copied(), &choice.current.name, &choice.update.name, now);
+    // Of a set that goes no revision is written, so the status speaks of those that were.
+    let (current, update) = match (&choice.act, set.deleting) {
+        (Some(_), true) => (&set.status.current_revision, &set.status.update_revision),
+        _ => (&choice.current.name, &choice.update.name),
+    };
+    let status = status::count(set, members.iter().copied(), current, update, now);
     let view = View::new(observed, &members, &choice, now);
     if set.deleting {
         // The garbage collector removes the pods. Nothing is made, revisions included.
         prologue.revision = None;
-        let mut status = status;
-        if choice.act.is_some() {
-            status.update_revision.clone_from(&set.status.update_revision);
-            status.current_revision.clone_from(&set.status.current_revision);
-        }
         let reasons = reason::deleting(&view);
         return Plan { prologue, phases: Vec::new(), status, surplus: Vec::new(), look_again: None, reasons };
     }

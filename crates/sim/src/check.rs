@@ -149,10 +149,10 @@ fn moved(view: &Observed, status: &planner::Status) -> Result<(), String> {
     if !view.revisions.iter().any(|r| r.name == before.current_revision) {
         return Ok(());
     }
-    let pods = view.pods.iter().filter(|m| is_member(view, m));
-    let done = pods.clone().all(|m| m.pod.revision.as_ref() == Some(&status.update_revision));
-    let count = i32::try_from(pods.count()).unwrap_or(0);
-    require(done && count == view.set.replicas, || "currentRevision moved before every pod was updated".into())
+    // Orphans may have turned out to be gone when they were to be adopted.
+    let mut pods = view.pods.iter().filter(|m| is_member(view, m) && ours(view, &m.pod));
+    let done = pods.all(|m| m.pod.revision.as_ref() == Some(&status.update_revision));
+    require(done, || "currentRevision moved before every pod was updated".into())
 }
 
 fn at_work(view: &Observed) -> Result<(), String> {

@@ -263,7 +263,8 @@ impl Life {
             return Ok(lost);
         }
         self.note(&format!("{:?}", request.call));
-        check::call(&work.view, work.now, &self.world, &request.call)?;
+        check::call(&work.view, work.now, &self.world, &request.call)
+            .map_err(|e| format!("{e}; seen: {}; pods as seen: {:#?}", self.summary(), work.view.pods))?;
         let answer = self.world.apply(&request.call);
         match &answer {
             Answer::Failed(failure) => self.note(&format!("  refused: {}", failure.message)),
