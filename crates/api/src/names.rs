@@ -189,7 +189,7 @@ pub fn port_name(text: &str) -> Vec<String> {
         errors.push("must contain only alpha-numeric characters (a-z, 0-9), and hyphens (-)".into());
     }
     if !text.bytes().any(|c| c.is_ascii_lowercase()) {
-        errors.push("must contain at least one letter (a-z)".into());
+        errors.push("must contain at least one letter or number (a-z, 0-9)".into());
     }
     if text.contains("--") {
         errors.push("must not contain consecutive hyphens".into());
@@ -318,7 +318,7 @@ mod tests {
     #[test]
     fn ports_and_keys() {
         assert!(port_name("peer-2").is_empty());
-        assert_eq!(port_name("123"), ["must contain at least one letter (a-z)"]);
+        assert_eq!(port_name("123"), ["must contain at least one letter or number (a-z, 0-9)"]);
         assert!(!port_number(0).is_empty());
         assert_eq!(config_map_key(".."), ["must not be '..'"]);
         assert!(env_var_name("1 weird-but.fine").is_empty());

@@ -486,9 +486,10 @@ pub fn quote(text: &str) -> String {
     out
 }
 
-/// A value as sentences show it: texts quoted, the rest as JSON.
+/// A value as sentences show it: texts (and, as upstream has it, null) quoted, the rest as JSON.
 fn show(value: &Value) -> String {
     match value {
+        Value::Null => quote("null"),
         Value::String(text) => quote(text),
         other => other.to_string(),
     }
@@ -534,7 +535,7 @@ mod tests {
             FieldError::not_supported("spec.type", "x", &["A", "B"]).body(),
             "Unsupported value: \"x\": supported values: \"A\", \"B\""
         );
-        assert_eq!(FieldError::new(ErrorKind::Invalid, "a", Some(Value::Null), "").body(), "Invalid value: null");
+        assert_eq!(FieldError::new(ErrorKind::Invalid, "a", Some(Value::Null), "").body(), "Invalid value: \"null\"");
     }
 
     #[test]
