@@ -2,6 +2,11 @@
 //!
 //! | module | holds | runs in |
 //! |---|---|---|
+//! | [`agent`] | from the API to running pods and back: the life of each pod, the node object, logs and exec | agent |
+//! | [`network`] | bridge, interfaces, sticky addresses, name files | agent |
+//! | [`volume`] | from a manifest's volumes to paths | agent |
+//! | [`probe`] | when to ask a container how it is, and what the answer means | agent |
+//! | [`config`] | names and address range of a node, chosen once | agent |
 //! | [`shim`] | one process per pod: container start, restart, stop, logs, exec; its protocol and its client | shim, agent |
 //! | [`container`] | namespaces, roots, mounts, credentials: from a description to a running program | shim |
 //! | [`cgroup`] | limits, whole-pod kill, OOM counts on cgroup v1, hybrid and v2 | shim, agent |
@@ -17,8 +22,10 @@ pub mod config;
 pub mod container;
 pub mod log;
 pub mod network;
+pub mod probe;
 pub mod sample;
 pub mod shim;
 pub mod sys;
+pub mod volume;
 
 pub use config::{Config, Wishes};

@@ -165,9 +165,8 @@ impl Daemon {
         }
         let mut stopped = Ok(());
         if !keep_pods {
-            let client = in_process(&self.api, Identity::node(&self.node.node_name));
             tokio::select! {
-                result = node::agent::stop_pods(Some(&client), &self.node, None, &self.ambient) => {
+                result = node::agent::stop_pods(&self.node, None, &self.ambient) => {
                     stopped = result.context("not all pods could be stopped");
                 }
                 _ = signals.next() => {

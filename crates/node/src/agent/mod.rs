@@ -1,37 +1,411 @@
-//! The node agent.
+//! The node agent: makes the pods that are bound to its node run, and says how they are.
+//!
+//! ```text
+//!   API ── watch pods of this node ──▶ agent ── one task per pod ──▶ [`worker`] ──▶ shim, network, volumes
+//!    ▲                                   │                              │
+//!    │◀── node object, lease ── [`register`]                            │ states, probe reports
+//!    │◀── status of each pod ── [`report`] ◀── [`status`] (pure) ◀──────┘
+//!    │◀── events ────────────── [`events`]
+//!    └─── services, slices ───▶ [`names`] ──▶ node-dns
+//! ```
+//!
+//! | module | holds |
+//! |---|---|
+//! | [`worker`], `follow`, `leave` | a pod's life, from seen to gone |
+//! | [`translate`], [`env`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
+//! | [`status`], [`report`], [`events`] | what the API is told |
+//! | [`register`], [`machine`] | the node itself |
+//! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
+//! | `names`, `reclaim` | the name server; data of released volumes |
+//! | [`stop`] | stopping a node while its objects stay |
+//!
+//! The agent may die at any moment. What it needs afterwards is on disk before it acts (addresses, pod
+//! folders) or in the API; what runs goes on in the shims.
 
+pub mod env;
+pub mod events;
+pub mod fields;
+mod follow;
+pub mod handler;
+mod leave;
+pub mod logs;
+pub mod machine;
+mod names;
+pub mod quantity;
+mod reclaim;
+pub mod register;
+pub mod report;
+pub mod sources;
+pub mod status;
+pub mod stop;
+pub mod translate;
+pub mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ambient::Ambient;
+use futures::StreamExt as _;
+use k8s_openapi::api::core::v1::Pod;
+use kube::runtime::{WatchStreamExt as _, watcher};
+use kube::{Api, ResourceExt};
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::sync::{Mutex, OnceCell, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
+use crate::container::sample;
+use crate::network::{self, Addresses, Network, addresses};
+use crate::shim::SealedExe;
+use crate::shim::spec::ShimSpec;
+use crate::volume::LocalVolumes;
+use events::Events;
+pub use stop::stop_pods;
+use worker::{Identity, Worker};
 
-/// Runs the agent of one node until `term` is cancelled. Pods go on running when it returns.
+/// Pause between tries to register while the API is not there yet.
+const REGISTER_RETRY: Duration = Duration::from_millis(200);
+
+/// Runs the agent of one node until `term` is cancelled. Pods go on running when it returns, and the next agent
+/// finds them.
 pub async fn run<C>(
-    _client: kube::Client,
-    _config: Config,
-    _conn: C,
+    client: kube::Client,
+    config: Config,
+    conn: C,
     term: CancellationToken,
-    _ambient: Ambient,
+    ambient: Ambient,
 ) -> Result<(), Error>
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    term.cancelled().await;
+    run_with(client, config, conn, term, ambient, None).await
+}
+
+/// [`run`], with the program that shims, the name server and the built-in image are made from; the running one where
+/// none is given.
+pub async fn run_with<C>(
+    client: kube::Client,
+    config: Config,
+    conn: C,
+    term: CancellationToken,
+    ambient: Ambient,
+    program: Option<PathBuf>,
+) -> Result<(), Error>
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    // A token of our own: workers end when this function does, for whatever reason.
+    let term = term.child_token();
+    let _end = term.clone().drop_guard();
+    let shared = Shared::new(client, config, ambient, term, program).await?;
+    let mut tasks = JoinSet::new();
+    tasks.spawn(warm_up(shared.clone()));
+    tasks.spawn(names::run(shared.clone()));
+    tasks.spawn(reclaim::run(shared.clone()));
+    tasks.spawn(register_and_keep(shared.clone()));
+    tasks.spawn(serve(shared.clone(), conn));
+    Pods::new(shared).run().await;
+    while tasks.join_next().await.is_some() {}
     Ok(())
 }
 
-/// Stops every pod of the node from the top ordinal, each within its grace period; the objects stay.
-pub async fn stop_pods(_client: Option<&kube::Client>, _config: &Config, _limit: Option<Duration>, _ambient: &Ambient) -> Result<(), Error> {
-    Ok(())
+/// What all tasks of one agent share.
+pub struct Shared {
+    pub(crate) client: kube::Client,
+    pub(crate) config: Config,
+    pub(crate) ambient: Ambient,
+    pub(crate) term: CancellationToken,
+    pub(crate) network: Network,
+    pub(crate) addresses: Arc<Mutex<Addresses>>,
+    pub(crate) local: LocalVolumes,
+    pub(crate) events: Events,
+    /// The machine's own address.
+    pub(crate) host: Ipv4Addr,
+    program: Option<PathBuf>,
+    exe: OnceCell<SealedExe>,
+    sample: OnceCell<Sample>,
+}
+
+impl std::fmt::Debug for Shared {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
+    }
+}
+
+/// The built-in image on this node.
+#[derive(Debug)]
+pub(crate) struct Sample {
+    /// Its root.
+    pub(crate) folder: PathBuf,
+    /// Its identity.
+    pub(crate) id: String,
+}
+
+impl Shared {
+    async fn new(
+        client: kube::Client,
+        config: Config,
+        ambient: Ambient,
+        term: CancellationToken,
+        program: Option<PathBuf>,
+    ) -> Result<Arc<Self>, Error> {
+        for dir in [config.pods_dir(), config.node_dir().join("logs"), config.node_dir().join("images")] {
+            std::fs::create_dir_all(&dir).map_err(|source| Error::Folder { path: dir.clone(), source })?;
+        }
+        stop::clear(&config);
+        let addresses = Addresses::open(&config.node_dir().join("addresses"), config.pod_cidr)?;
+        let network = Network::ensure(&config).await?;
+        Ok(Arc::new(Self {
+            events: Events::start(client.clone(), &config.node_name, ambient.clone()),
+            local: LocalVolumes::new(config.volumes_dir()),
+            host: machine::address().unwrap_or(config.gateway),
+            addresses: Arc::new(Mutex::new(addresses)),
+            exe: OnceCell::new(),
+            sample: OnceCell::new(),
+            client,
+            config,
+            ambient,
+            term,
+            network,
+            program,
+        }))
+    }
+
+    /// The sealed copy of the program; made at the first call.
+    pub(crate) async fn exe(&self) -> Result<&SealedExe, std::io::Error> {
+        let make = || async {
+            let program = self.program.clone();
+            let job = move || match program {
+                Some(path) => SealedExe::from_path(&path),
+                None => SealedExe::from_self(),
+            };
+            tokio::task::spawn_blocking(job).await.expect("copying does not panic")
+        };
+        self.exe.get_or_try_init(make).await
+    }
+
+    /// The built-in image; laid out at the first call.
+    pub(crate) async fn sample(&self) -> Result<&Sample, std::io::Error> {
+        let make = || async {
+            let exe = self.exe().await?.clone();
+            let images = self.config.node_dir().join("images");
+            let job = move || {
+                let folder = sample::materialise(&images, &exe)?;
+                Ok(Sample { folder, id: format!("{}@sha256:{}", translate::SAMPLE_IMAGE, exe.sha256()?) })
+            };
+            tokio::task::spawn_blocking(job).await.expect("laying out does not panic")
+        };
+        self.sample.get_or_try_init(make).await
+    }
+
+    /// Identity of the built-in image, once it is laid out.
+    pub(crate) fn sample_id(&self) -> &str {
+        self.sample.get().map_or("", |s| s.id.as_str())
+    }
+}
+
+/// What the first pod would have to wait for.
+async fn warm_up(shared: Arc<Shared>) {
+    if let Err(error) = shared.sample().await {
+        tracing::warn!(%error, "the built-in image is not laid out yet");
+    }
+}
+
+async fn register_and_keep(shared: Arc<Shared>) {
+    let host = shared.host.to_string();
+    let node = loop {
+        match register::register(&shared.client, &shared.config, &host, &shared.ambient).await {
+            Ok(node) => break node,
+            Err(error) => tracing::warn!(%error, "the node was not registered; trying again"),
+        }
+        tokio::select! {
+            () = tokio::time::sleep(REGISTER_RETRY) => {}
+            () = shared.term.cancelled() => return,
+        }
+    };
+    let (sent, _) = watch::channel(None);
+    let (client, config) = (shared.client.clone(), shared.config.clone());
+    register::keep(client, config, host, node, shared.ambient.clone(), sent, shared.term.clone()).await;
+}
+
+/// Answers what the API server asks, until the connection or the agent ends.
+async fn serve<C>(shared: Arc<Shared>, conn: C)
+where
+    C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
+{
+    let handler = Arc::new(handler::Handler::new(shared.config.clone()));
+    tokio::select! {
+        ended = nodeconn::serve(conn, handler) => match ended {
+            Ok(()) => tracing::debug!("the API server closed its connection"),
+            Err(error) => tracing::warn!(%error, "the connection to the API server broke"),
+        },
+        () = shared.term.cancelled() => {}
+    }
+}
+
+/// The pods of the node, each with its worker.
+struct Pods {
+    shared: Arc<Shared>,
+    workers: JoinSet<String>,
+    /// What each worker is told, by uid.
+    running: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>>,
+    /// The uid that has a name now, by `namespace/name`.
+    named: BTreeMap<String, String>,
+}
+
+impl Pods {
+    fn new(shared: Arc<Shared>) -> Self {
+        Self { shared, workers: JoinSet::new(), running: BTreeMap::new(), named: BTreeMap::new() }
+    }
+
+    /// Follows the pods of the node until the agent ends, then waits for the workers.
+    async fn run(mut self) {
+        let api: Api<Pod> = Api::all(self.shared.client.clone());
+        let only = format!("spec.nodeName={}", self.shared.config.node_name);
+        let mut events = std::pin::pin!(watcher(api, watcher::Config::default().fields(&only)).default_backoff());
+        let term = self.shared.term.clone();
+        let mut listed: Option<Vec<Pod>> = None;
+        let mut first = true;
+        loop {
+            tokio::select! {
+                event = events.next() => match event {
+                    Some(Ok(watcher::Event::Init)) => listed = Some(Vec::new()),
+                    Some(Ok(watcher::Event::InitApply(pod))) => listed.get_or_insert_default().push(pod),
+                    Some(Ok(watcher::Event::InitDone)) => {
+                        self.take_list(listed.take().unwrap_or_default(), std::mem::take(&mut first));
+                    }
+                    Some(Ok(watcher::Event::Apply(pod))) => self.apply(pod, None),
+                    Some(Ok(watcher::Event::Delete(pod))) => self.forget(&pod.uid().unwrap_or_default()),
+                    Some(Err(error)) => tracing::debug!(%error, "the watch of pods broke; going on"),
+                    None => break,
+                },
+                Some(ended) = self.workers.join_next() => self.ended(ended),
+                () = term.cancelled() => break,
+            }
+        }
+        while let Some(ended) = self.workers.join_next().await {
+            self.ended(ended);
+        }
+    }
+
+    /// A list replaces what was known. Pods of a set are brought up from the lowest ordinal, each after the first try
+    /// of the one before it.
+    fn take_list(&mut self, mut pods: Vec<Pod>, first: bool) {
+        let there: BTreeSet<String> = pods.iter().filter_map(ResourceExt::uid).collect();
+        let gone: Vec<String> = self.running.keys().filter(|uid| !there.contains(*uid)).cloned().collect();
+        for uid in gone {
+            self.forget(&uid);
+        }
+        pods.sort_by_key(|p| {
+            let name = p.name_any();
+            let (set, ordinal) = stop::split_ordinal(&name);
+            (p.namespace(), set.to_owned(), ordinal)
+        });
+        let mut previous: Option<((String, String), oneshot::Receiver<()>)> = None;
+        for pod in pods {
+            let name = pod.name_any();
+            let set = (pod.namespace().unwrap_or_default(), stop::split_ordinal(&name).0.to_owned());
+            let after = previous.take().filter(|(before, _)| *before == set).map(|(_, tried)| tried);
+            let (tell, tried) = oneshot::channel();
+            self.apply(pod, Some((after, tell)));
+            previous = Some((set, tried));
+        }
+        if first {
+            self.adopt_orphans(&there);
+        }
+    }
+
+    /// Tells a pod's worker its newest version; starts one where there is none.
+    fn apply(&mut self, pod: Pod, order: Option<(Option<oneshot::Receiver<()>>, oneshot::Sender<()>)>) {
+        let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
+        let id = Identity { namespace, name: pod.name_any(), uid: uid.clone() };
+        // The name belongs to another uid by now: the old one has to go, although its end was not seen.
+        let key = format!("{}/{}", id.namespace, id.name);
+        if let Some(before) = self.named.insert(key, uid.clone())
+            && before != uid
+        {
+            self.forget(&before);
+        }
+        let pod = Arc::new(pod);
+        match self.running.get(&uid) {
+            Some(tell) => _ = tell.send_replace(Some(pod)),
+            None => self.start(id, Some(pod), order),
+        }
+    }
+
+    fn start(
+        &mut self,
+        id: Identity,
+        pod: Option<Arc<Pod>>,
+        order: Option<(Option<oneshot::Receiver<()>>, oneshot::Sender<()>)>,
+    ) {
+        let (tell, told) = watch::channel(pod);
+        let uid = id.uid.clone();
+        let mut worker = Worker::new(self.shared.clone(), id, told);
+        if let Some((after, before)) = order {
+            worker.after = after;
+            worker.before = Some(before);
+        }
+        self.running.insert(uid.clone(), tell);
+        self.workers.spawn(async move {
+            worker.run().await;
+            uid
+        });
+    }
+
+    /// The object is gone: whatever still runs of it must go too.
+    fn forget(&mut self, uid: &str) {
+        if let Some(tell) = self.running.get(uid) {
+            tell.send_replace(None);
+        }
+    }
+
+    fn ended(&mut self, ended: Result<String, tokio::task::JoinError>) {
+        match ended {
+            Ok(uid) => {
+                self.running.remove(&uid);
+                self.named.retain(|_, named| *named != uid);
+            }
+            Err(error) => tracing::error!(%error, "a pod's task failed; its pod is looked after again when the agent restarts"),
+        }
+    }
+
+    /// What earlier agents left of pods that are no longer there is stopped and cleared away.
+    fn adopt_orphans(&mut self, there: &BTreeSet<String>) {
+        for entry in std::fs::read_dir(self.shared.config.pods_dir()).into_iter().flatten().flatten() {
+            let Some(uid) = entry.file_name().to_str().map(str::to_owned) else { continue };
+            if there.contains(&uid) || self.running.contains_key(&uid) {
+                continue;
+            }
+            let id = match ShimSpec::read(&entry.path()) {
+                Ok(spec) => Identity { namespace: spec.namespace, name: spec.name, uid },
+                // It never got so far as to run anything.
+                Err(_) => Identity { namespace: String::new(), name: String::new(), uid },
+            };
+            self.start(id, None, None);
+        }
+    }
 }
 
 /// Why an agent cannot run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
+    /// A folder of the node cannot be made. Check owner and space.
+    #[error("cannot make {}: {source}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
     /// The node's network could not be made.
     #[error(transparent)]
-    Network(#[from] crate::network::Error),
+    Network(#[from] network::Error),
+    /// The record of addresses cannot be used.
+    #[error(transparent)]
+    Addresses(#[from] addresses::Error),
 }

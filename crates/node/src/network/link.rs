@@ -139,16 +139,38 @@ impl std::fmt::Debug for Netlink {
 
 /// Runs on a thread that ends right after, because it changes that thread's namespace.
 fn connect_inside(pid: i32, runtime: &tokio::runtime::Handle) -> Result<rtnetlink::Handle, Error> {
-    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).map_err(|_| Error::NoSuchPod(pid))?;
-    rustix::thread::move_into_link_name_space(
-        namespace.as_fd(),
-        Some(rustix::thread::LinkNameSpaceType::Network),
-    )
-    .map_err(|errno| Error::Socket(errno.into()))?;
+    enter(pid).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::NoSuchPod(pid),
+        _ => Error::Socket(error),
+    })?;
     let _guard = runtime.enter();
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
     runtime.spawn(connection);
     Ok(handle)
+}
+
+/// A connection to the loopback of that process's namespace, IPv4 first. Made on a thread of its own, as [`Netlink::inside`] is.
+pub(super) async fn connect_loopback(pid: i32, port: u16) -> std::io::Result<tokio::net::TcpStream> {
+    const LIMIT: std::time::Duration = std::time::Duration::from_secs(5);
+    let (tell, told) = tokio::sync::oneshot::channel();
+    std::thread::Builder::new().name("netns".into()).spawn(move || {
+        let connect = || {
+            enter(pid)?;
+            let try_one = |ip: std::net::IpAddr| std::net::TcpStream::connect_timeout(&(ip, port).into(), LIMIT);
+            try_one(Ipv4Addr::LOCALHOST.into()).or_else(|e| try_one(std::net::Ipv6Addr::LOCALHOST.into()).map_err(|_| e))
+        };
+        let _ = tell.send(connect());
+    })?;
+    let stream = told.await.map_err(|_| std::io::Error::other("the connecting thread ended"))??;
+    stream.set_nonblocking(true)?;
+    tokio::net::TcpStream::from_std(stream)
+}
+
+/// Moves this thread into that process's network namespace.
+fn enter(pid: i32) -> std::io::Result<()> {
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net"))?;
+    let kind = Some(rustix::thread::LinkNameSpaceType::Network);
+    Ok(rustix::thread::move_into_link_name_space(namespace.as_fd(), kind)?)
 }
 
 fn is_errno(error: &rtnetlink::Error, errno: i32) -> bool {

@@ -91,14 +91,26 @@ impl Network {
 }
 
 /// Takes a bridge away by name, if it is there and nothing hangs on it. Answers whether it is gone.
+///
+/// The interfaces of pods that ended just now linger for a moment, so it looks more than once.
 pub async fn remove_bridge(config: &Config) -> Result<bool, Error> {
+    const LOOKS: u32 = 50;
+    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
     let netlink = link::Netlink::here()?;
     let Some(found) = netlink.find(&config.bridge).await? else { return Ok(true) };
-    if netlink.has_port(found.header.index).await? {
-        return Ok(false);
+    for _ in 0..LOOKS {
+        if !netlink.has_port(found.header.index).await? {
+            netlink.delete(found.header.index).await?;
+            return Ok(true);
+        }
+        tokio::time::sleep(PAUSE).await;
     }
-    netlink.delete(found.header.index).await?;
-    Ok(true)
+    Ok(false)
+}
+
+/// A connection to a port of a pod's own loopback, found through its shim's process.
+pub async fn connect_inside(shim_pid: i32, port: u16) -> Result<tokio::net::TcpStream, std::io::Error> {
+    link::connect_loopback(shim_pid, port).await
 }
 
 /// A locally administered MAC that carries the address, so that neighbours' caches stay right when a pod

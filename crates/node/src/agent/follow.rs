@@ -1,0 +1,241 @@
+//! A running pod: its shim's states and its probes' reports become statuses, events and restarts.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Container, Pod};
+use tokio::sync::mpsc;
+
+use super::status::Health;
+use super::translate::{self, DEFAULT_GRACE_S};
+use super::worker::Worker;
+use crate::probe::run::{Report, Running, Subject};
+use crate::probe::{Kind, Verdict};
+use crate::shim::Shim;
+use crate::shim::client::{Changes, ClientError};
+use crate::shim::state::{Phase, PodState, Status};
+
+/// Reports of probes that wait for the worker.
+const REPORTS: usize = 32;
+/// How often a broken connection to a shim is tried again before the shim counts as dead.
+const RECONNECTS: u32 = 5;
+
+/// Why following ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follow {
+    /// The pod is to be deleted, or its object is gone.
+    Leaving,
+    /// The shim is dead.
+    Lost,
+    /// Everything ended by itself.
+    Over,
+    /// The agent ends; the pod goes on.
+    AgentEnds,
+}
+
+impl Worker {
+    /// Follows the pod until something has to be decided.
+    pub(super) async fn follow(&mut self, shim: &Shim) -> Follow {
+        let (reports, mut incoming) = mpsc::channel(REPORTS);
+        let mut probes: BTreeMap<String, Running> = BTreeMap::new();
+        let mut broken = 0;
+        loop {
+            let mut changes = match shim.subscribe().await {
+                Ok(changes) => changes,
+                Err(error) if self.is_dead(&error, &mut broken).await => return Follow::Lost,
+                Err(_) => continue,
+            };
+            let ended = self.follow_connection(shim, &mut changes, &mut probes, &reports, &mut incoming).await;
+            if let Some(ended) = ended {
+                return ended;
+            }
+            broken += 1;
+            if broken > RECONNECTS {
+                return Follow::Lost;
+            }
+        }
+    }
+
+    async fn follow_connection(
+        &mut self,
+        shim: &Shim,
+        changes: &mut Changes,
+        probes: &mut BTreeMap<String, Running>,
+        reports: &mpsc::Sender<Report>,
+        incoming: &mut mpsc::Receiver<Report>,
+    ) -> Option<Follow> {
+        let term = self.shared.term.clone();
+        loop {
+            if self.must_leave() {
+                return Some(Follow::Leaving);
+            }
+            tokio::select! {
+                state = changes.next() => match state {
+                    Ok(Some(state)) => {
+                        if self.take_state(shim, state, probes, reports) {
+                            return Some(Follow::Over);
+                        }
+                    }
+                    Ok(None) | Err(_) => return None,
+                },
+                Some(report) = incoming.recv() => self.take_report(shim, report).await,
+                changed = self.pod.changed() => match changed {
+                    Ok(()) => self.publish(),
+                    Err(_) => return Some(Follow::AgentEnds),
+                },
+                () = term.cancelled() => return Some(Follow::AgentEnds),
+            }
+        }
+    }
+
+    /// Whether the shim is gone. One that cannot be asked is tried a few times: it may be busy.
+    async fn is_dead(&self, error: &ClientError, broken: &mut u32) -> bool {
+        *broken += 1;
+        if matches!(error, ClientError::Unreachable { .. }) || *broken > RECONNECTS {
+            return true;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        self.shared.term.is_cancelled()
+    }
+
+    /// Takes a new state of the shim. Answers whether everything has ended.
+    fn take_state(
+        &mut self,
+        shim: &Shim,
+        state: PodState,
+        probes: &mut BTreeMap<String, Running>,
+        reports: &mpsc::Sender<Report>,
+    ) -> bool {
+        let Some(pod) = self.object() else { return false };
+        let spec = pod.spec.clone().unwrap_or_default();
+        for container in translate::containers(&spec) {
+            let Some(now) = state.container(&container.name) else { continue };
+            self.tell_events(&pod, container, &state);
+            if !now.state.is_running() {
+                probes.remove(&container.name);
+                continue;
+            }
+            if probes.get(&container.name).is_some_and(|p| p.run() == now.id) {
+                continue;
+            }
+            let health = self.first_health(container, &now.id);
+            let subject = Subject {
+                shim: shim.clone(),
+                address: self.address.unwrap_or(self.shared.host),
+                run: now.id.clone(),
+                started: self.started_on_our_clock(&now.state),
+                startup_done: health.started,
+            };
+            self.health.insert(container.name.clone(), health);
+            let running = Running::start(container, &subject, &self.shared.ambient, reports);
+            probes.insert(container.name.clone(), running);
+        }
+        let over = state.phase == Phase::Finished;
+        self.state = Some(state);
+        self.publish();
+        over
+    }
+
+    /// What holds for a run before its probes have said anything. A run that the API knows keeps what was
+    /// reported last: readiness does not flicker because an agent was replaced.
+    fn first_health(&self, container: &Container, run: &str) -> Health {
+        let known = self.health.get(&container.name).filter(|h| h.run == run);
+        known.cloned().unwrap_or_else(|| Health {
+            run: run.to_owned(),
+            started: container.startup_probe.is_none(),
+            ready: container.readiness_probe.is_none(),
+        })
+    }
+
+    /// The start of a run on the monotonic clock, which its delays are counted on.
+    fn started_on_our_clock(&self, state: &Status) -> Duration {
+        let now = self.shared.ambient.boottime();
+        let Status::Running { started_at, .. } = state else { return now };
+        let age = self.shared.ambient.now().duration_since(*started_at);
+        now.saturating_sub(Duration::try_from(age).unwrap_or_default())
+    }
+
+    async fn take_report(&mut self, shim: &Shim, report: Report) {
+        let Some(pod) = self.object() else { return };
+        let current = self.state.as_ref().and_then(|s| s.container(&report.container)).map(|c| c.id.clone());
+        if current.as_deref() != Some(&report.run) {
+            // A word about a run that is over.
+            return;
+        }
+        let name = report.container.as_str();
+        if let Some(failure) = &report.failure {
+            let message = format!("{} probe failed: {failure}", report.kind.name());
+            self.shared.events.warning(&pod, Some(name), "Unhealthy", &message);
+        }
+        if let Some(health) = self.health.get_mut(name) {
+            match (report.kind, report.verdict) {
+                (Kind::Readiness, Verdict::Succeeds) => health.ready = true,
+                (Kind::Readiness, Verdict::Fails) => health.ready = false,
+                (Kind::Startup, Verdict::Succeeds) => health.started = true,
+                _ => {}
+            }
+        }
+        self.publish();
+        if report.verdict == Verdict::Fails && report.kind != Kind::Readiness {
+            self.restart(shim, &pod, &report).await;
+        }
+    }
+
+    /// Liveness or startup failed for good.
+    async fn restart(&self, shim: &Shim, pod: &Pod, report: &Report) {
+        let kind = report.kind.name().to_lowercase();
+        let message = format!("Container {} failed {kind} probe, will be restarted", report.container);
+        self.shared.events.normal(pod, Some(&report.container), "Killing", &message);
+        let grace = probe_grace(pod, &report.container, report.kind);
+        if let Err(error) = shim.restart_container(&report.container, grace, &message).await {
+            tracing::warn!(pod = %self.id.name, container = %report.container, %error, "a restart was not begun");
+        }
+    }
+
+    fn tell_events(&self, pod: &Pod, container: &Container, state: &PodState) {
+        let Some(now) = state.container(&container.name) else { return };
+        let before = self.state.as_ref().and_then(|s| s.container(&container.name));
+        let name = Some(container.name.as_str());
+        if now.state.is_running() && before.is_none_or(|b| b.id != now.id) && !self.known_run(&container.name, &now.id) {
+            if before.is_none_or(|b| b.id.is_empty()) {
+                let image = container.image.as_deref().unwrap_or_default();
+                let message = format!("Container image \"{image}\" already present on machine");
+                self.shared.events.normal(pod, name, "Pulled", &message);
+            }
+            let message = format!("Container created: {}", container.name);
+            self.shared.events.normal(pod, name, "Created", &message);
+            let message = format!("Container started: {}", container.name);
+            self.shared.events.normal(pod, name, "Started", &message);
+        }
+        if let Status::Waiting { reason, .. } = &now.state
+            && reason == "CrashLoopBackOff"
+            && before.is_none_or(|b| b.state != now.state)
+        {
+            let (pod_name, namespace) = (&self.id.name, &self.id.namespace);
+            let message = format!(
+                "Back-off restarting failed container {} in pod {pod_name}_{namespace}({})",
+                container.name, self.id.uid
+            );
+            self.shared.events.warning(pod, name, "BackOff", &message);
+        }
+    }
+
+    /// Whether the API knew this run before the agent started.
+    fn known_run(&self, container: &str, run: &str) -> bool {
+        self.state.is_none() && self.health.get(container).is_some_and(|h| h.run == run)
+    }
+}
+
+/// Grace period of a restart: the probe's own, else the pod's.
+fn probe_grace(pod: &Pod, container: &str, kind: Kind) -> Duration {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let found = translate::containers(&spec).find(|c| c.name == container);
+    let probe = found.and_then(|c| match kind {
+        Kind::Startup => c.startup_probe.as_ref(),
+        Kind::Liveness => c.liveness_probe.as_ref(),
+        Kind::Readiness => None,
+    });
+    let own = probe.and_then(|p| p.termination_grace_period_seconds);
+    let seconds = own.or(spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_S);
+    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}

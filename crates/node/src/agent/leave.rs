@@ -1,0 +1,187 @@
+//! The end of a pod: stopped, cleared away, reported gone. In this order, each step until it is done.
+
+use std::time::Duration;
+
+use kube::Api;
+use kube::api::{DeleteParams, Preconditions};
+use k8s_openapi::api::core::v1::Pod;
+
+use super::translate::DEFAULT_GRACE_S;
+use super::worker::Worker;
+use crate::shim::state::{Phase, Status};
+use crate::shim::{self, Shim};
+use crate::volume;
+
+/// Beyond the grace period, how long a shim may take to say that everything ended.
+const KILL_MARGIN: Duration = Duration::from_secs(15);
+/// Grace period of a pod whose object was removed by force.
+const FORCED_GRACE: Duration = Duration::from_secs(2);
+/// First pause after a step that failed; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Longest pause after a step that failed.
+const RETRY_MAX: Duration = Duration::from_secs(10);
+
+impl Worker {
+    /// Stops the pod, removes everything of it, and reports it gone. Returns early only where the agent ends.
+    pub(super) async fn leave(mut self, shim: Option<Shim>) {
+        self.before = None;
+        self.leaving = true;
+        if let Some(shim) = shim {
+            self.tell_killing();
+            if !self.stop(&shim).await {
+                return;
+            }
+            self.publish();
+            self.reporter.flush().await;
+            let _ = shim.acknowledge().await;
+        }
+        self.hold = None;
+        self.clear_sandbox().await;
+        if self.shared.term.is_cancelled() {
+            return;
+        }
+        self.clear_folders().await;
+        if self.shared.term.is_cancelled() {
+            return;
+        }
+        self.report_gone().await;
+    }
+
+    /// Waits until everything in the pod has ended. False where the agent ends first.
+    async fn stop(&mut self, shim: &Shim) -> bool {
+        let term = self.shared.term.clone();
+        let mut grace = self.grace();
+        let mut deadline = self.shared.ambient.boottime() + grace;
+        let mut order = true;
+        while let Ok(mut changes) = shim.subscribe().await {
+            if std::mem::take(&mut order) && shim.stop(grace).await.is_err() {
+                break;
+            }
+            loop {
+                let left = (deadline + KILL_MARGIN).saturating_sub(self.shared.ambient.boottime());
+                tokio::select! {
+                    state = changes.next() => match state {
+                        Ok(Some(state)) => {
+                            let finished = state.phase == Phase::Finished;
+                            self.state = Some(state);
+                            if finished {
+                                return true;
+                            }
+                            self.publish();
+                        }
+                        // The connection broke: subscribe again, or find that the shim is dead.
+                        Ok(None) | Err(_) => break,
+                    },
+                    Ok(()) = self.pod.changed() => {
+                        let now = self.grace();
+                        let at = self.shared.ambient.boottime() + now;
+                        if at < deadline {
+                            (grace, deadline) = (now, at);
+                            let _ = shim.stop(grace).await;
+                        }
+                    }
+                    () = tokio::time::sleep(left) => {
+                        tracing::warn!(pod = %self.id.name, "the shim did not end its containers in time; killing what is left");
+                        let _ = shim.kill().await;
+                        return true;
+                    }
+                    () = term.cancelled() => return false,
+                }
+            }
+        }
+        // The shim is dead: what it left is killed with its cgroup.
+        true
+    }
+
+    /// How long the pod may take to end.
+    fn grace(&self) -> Duration {
+        let Some(pod) = self.object() else { return FORCED_GRACE };
+        let asked = pod.metadata.deletion_grace_period_seconds;
+        let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
+        let seconds = asked.or(own).unwrap_or(DEFAULT_GRACE_S);
+        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+    }
+
+    fn tell_killing(&self) {
+        let (Some(pod), Some(state)) = (self.object(), &self.state) else { return };
+        for container in state.containers.iter().filter(|c| matches!(c.state, Status::Running { .. })) {
+            let message = format!("Stopping container {}", container.name);
+            self.shared.events.normal(&pod, Some(&container.name), "Killing", &message);
+        }
+    }
+
+    /// Kills and removes processes and cgroups, until none is left.
+    pub(super) async fn clear_sandbox(&mut self) {
+        let dir = self.dir();
+        if !dir.exists() {
+            return;
+        }
+        let mut wait = RETRY_FIRST;
+        while let Err(error) = shim::cleanup(&dir).await {
+            tracing::warn!(pod = %self.id.name, %error, "a sandbox cannot be removed; trying again");
+            if self.pause(&mut wait).await {
+                return;
+            }
+        }
+    }
+
+    /// Removes mounts, folder, logs and address, until they are gone.
+    async fn clear_folders(&mut self) {
+        let mut wait = RETRY_FIRST;
+        loop {
+            let (dir, config) = (self.dir(), self.shared.config.clone());
+            let logs = config.pod_logs(&self.id.namespace, &self.id.name, &self.id.uid);
+            let removing = tokio::task::spawn_blocking(move || {
+                volume::remove_pod_dir(&dir)?;
+                volume::remove_pod_dir(&logs)
+            });
+            match removing.await.expect("removing does not panic") {
+                Ok(()) => break,
+                Err(error) => tracing::warn!(pod = %self.id.name, %error, "a pod's folder cannot be removed; trying again"),
+            }
+            if self.pause(&mut wait).await {
+                return;
+            }
+        }
+        let mut addresses = self.shared.addresses.clone().lock_owned().await;
+        let uid = self.id.uid.clone();
+        let released = tokio::task::spawn_blocking(move || addresses.release(&uid)).await;
+        if let Err(error) = released.expect("the address record does not panic") {
+            tracing::warn!(pod = %self.id.name, %error, "an address was not freed; it stays unused until the agent restarts");
+        }
+    }
+
+    /// The node's word that nothing of the pod is left. The server drops the object, where it is still there, and the
+    /// holder record.
+    async fn report_gone(&mut self) {
+        if self.id.name.is_empty() {
+            // A folder of a pod that never ran: nobody waits for word of it.
+            return;
+        }
+        let api: Api<Pod> = Api::namespaced(self.shared.client.clone(), &self.id.namespace);
+        let preconditions = Preconditions { uid: Some(self.id.uid.clone()), resource_version: None };
+        let params = DeleteParams::default().grace_period(0).preconditions(preconditions);
+        let mut wait = RETRY_FIRST;
+        loop {
+            match api.delete(&self.id.name, &params).await {
+                Ok(_) => return,
+                // Gone already, or the name is another pod's by now.
+                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
+                Err(error) => tracing::warn!(pod = %self.id.name, %error, "cannot report the pod gone; trying again"),
+            }
+            if self.pause(&mut wait).await {
+                return;
+            }
+        }
+    }
+
+    /// Waits a little longer each time. True where the agent ends.
+    async fn pause(&self, wait: &mut Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(*wait) => {}
+            () = self.shared.term.cancelled() => return true,
+        }
+        *wait = (*wait * 2).min(RETRY_MAX);
+        false
+    }
+}

@@ -1,0 +1,209 @@
+//! The node in the API: its object, its conditions, its lease.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ambient::Ambient;
+use k8s_openapi::api::coordination::v1::Lease;
+use k8s_openapi::api::core::v1::Node;
+use kube::api::{Patch, PatchParams, PostParams};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use super::machine;
+use crate::config::Config;
+
+/// Namespace of the nodes' leases.
+const LEASES: &str = "kube-node-lease";
+/// How long a lease holds.
+pub const LEASE_S: i32 = 40;
+/// How often it is renewed.
+const RENEW_EVERY: Duration = Duration::from_secs(10);
+/// Pause after a failed renewal.
+const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// How often the node's conditions are written although nothing changed.
+const HEARTBEAT: Duration = Duration::from_secs(300);
+/// Most pods that a node takes.
+const MAX_PODS: u32 = 110;
+/// The version of Kubernetes whose behaviour is followed.
+const KUBERNETES: &str = "v1.37.0";
+
+/// Makes the Node object, or brings it up to date, and says Ready.
+pub async fn register(client: &Client, config: &Config, host: &str, ambient: &Ambient) -> Result<Node, kube::Error> {
+    let api: Api<Node> = Api::all(client.clone());
+    let name = &config.node_name;
+    let wanted = object(config);
+    let found = match api.get_opt(name).await? {
+        Some(_) => {
+            let patch = json!({"metadata": wanted["metadata"]});
+            api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await?
+        }
+        None => match api.create(&PostParams::default(), &typed(&wanted)).await {
+            Ok(created) => created,
+            Err(kube::Error::Api(status)) if status.code == 409 => api.get(name).await?,
+            Err(error) => return Err(error),
+        },
+    };
+    let status = status(config, host, &found, ambient);
+    api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await
+}
+
+/// Renews the lease and, now and then, the conditions, until `term`. The moment at which the last acknowledged renewal was
+/// sent, on the monotonic clock, goes to `sent`: the lease holds that long from then, whatever the wall clock does.
+pub async fn keep(
+    client: Client,
+    config: Config,
+    host: String,
+    node: Node,
+    ambient: Ambient,
+    sent: watch::Sender<Option<Duration>>,
+    term: CancellationToken,
+) {
+    let mut spoke = ambient.boottime();
+    loop {
+        let at = ambient.boottime();
+        let pause = match renew(&client, &config, &node, &ambient).await {
+            Ok(()) => {
+                sent.send_replace(Some(at));
+                RENEW_EVERY
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the node's lease was not renewed; trying again");
+                RETRY_AFTER
+            }
+        };
+        if at.saturating_sub(spoke) >= HEARTBEAT {
+            match register(&client, &config, &host, &ambient).await {
+                Ok(_) => spoke = at,
+                Err(error) => tracing::warn!(%error, "the node's conditions were not written; trying again"),
+            }
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            () = term.cancelled() => return,
+        }
+    }
+}
+
+async fn renew(client: &Client, config: &Config, node: &Node, ambient: &Ambient) -> Result<(), kube::Error> {
+    let api: Api<Lease> = Api::namespaced(client.clone(), LEASES);
+    let name = &config.node_name;
+    let now = format!("{:.6}", ambient.now());
+    let renewal = json!({"spec": {"holderIdentity": name, "leaseDurationSeconds": LEASE_S, "renewTime": now}});
+    match api.patch(name, &PatchParams::default(), &Patch::Merge(renewal.clone())).await {
+        Ok(_) => return Ok(()),
+        Err(kube::Error::Api(status)) if status.code == 404 => {}
+        Err(error) => return Err(error),
+    }
+    let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.metadata.uid});
+    let lease = json!({"metadata": {"name": name, "namespace": LEASES, "ownerReferences": [owner]}, "spec": renewal["spec"]});
+    api.create(&PostParams::default(), &typed(&lease)).await.map(drop)
+}
+
+/// The parts of the object that are ours.
+fn object(config: &Config) -> Value {
+    let arch = machine::architecture();
+    let labels = json!({
+        "kubernetes.io/hostname": config.node_name,
+        "kubernetes.io/os": "linux",
+        "kubernetes.io/arch": arch,
+        "beta.kubernetes.io/os": "linux",
+        "beta.kubernetes.io/arch": arch,
+    });
+    let cidr = config.pod_cidr.to_string();
+    json!({
+        "apiVersion": "v1", "kind": "Node",
+        "metadata": {
+            "name": config.node_name,
+            "labels": labels,
+            "annotations": {"statefuld.io/volumes-dir": config.volumes_dir()},
+        },
+        "spec": {"podCIDR": cidr, "podCIDRs": [cidr]},
+    })
+}
+
+fn status(config: &Config, host: &str, found: &Node, ambient: &Ambient) -> Value {
+    let memory = format!("{}Ki", machine::memory_bytes() / 1024);
+    let resources = json!({
+        "cpu": machine::cpus().to_string(),
+        "memory": memory,
+        "pods": MAX_PODS.to_string(),
+        "ephemeral-storage": format!("{}Ki", machine::disk_bytes(&config.data_dir) / 1024),
+    });
+    let now = ambient.now();
+    let old = found.status.as_ref().and_then(|s| s.conditions.as_ref());
+    let since: BTreeMap<&str, String> = old
+        .into_iter()
+        .flatten()
+        .filter_map(|c| Some((c.type_.as_str(), (c.status.clone(), c.last_transition_time.clone()?))))
+        .map(|(kind, (status, time))| (kind, format!("{status}{}", time.0)))
+        .collect();
+    let condition = |kind: &str, status: &str, reason: &str, message: &str| {
+        let before = since.get(kind).and_then(|s| s.strip_prefix(status)).map(str::to_owned);
+        json!({"type": kind, "status": status, "reason": reason, "message": message,
+            "lastHeartbeatTime": seconds(now), "lastTransitionTime": before.unwrap_or_else(|| seconds(now))})
+    };
+    json!({
+        "capacity": resources,
+        "allocatable": resources,
+        "addresses": [
+            {"type": "InternalIP", "address": host},
+            {"type": "Hostname", "address": config.node_name},
+        ],
+        "conditions": [
+            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            condition("Ready", "True", "KubeletReady", "statefuld's node agent is ready"),
+        ],
+        "nodeInfo": {
+            "machineID": machine::machine_id(),
+            "systemUUID": machine::machine_id(),
+            "bootID": machine::boot_id(),
+            "kernelVersion": machine::kernel(),
+            "osImage": machine::os_image(),
+            "containerRuntimeVersion": concat!("statefuld://", env!("CARGO_PKG_VERSION")),
+            "kubeletVersion": format!("{KUBERNETES}+statefuld.{}", env!("CARGO_PKG_VERSION")),
+            "kubeProxyVersion": "",
+            "operatingSystem": "linux",
+            "architecture": machine::architecture(),
+        },
+    })
+}
+
+/// Times of objects have whole seconds.
+fn seconds(at: jiff::Timestamp) -> String {
+    format!("{at:.0}")
+}
+
+fn typed<K: serde::de::DeserializeOwned>(value: &Value) -> K {
+    serde_json::from_value(value.clone()).expect("what this module writes is of the kind that it names")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Wishes;
+
+    #[test]
+    fn object_and_status_are_of_their_kind() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let config = Config::choose(dir.path(), &Wishes::default()).expect("a configuration");
+        let (ambient, _) = Ambient::manual("2026-01-02T03:04:05.678Z".parse().expect("a time"), 1);
+        let mut object = object(&config);
+        let first: Node = typed(&object);
+        object["status"] = status(&config, "192.0.2.2", &first, &ambient);
+        let node: Node = typed(&object);
+        let status = node.status.clone().expect("a status");
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").expect("a condition");
+        assert_eq!(ready.status, "True");
+        assert!(status.capacity.expect("capacity").contains_key("ephemeral-storage"));
+        assert_eq!(node.spec.clone().and_then(|s| s.pod_cidr), Some(config.pod_cidr.to_string()));
+        let (later, _) = Ambient::manual("2026-01-03T00:00:00Z".parse().expect("a time"), 1);
+        let again = super::status(&config, "192.0.2.2", &node, &later);
+        assert_eq!(again["conditions"][3]["lastTransitionTime"], "2026-01-02T03:04:05Z");
+        assert_eq!(again["conditions"][3]["lastHeartbeatTime"], "2026-01-03T00:00:00Z");
+    }
+}

@@ -1,0 +1,104 @@
+//! Writes one pod's status to the API: the newest, as soon as possible, until it is taken.
+//!
+//! A worker never waits for the API to go on with its pod: it leaves the newest status here. What was
+//! overtaken before it was sent is never sent.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use kube::api::{Patch, PatchParams};
+use kube::{Api, Client};
+use serde_json::json;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+/// First wait after a failed write; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(50);
+/// Longest wait after a failed write.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+
+/// The status of one pod on its way to the API. Dropping it gives up what was not sent.
+#[derive(Debug)]
+pub struct Reporter {
+    newest: watch::Sender<Option<Arc<PodStatus>>>,
+    written: watch::Receiver<Option<Arc<PodStatus>>>,
+    task: JoinHandle<()>,
+}
+
+impl Reporter {
+    /// For that pod.
+    pub fn start(client: Client, namespace: &str, name: &str, uid: &str) -> Self {
+        let (newest, incoming) = watch::channel(None);
+        let (outgoing, written) = watch::channel(None);
+        let api: Api<Pod> = Api::namespaced(client, namespace);
+        let task = tokio::spawn(write_all(api, name.to_owned(), uid.to_owned(), incoming, outgoing));
+        Self { newest, written, task }
+    }
+
+    /// Leaves a status to be written. The same again is not written again.
+    pub fn publish(&self, status: PodStatus) {
+        self.newest.send_if_modified(|newest| {
+            if newest.as_deref() == Some(&status) {
+                return false;
+            }
+            *newest = Some(Arc::new(status));
+            true
+        });
+    }
+
+    /// The newest status that was left here.
+    pub fn newest(&self) -> Option<Arc<PodStatus>> {
+        self.newest.borrow().clone()
+    }
+
+    /// Waits until the newest status is written, or the pod is gone.
+    pub async fn flush(&mut self) {
+        let Some(newest) = self.newest() else { return };
+        let same = |written: &Option<Arc<PodStatus>>| written.as_ref().is_some_and(|w| Arc::ptr_eq(w, &newest));
+        // An error means that the writer ended, because the pod is gone.
+        let _ = self.written.wait_for(same).await;
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+async fn write_all(
+    api: Api<Pod>,
+    name: String,
+    uid: String,
+    mut incoming: watch::Receiver<Option<Arc<PodStatus>>>,
+    written: watch::Sender<Option<Arc<PodStatus>>>,
+) {
+    let mut wait = RETRY_FIRST;
+    while incoming.changed().await.is_ok() {
+        loop {
+            let Some(status) = incoming.borrow_and_update().clone() else { break };
+            // The uid makes the server refuse the write where the name belongs to another pod by now.
+            let patch = json!({"metadata": {"uid": uid}, "status": &*status});
+            match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                Ok(_) => {
+                    written.send_replace(Some(status));
+                    wait = RETRY_FIRST;
+                    break;
+                }
+                Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => return,
+                Err(kube::Error::Api(answer)) if answer.code == 422 => {
+                    // The same again would be refused again; the next change may be taken.
+                    tracing::error!(pod = %name, message = %answer.message, "the API refused a status");
+                    written.send_replace(Some(status));
+                    break;
+                }
+                Err(error) => {
+                    tracing::warn!(pod = %name, %error, "a status was not written; trying again");
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}

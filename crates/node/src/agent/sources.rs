@@ -1,0 +1,120 @@
+//! The API objects that a pod's environment and volumes are made of, read before it starts.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::future::try_join_all;
+use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use kube::{Api, Client};
+
+/// What a pod names, as found. What was not found is absent.
+#[derive(Clone, Debug, Default)]
+pub struct Fetched {
+    /// By name.
+    pub config_maps: BTreeMap<String, ConfigMap>,
+    /// By name.
+    pub secrets: BTreeMap<String, Secret>,
+    /// Claims by name, with the volume that each is bound to.
+    pub claims: BTreeMap<String, (PersistentVolumeClaim, Option<PersistentVolume>)>,
+}
+
+/// Names of what a pod needs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Needs {
+    config_maps: BTreeSet<String>,
+    secrets: BTreeSet<String>,
+    claims: BTreeSet<String>,
+}
+
+impl Needs {
+    /// Everything that environment and volumes of the pod name.
+    pub fn of(pod: &Pod) -> Self {
+        let mut needs = Self::default();
+        let Some(spec) = &pod.spec else { return needs };
+        for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
+            needs.add_environment(container);
+        }
+        for volume in spec.volumes.iter().flatten() {
+            needs.config_maps.extend(volume.config_map.iter().map(|c| c.name.clone()));
+            needs.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
+            needs.claims.extend(volume.persistent_volume_claim.iter().map(|c| c.claim_name.clone()));
+            for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
+                needs.config_maps.extend(source.config_map.iter().map(|c| c.name.clone()));
+                needs.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
+            }
+        }
+        needs
+    }
+
+    fn add_environment(&mut self, container: &Container) {
+        for source in container.env_from.iter().flatten() {
+            self.config_maps.extend(source.config_map_ref.iter().map(|c| c.name.clone()));
+            self.secrets.extend(source.secret_ref.iter().map(|s| s.name.clone()));
+        }
+        for source in container.env.iter().flatten().filter_map(|e| e.value_from.as_ref()) {
+            self.config_maps.extend(source.config_map_key_ref.iter().map(|c| c.name.clone()));
+            self.secrets.extend(source.secret_key_ref.iter().map(|s| s.name.clone()));
+        }
+    }
+
+    /// Reads all of it, side by side.
+    pub async fn fetch(&self, client: &Client, namespace: &str) -> Result<Fetched, kube::Error> {
+        let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
+        let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
+        let maps = try_join_all(self.config_maps.iter().map(|name| maps.get_opt(name)));
+        let secrets = try_join_all(self.secrets.iter().map(|name| secrets.get_opt(name)));
+        let claims = try_join_all(self.claims.iter().map(|name| fetch_claim(client, namespace, name)));
+        let (maps, secrets, claims) = futures::try_join!(maps, secrets, claims)?;
+        Ok(Fetched {
+            config_maps: found(&self.config_maps, maps),
+            secrets: found(&self.secrets, secrets),
+            claims: found(&self.claims, claims),
+        })
+    }
+}
+
+fn found<T>(names: &BTreeSet<String>, values: Vec<Option<T>>) -> BTreeMap<String, T> {
+    names.iter().cloned().zip(values).filter_map(|(name, value)| Some((name, value?))).collect()
+}
+
+async fn fetch_claim(
+    client: &Client,
+    namespace: &str,
+    name: &str,
+) -> Result<Option<(PersistentVolumeClaim, Option<PersistentVolume>)>, kube::Error> {
+    let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+    let Some(claim) = claims.get_opt(name).await? else { return Ok(None) };
+    let bound = claim.status.as_ref().and_then(|s| s.phase.as_deref()) == Some("Bound");
+    let volume = claim.spec.as_ref().and_then(|s| s.volume_name.clone()).filter(|v| bound && !v.is_empty());
+    let volume = match volume {
+        Some(volume) => Api::<PersistentVolume>::all(client.clone()).get_opt(&volume).await?,
+        None => None,
+    };
+    Ok(Some((claim, volume)))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn everything_that_is_named_is_needed() {
+        let pod = json!({"spec": {
+            "initContainers": [{"name": "i", "envFrom": [{"configMapRef": {"name": "m1"}}]}],
+            "containers": [{"name": "c", "env": [
+                {"name": "A", "valueFrom": {"secretKeyRef": {"name": "s1", "key": "k"}}},
+                {"name": "B", "valueFrom": {"configMapKeyRef": {"name": "m2", "key": "k"}}}]}],
+            "volumes": [
+                {"name": "1", "configMap": {"name": "m3"}},
+                {"name": "2", "secret": {"secretName": "s2"}},
+                {"name": "3", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "4", "projected": {"sources": [{"secret": {"name": "s3"}}, {"configMap": {"name": "m4"}}]}}]
+        }});
+        let needs = Needs::of(&serde_json::from_value(pod).expect("a pod"));
+        let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
+        let expected =
+            Needs { config_maps: set(&["m1", "m2", "m3", "m4"]), secrets: set(&["s1", "s2", "s3"]), claims: set(&["data"]) };
+        assert_eq!(needs, expected);
+    }
+}

@@ -1,0 +1,210 @@
+//! Statuses in upstream's words.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+fn at(second: i64) -> Timestamp {
+    Timestamp::from_second(second).expect("a time")
+}
+
+fn ended(code: i32) -> Termination {
+    Termination {
+        exit_code: code,
+        signal: None,
+        reason: if code == 0 { "Completed" } else { "Error" }.to_owned(),
+        message: String::new(),
+        started_at: at(1),
+        finished_at: at(2),
+        id: "r0".to_owned(),
+    }
+}
+
+fn container(name: &str, state: Status) -> state::ContainerState {
+    let id = if matches!(state, Status::Waiting { .. }) { "" } else { "r1" };
+    state::ContainerState {
+        name: name.to_owned(),
+        state,
+        last_termination: None,
+        restart_count: 0,
+        id: id.to_owned(),
+        incarnation: 1,
+        log_lines_dropped: 0,
+    }
+}
+
+fn running() -> Status {
+    Status::Running { started_at: at(5), pid: 7 }
+}
+
+fn sandbox(phase: Phase, containers: Vec<state::ContainerState>) -> PodState {
+    PodState {
+        uid: "u".into(),
+        shim_pid: 1,
+        boot_id: "b".into(),
+        sequence: 1,
+        phase,
+        epoch: 1,
+        incarnation: 1,
+        created_at: at(0),
+        containers,
+        warnings: Vec::new(),
+    }
+}
+
+struct Case {
+    spec: Value,
+    status: Value,
+    state: Option<PodState>,
+    ready: bool,
+    hold: Option<Hold>,
+    leaving: bool,
+    carried: BTreeMap<String, Carried>,
+}
+
+impl Case {
+    fn new(state: Option<PodState>) -> Self {
+        let spec = json!({"containers": [{"name": "c", "image": "x"}]});
+        Self { spec, status: json!({}), state, ready: true, hold: None, leaving: false, carried: BTreeMap::new() }
+    }
+
+    fn build(&self) -> PodStatus {
+        let object = json!({"metadata": {"name": "web-0", "uid": "u"}, "spec": self.spec, "status": self.status});
+        let pod: Pod = serde_json::from_value(object).expect("a pod");
+        let health = Health { run: "r1".into(), started: true, ready: self.ready };
+        build(&Facts {
+            pod: &pod,
+            state: self.state.as_ref(),
+            health: &BTreeMap::from([("c".to_owned(), health)]),
+            carried: &self.carried,
+            hold: self.hold.as_ref(),
+            address: Some(Ipv4Addr::new(10, 201, 7, 2)),
+            host: Ipv4Addr::new(192, 0, 2, 2),
+            sample_id: "",
+            leaving: self.leaving,
+            now: at(100),
+        })
+    }
+}
+
+fn ready_of(status: &PodStatus) -> (String, Option<String>) {
+    let found = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").expect("a Ready condition");
+    (found.status.clone(), found.message.clone())
+}
+
+#[test]
+fn running_and_ready() {
+    let status = Case::new(Some(sandbox(Phase::Running, vec![container("c", running())]))).build();
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    assert_eq!(ready_of(&status), ("True".to_owned(), None));
+    assert_eq!(status.pod_ip.as_deref(), Some("10.201.7.2"));
+    let c = &status.container_statuses.expect("statuses")[0];
+    assert_eq!(c.container_id.as_deref(), Some("statefuld://r1"));
+    assert!(c.ready && c.started == Some(true));
+}
+
+#[test]
+fn running_and_not_ready_names_the_container() {
+    let mut case = Case::new(Some(sandbox(Phase::Running, vec![container("c", running())])));
+    case.ready = false;
+    let status = case.build();
+    assert_eq!(ready_of(&status), ("False".to_owned(), Some("containers with unready status: [c]".to_owned())));
+    assert!(!is_ready(&status));
+}
+
+#[test]
+fn health_of_an_earlier_run_does_not_count() {
+    let mut current = container("c", running());
+    current.id = "r2".to_owned();
+    let status = Case::new(Some(sandbox(Phase::Running, vec![current]))).build();
+    assert_eq!(ready_of(&status).0, "False");
+}
+
+#[test]
+fn a_held_pod_is_pending_with_the_reason() {
+    let mut case = Case::new(None);
+    let hold = Hold { container: "c".into(), reason: "ErrImagePull".into(), message: "no".into() };
+    case.hold = Some(hold);
+    let status = case.build();
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    let waiting = status.container_statuses.expect("statuses")[0].state.clone().and_then(|s| s.waiting).expect("waiting");
+    assert_eq!((waiting.reason.as_deref(), waiting.message.as_deref()), (Some("ErrImagePull"), Some("no")));
+}
+
+#[test]
+fn crash_loop_stays_running_with_its_last_end() {
+    let back_off = Status::Waiting { reason: "CrashLoopBackOff".into(), message: "back-off 10s".into() };
+    let mut crashed = container("c", back_off);
+    crashed.last_termination = Some(ended(1));
+    crashed.restart_count = 3;
+    let status = Case::new(Some(sandbox(Phase::Running, vec![crashed]))).build();
+    assert_eq!(status.phase.as_deref(), Some("Running"));
+    let c = &status.container_statuses.expect("statuses")[0];
+    assert_eq!((c.restart_count, c.ready), (3, false));
+    assert_eq!(c.last_state.clone().and_then(|s| s.terminated).map(|t| t.exit_code), Some(1));
+}
+
+#[test]
+fn over_is_failed_or_succeeded_only_where_nothing_restarts() {
+    let over = |code, policy: &str, leaving| {
+        let mut case = Case::new(Some(sandbox(Phase::Finished, vec![container("c", Status::Terminated(ended(code)))])));
+        case.spec["restartPolicy"] = json!(policy);
+        case.leaving = leaving;
+        case.build().phase
+    };
+    assert_eq!(over(0, "Never", false).as_deref(), Some("Succeeded"));
+    assert_eq!(over(3, "Never", false).as_deref(), Some("Failed"));
+    assert_eq!(over(0, "Always", false).as_deref(), Some("Running"));
+    assert_eq!(over(143, "Always", true).as_deref(), Some("Failed"));
+}
+
+#[test]
+fn init_containers_hold_the_pod_pending() {
+    let wait = Status::Waiting { reason: "PodInitializing".into(), message: String::new() };
+    let state = sandbox(Phase::Running, vec![container("i", running()), container("c", wait)]);
+    let mut case = Case::new(Some(state));
+    case.spec["initContainers"] = json!([{"name": "i", "image": "x"}]);
+    let status = case.build();
+    assert_eq!(status.phase.as_deref(), Some("Pending"));
+    let initialized = status.conditions.iter().flatten().find(|c| c.type_ == "Initialized").expect("a condition");
+    assert_eq!(initialized.message.as_deref(), Some("containers with incomplete status: [i]"));
+}
+
+#[test]
+fn times_move_only_with_the_status_and_foreign_conditions_stay() {
+    let mut case = Case::new(Some(sandbox(Phase::Running, vec![container("c", running())])));
+    let time = |t: i64| at(t).to_string();
+    case.status = json!({"startTime": time(3), "conditions": [
+        {"type": "Ready", "status": "True", "lastTransitionTime": time(9)},
+        {"type": "ContainersReady", "status": "False", "lastTransitionTime": time(9)},
+        {"type": "example.org/gate", "status": "False"}]});
+    let status = case.build();
+    let since = |kind: &str| {
+        let found = status.conditions.iter().flatten().find(|c| c.type_ == kind);
+        found.and_then(|c| c.last_transition_time.clone()).map(|t| t.0)
+    };
+    assert_eq!((since("Ready"), since("ContainersReady")), (Some(at(9)), Some(at(100))));
+    assert!(status.conditions.iter().flatten().any(|c| c.type_ == "example.org/gate"));
+    assert_eq!(status.start_time.map(|t| t.0), Some(at(3)));
+}
+
+#[test]
+fn closed_gate_keeps_a_pod_unready() {
+    let mut case = Case::new(Some(sandbox(Phase::Running, vec![container("c", running())])));
+    case.spec["readinessGates"] = json!([{"conditionType": "example.org/gate"}]);
+    let status = case.build();
+    assert_eq!(ready_of(&status).0, "False");
+    assert!(status.conditions.iter().flatten().any(|c| c.type_ == "ContainersReady" && c.status == "True"));
+}
+
+#[test]
+fn a_lost_sandbox_leaves_its_restarts_and_an_unknown_end() {
+    let carried = carry(&sandbox(Phase::Running, vec![container("c", running())]), at(50));
+    assert_eq!(carried["c"].restarts, 1);
+    assert_eq!(carried["c"].last.as_ref().map(|t| t.exit_code), Some(137));
+    let mut case = Case::new(None);
+    case.carried = carried;
+    let c = case.build().container_statuses.expect("statuses")[0].clone();
+    assert_eq!(c.restart_count, 1);
+    assert_eq!(c.last_state.and_then(|s| s.terminated).and_then(|t| t.reason).as_deref(), Some("ContainerStatusUnknown"));
+}

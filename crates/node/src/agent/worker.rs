@@ -1,0 +1,553 @@
+//! One pod's life, driven by one task.
+//!
+//! ```text
+//!                  ┌───────── held: volume, config or image missing ◀────────┐
+//!                  │  (status says why; again after a pause or a change)      │
+//!                  ▼                                                          │
+//!   seen ──▶ bringing up ─────────────────────────────────────────────────────┘
+//!     │        1 what it names is read from the API         nothing made yet: again
+//!     │        2 address recorded (fsync)                   kept, sticky
+//!     │        3 volumes, files, spec.json (fsync)          kept, made again
+//!     │        4 shim launched: sandbox                     cleaned up, again
+//!     │        5 eth0 attached                              cleaned up, again
+//!     │        6 Start
+//!     │          │
+//!     │ living   ▼                      shim lost (killed, machine restarted): what is left is killed,
+//!     └──────▶ following ──────────────▶ new sandbox in place: same uid, address and epoch, incarnation + 1
+//!                │  │
+//!                │  └─ everything ended by itself (restartPolicy) ──▶ over: status Succeeded or Failed is
+//!                │                                                    written, then the sandbox removed
+//!                │ deletion asked for, or the object is gone                        │
+//!                ▼                                                                  ▼
+//!              leaving ◀────────────────────────────────────────────────── (deletion asked for)
+//!                │  Stop with the grace period; a shorter one later shortens it; a silent shim is killed
+//!                │  nothing of it is left: processes, cgroups, mounts, folder, logs, address
+//!                ▼
+//!              gone ── DELETE with grace period 0 and its uid: the node's report that nothing is left
+//! ```
+//!
+//! The worker owns the pod's folder and decides alone. It may die at any moment: everything is found again
+//! from the folder, the address record and the API. While the agent ends (`term`) workers return between
+//! two steps, and the pod goes on without them.
+
+use std::collections::BTreeMap;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP};
+use tokio::sync::{oneshot, watch};
+
+use super::Shared;
+use super::follow::Follow;
+use super::report::Reporter;
+use super::sources::Needs;
+use super::status::{self, Carried, Facts, Health, Hold};
+use super::translate::{self, Inputs, Refusal};
+use crate::network::files::{self, NameSettings};
+use crate::shim::spec::ShimSpec;
+use crate::shim::state::{Phase, PodState};
+use crate::shim::{self, Shim};
+use crate::volume::Place;
+
+/// First pause of a held pod; it doubles.
+const HOLD_FIRST: Duration = Duration::from_millis(250);
+/// Longest pause of a held pod.
+const HOLD_MAX: Duration = Duration::from_secs(60);
+
+/// How often a pod looks whether the node's stop was given up.
+const STOP_POLL: Duration = Duration::from_millis(500);
+
+/// Who a pod is. Known even where its object is gone.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Identity {
+    /// Namespace.
+    pub namespace: String,
+    /// Name.
+    pub name: String,
+    /// Uid.
+    pub uid: String,
+}
+
+/// The task of one pod.
+#[derive(Debug)]
+pub struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) id: Identity,
+    /// The object as last seen; none when it is gone.
+    pub(super) pod: watch::Receiver<Option<Arc<Pod>>>,
+    /// Resolves when the pod that is started before this one has had its first try.
+    pub(super) after: Option<oneshot::Receiver<()>>,
+    /// Dropped when this pod has had its first try.
+    pub(super) before: Option<oneshot::Sender<()>>,
+    pub(super) reporter: Reporter,
+    pub(super) address: Option<Ipv4Addr>,
+    pub(super) state: Option<PodState>,
+    pub(super) health: BTreeMap<String, Health>,
+    pub(super) carried: BTreeMap<String, Carried>,
+    pub(super) hold: Option<Hold>,
+    pub(super) leaving: bool,
+    pub(super) tries: u32,
+}
+
+/// What is there of a pod when its worker starts.
+enum Found {
+    /// Its shim answers.
+    Living(Shim),
+    /// It had a sandbox, or part of one.
+    Remains,
+    /// Nothing.
+    Nothing,
+}
+
+/// How an attempt to bring a pod up ended.
+enum Raised {
+    Up(Shim),
+    Held(Hold),
+    /// Deletion or the agent's end came first.
+    Interrupted,
+    /// The node's pods are being stopped.
+    Forbidden,
+}
+
+impl Worker {
+    /// A worker for that pod.
+    pub fn new(shared: Arc<Shared>, id: Identity, pod: watch::Receiver<Option<Arc<Pod>>>) -> Self {
+        let reporter = Reporter::start(shared.client.clone(), &id.namespace, &id.name, &id.uid);
+        Self {
+            shared,
+            id,
+            pod,
+            after: None,
+            before: None,
+            reporter,
+            address: None,
+            state: None,
+            health: BTreeMap::new(),
+            carried: BTreeMap::new(),
+            hold: None,
+            leaving: false,
+            tries: 0,
+        }
+    }
+
+    /// Drives the pod until it is gone or the agent ends.
+    pub async fn run(mut self) {
+        let mut found = self.find().await;
+        while !self.shared.term.is_cancelled() {
+            if self.must_leave() {
+                return self.leave(found_shim(found)).await;
+            }
+            if self.is_over() && !matches!(found, Found::Living(_)) {
+                self.clear_sandbox().await;
+                self.release_order();
+                self.wait_for_change(None).await;
+                continue;
+            }
+            let shim = match std::mem::replace(&mut found, Found::Remains) {
+                Found::Living(shim) => shim,
+                earlier => match self.bring_up(matches!(earlier, Found::Remains)).await {
+                    Raised::Up(shim) => shim,
+                    Raised::Held(hold) => {
+                        self.be_held(hold).await;
+                        continue;
+                    }
+                    Raised::Interrupted => continue,
+                    Raised::Forbidden => {
+                        self.release_order();
+                        self.wait_for_change(Some(STOP_POLL)).await;
+                        continue;
+                    }
+                },
+            };
+            self.release_order();
+            self.tries = 0;
+            self.hold = None;
+            match self.follow(&shim).await {
+                Follow::Leaving | Follow::AgentEnds => found = Found::Living(shim),
+                Follow::Lost => self.note_lost().await,
+                Follow::Over => self.be_over(&shim).await,
+            }
+        }
+    }
+
+    /// Looks for what an earlier agent left of the pod.
+    async fn find(&mut self) -> Found {
+        let dir = self.dir();
+        self.address = self.shared.addresses.lock().await.of(&self.id.uid);
+        if !dir.exists() {
+            return Found::Nothing;
+        }
+        self.remember_reported();
+        match Shim::connect(&dir).await {
+            Ok(shim) => {
+                self.state = shim.state().await.ok();
+                // It may have been created and never started, when the agent died in between: Start again is harmless,
+                // but without a network it would be wrong.
+                if self.state.as_ref().is_some_and(|s| s.phase == Phase::Created) {
+                    return Found::Remains;
+                }
+                Found::Living(shim)
+            }
+            Err(_) => {
+                self.note_lost().await;
+                Found::Remains
+            }
+        }
+    }
+
+    /// What the API says of earlier ends and of readiness, for a pod that runs on while the agent was away.
+    fn remember_reported(&mut self) {
+        let Some(pod) = self.pod.borrow().clone() else { return };
+        let Some(status) = &pod.status else { return };
+        for reported in status.container_statuses.iter().chain(&status.init_container_statuses).flatten() {
+            let run = reported.container_id.as_deref().and_then(|id| id.rsplit('/').next()).unwrap_or_default();
+            let started = reported.started == Some(true);
+            let health = Health { run: run.to_owned(), started, ready: reported.ready };
+            self.health.insert(reported.name.clone(), health);
+        }
+    }
+
+    /// Its shim is dead: remember how its containers ended.
+    async fn note_lost(&mut self) {
+        let read = PodState::read(&self.dir());
+        match read {
+            Ok(Some(state)) => {
+                // Ended by itself, by its restart policy: that is the end of the pod, not of the sandbox.
+                let by_itself = state.phase == Phase::Finished && self.ends_for_good();
+                self.carried = status::carry(&state, self.shared.ambient.now());
+                self.state = by_itself.then_some(state);
+                self.publish();
+                if by_itself {
+                    self.reporter.flush().await;
+                }
+                self.state = None;
+            }
+            Ok(None) => self.state = None,
+            Err(error) => {
+                tracing::warn!(pod = %self.id.name, %error, "the state of a lost sandbox cannot be read");
+                self.state = None;
+            }
+        }
+        self.health.clear();
+    }
+
+    /// Everything ended by itself: the end is written before the sandbox, which remembers it, is removed.
+    async fn be_over(&mut self, shim: &Shim) {
+        if !self.ends_for_good() {
+            // The node is being stopped, or somebody told the shim to end: up again in place, when that is allowed.
+            let _ = shim.acknowledge().await;
+            self.note_lost().await;
+            return;
+        }
+        self.publish();
+        self.reporter.flush().await;
+        let _ = shim.acknowledge().await;
+        self.clear_sandbox().await;
+    }
+
+    /// The steps of bringing up; see the module's picture.
+    async fn bring_up(&mut self, remains: bool) -> Raised {
+        if let Some(after) = self.after.take() {
+            // Order among pods that start together; readiness does not matter here. An error means "had its try".
+            let _ = after.await;
+        }
+        if self.interrupted() {
+            return Raised::Interrupted;
+        }
+        if super::stop::is_stopping(&self.shared.config) {
+            return Raised::Forbidden;
+        }
+        let incarnation = if remains { self.next_incarnation() } else { 1 };
+        if remains && let Err(error) = shim::cleanup(&self.dir()).await {
+            return Raised::Held(hold("FailedCreatePodSandBox", error.to_string()));
+        }
+        match self.prepare(incarnation).await {
+            Ok(()) => {}
+            Err(hold) => return Raised::Held(hold),
+        }
+        if self.interrupted() {
+            return Raised::Interrupted;
+        }
+        let Some(permit) = super::stop::launch_permit(&self.shared.config) else { return Raised::Forbidden };
+        let launched = self.launch().await;
+        drop(permit);
+        match launched {
+            Ok(shim) => Raised::Up(shim),
+            Err(hold) => {
+                if let Err(error) = shim::cleanup(&self.dir()).await {
+                    tracing::warn!(pod = %self.id.name, %error, "a sandbox that failed cannot be cleaned up yet");
+                }
+                Raised::Held(hold)
+            }
+        }
+    }
+
+    /// Steps 1 to 3: everything that the shim needs, on disk.
+    async fn prepare(&mut self, incarnation: u64) -> Result<(), Hold> {
+        let pod = self.object().ok_or_else(|| hold("PodDeleted", "the pod is gone".to_owned()))?;
+        let needs = Needs::of(&pod);
+        let fetched = needs.fetch(&self.shared.client, &self.id.namespace).await;
+        let fetched = fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
+        let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
+        let address = if host_network { self.shared.host } else { self.allocate().await? };
+        self.address = Some(address);
+        self.publish();
+        let sample = if translate::needs_sample(&pod) {
+            let folder = self.shared.sample().await;
+            Some(folder.map_err(|e| hold("ErrImagePull", format!("cannot lay out the built-in image: {e}")))?)
+        } else {
+            None
+        };
+        let pod = with_addresses(&pod, address, self.shared.host);
+        let job = Preparation {
+            shared: self.shared.clone(),
+            dir: self.dir(),
+            pod,
+            address,
+            fetched,
+            sample: sample.map(|s| s.folder.clone()),
+            incarnation,
+            restarts: self.carried.iter().map(|(name, c)| (name.clone(), c.restarts)).collect(),
+        };
+        tokio::task::spawn_blocking(move || job.run()).await.expect("preparing does not panic")
+    }
+
+    /// Steps 4 to 6: sandbox, network, start.
+    async fn launch(&mut self) -> Result<Shim, Hold> {
+        let failed = |message: String| hold("FailedCreatePodSandBox", message);
+        let dir = self.dir();
+        let exe = self.shared.exe().await.map_err(|e| failed(format!("cannot copy the program: {e}")))?;
+        let launched = shim::launch(&dir, exe).await.map_err(|e| failed(e.to_string()))?;
+        let host_network = ShimSpec::read(&dir).is_ok_and(|s| s.host_network);
+        if let (false, Some(address)) = (host_network, self.address) {
+            let nonce = self.shared.ambient.suffix(10);
+            let attached = self.shared.network.attach(launched.pid, address, &nonce).await;
+            attached.map_err(|e| failed(e.to_string()))?;
+        }
+        let shim = Shim::connect(&dir).await.map_err(|e| failed(e.to_string()))?;
+        shim.start().await.map_err(|e| failed(e.to_string()))?;
+        Ok(shim)
+    }
+
+    async fn allocate(&self) -> Result<Ipv4Addr, Hold> {
+        let shared = self.shared.clone();
+        let (identity, uid) = (format!("{}/{}", self.id.namespace, self.id.name), self.id.uid.clone());
+        let mut addresses = shared.addresses.clone().lock_owned().await;
+        let job = tokio::task::spawn_blocking(move || addresses.allocate(&identity, &uid));
+        let address = job.await.expect("the address record does not panic");
+        address.map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))
+    }
+
+    /// Says why, and waits for a change or a pause.
+    async fn be_held(&mut self, mut hold: Hold) {
+        self.release_order();
+        self.state = None;
+        let pod = self.object();
+        if hold.container.is_empty()
+            && let Some(first) = pod.as_ref().and_then(|p| p.spec.as_ref()).and_then(|s| translate::containers(s).next())
+        {
+            hold.container.clone_from(&first.name);
+        }
+        if let Some(pod) = &pod {
+            let container = (!hold.container.is_empty()).then_some(hold.container.as_str());
+            match hold.reason.as_str() {
+                "FailedMount" => self.shared.events.warning(pod, None, "FailedMount", &hold.message),
+                "FailedCreatePodSandBox" => self.shared.events.warning(pod, None, &hold.reason, &hold.message),
+                _ => self.shared.events.warning(pod, container, "Failed", &format!("Error: {}", hold.message)),
+            }
+        }
+        match hold.reason.as_str() {
+            // Upstream leaves the container's reason alone for what lies outside of it.
+            "FailedMount" | "FailedCreatePodSandBox" => hold.reason = "ContainerCreating".to_owned(),
+            "ErrImagePull" if self.tries > 0 => {
+                hold.reason = "ImagePullBackOff".to_owned();
+                hold.message = format!("Back-off pulling image: {}", hold.message);
+            }
+            _ => {}
+        }
+        self.hold = Some(hold);
+        self.publish();
+        let pause = HOLD_FIRST.saturating_mul(1 << self.tries.min(10)).min(HOLD_MAX);
+        self.tries = self.tries.saturating_add(1);
+        self.wait_for_change(Some(self.shared.ambient.jitter(pause, 0.2))).await;
+    }
+
+    /// Waits for another version of the object, the agent's end, or the time.
+    pub(super) async fn wait_for_change(&mut self, limit: Option<Duration>) {
+        let pause = async {
+            match limit {
+                Some(limit) => tokio::time::sleep(limit).await,
+                None => std::future::pending().await,
+            }
+        };
+        let before = self.object().and_then(|p| p.metadata.generation);
+        let changed = async {
+            // Our own status writes come back as changes too: they are no reason to try again.
+            while self.pod.changed().await.is_ok() {
+                let now = self.pod.borrow().clone();
+                let Some(now) = now else { return };
+                if now.metadata.deletion_timestamp.is_some() || now.metadata.generation != before {
+                    return;
+                }
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            () = pause => {}
+            () = self.shared.term.cancelled() => {}
+        }
+    }
+
+    /// Leaves the status, as things are now, to be written.
+    pub(super) fn publish(&self) {
+        let Some(mut pod) = self.object().map(|p| (*p).clone()) else { return };
+        // What we last said is newer than what came back.
+        if let Some(newest) = self.reporter.newest() {
+            let theirs = pod.status.take().unwrap_or_default();
+            let mut merged = (*newest).clone();
+            let foreign = theirs.conditions.into_iter().flatten().filter(|c| !status::is_ours(&c.type_));
+            let kept = merged.conditions.take().into_iter().flatten().filter(|c| status::is_ours(&c.type_));
+            merged.conditions = Some(kept.chain(foreign).collect());
+            pod.status = Some(merged);
+        }
+        let built = status::build(&Facts {
+            pod: &pod,
+            state: self.state.as_ref(),
+            health: &self.health,
+            carried: &self.carried,
+            hold: self.hold.as_ref(),
+            address: self.address,
+            host: self.shared.host,
+            sample_id: self.shared.sample_id(),
+            leaving: self.leaving,
+            now: self.shared.ambient.now(),
+        });
+        self.reporter.publish(built);
+    }
+
+    /// The pod as last seen.
+    pub(super) fn object(&self) -> Option<Arc<Pod>> {
+        self.pod.borrow().clone()
+    }
+
+    /// The pod's folder.
+    pub(super) fn dir(&self) -> PathBuf {
+        self.shared.config.pod_dir(&self.id.uid)
+    }
+
+    /// Whether its deletion was asked for, or its object is gone.
+    pub(super) fn must_leave(&self) -> bool {
+        self.object().is_none_or(|p| p.metadata.deletion_timestamp.is_some())
+    }
+
+    fn interrupted(&self) -> bool {
+        self.must_leave() || self.shared.term.is_cancelled()
+    }
+
+    fn is_over(&self) -> bool {
+        let said = self.reporter.newest().and_then(|s| s.phase.clone());
+        let said = matches!(said.as_deref(), Some("Succeeded" | "Failed"));
+        said || self.object().is_some_and(|p| status::is_terminal(&p))
+    }
+
+    /// Whether the end of all containers is the end of the pod: by its restart policy, and because a stop of the
+    /// node ([`super::stop::stop_pods`]) is no failure of its own.
+    fn ends_for_good(&self) -> bool {
+        let policy = self.object().and_then(|p| p.spec.as_ref()?.restart_policy.clone());
+        match policy.as_deref() {
+            Some("Never") => true,
+            Some("OnFailure") => !self.dir().join(super::stop::MARK).exists(),
+            _ => false,
+        }
+    }
+
+    /// Above everything that any container of this pod was given.
+    fn next_incarnation(&self) -> u64 {
+        let state = PodState::read(&self.dir()).ok().flatten().map_or(0, |s| s.incarnation);
+        let spec = ShimSpec::read(&self.dir()).ok().map_or(0, |s| s.incarnation_base);
+        state.max(spec) + 1
+    }
+
+    /// Lets the next pod in line start.
+    fn release_order(&mut self) {
+        self.before = None;
+        self.after = None;
+    }
+}
+
+/// The part of bringing up that blocks: files and fsyncs.
+struct Preparation {
+    shared: Arc<Shared>,
+    dir: PathBuf,
+    pod: Pod,
+    address: Ipv4Addr,
+    fetched: super::sources::Fetched,
+    sample: Option<PathBuf>,
+    incarnation: u64,
+    restarts: BTreeMap<String, u32>,
+}
+
+impl Preparation {
+    fn run(self) -> Result<(), Hold> {
+        let failed = |e: std::io::Error| hold("FailedCreatePodSandBox", format!("cannot write the pod's folder: {e}"));
+        std::fs::create_dir_all(&self.dir).map_err(failed)?;
+        let epoch = epoch_of(&self.pod);
+        let place = Place {
+            pod_dir: self.dir.clone(),
+            local: self.shared.local.clone(),
+            epoch,
+            nonce: self.shared.ambient.suffix(10),
+        };
+        let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| hold("FailedMount", e.to_string()))?;
+        let config = &self.shared.config;
+        let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+        let settings = NameSettings { server: config.gateway, domain: &config.cluster_domain, host_resolv: &host_resolv };
+        let hosts = files::hosts(&self.pod, self.address, &config.cluster_domain);
+        std::fs::write(self.dir.join("hosts"), hosts).map_err(failed)?;
+        std::fs::write(self.dir.join("resolv.conf"), files::resolv_conf(&self.pod, &settings)).map_err(failed)?;
+        let spec = translate::shim_spec(&Inputs {
+            pod: &self.pod,
+            config,
+            fetched: &self.fetched,
+            volumes: &volumes,
+            sample: self.sample.as_deref(),
+            epoch,
+            incarnation: self.incarnation,
+            restarts: &self.restarts,
+        });
+        let spec = spec.map_err(|Refusal { container, reason, message }| Hold { container, reason: reason.to_owned(), message })?;
+        spec.write(&self.dir).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
+        let _ = std::fs::remove_file(self.dir.join(super::stop::MARK));
+        Ok(())
+    }
+}
+
+/// The epoch that the binding gave the pod; 0 where an older server did not.
+pub(super) fn epoch_of(pod: &Pod) -> u64 {
+    let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("statefuld.io/epoch"));
+    annotation.and_then(|e| e.parse().ok()).unwrap_or(0)
+}
+
+/// The pod as its own environment sees it.
+fn with_addresses(pod: &Pod, address: Ipv4Addr, host: Ipv4Addr) -> Pod {
+    let mut pod = pod.clone();
+    let status = pod.status.get_or_insert_default();
+    status.pod_ip = Some(address.to_string());
+    status.pod_ips = Some(vec![PodIP { ip: address.to_string() }]);
+    status.host_ip = Some(host.to_string());
+    status.host_ips = Some(vec![HostIP { ip: host.to_string() }]);
+    pod
+}
+
+fn hold(reason: &str, message: String) -> Hold {
+    Hold { container: String::new(), reason: reason.to_owned(), message }
+}
+
+fn found_shim(found: Found) -> Option<Shim> {
+    match found {
+        Found::Living(shim) => Some(shim),
+        Found::Remains | Found::Nothing => None,
+    }
+}

@@ -1,0 +1,348 @@
+//! A pod's volumes: from what its manifest names to paths on the machine that a container can be given.
+//!
+//! | kind | where it is | lives as long as |
+//! |---|---|---|
+//! | persistentVolumeClaim | [`local`] folder, or the volume's host path | its claim |
+//! | emptyDir | the pod's folder, or a memory file system there | the pod |
+//! | configMap, secret, downwardAPI, projected | [`payload`] files in the pod's folder | the pod |
+//! | hostPath | as said | – |
+
+pub mod local;
+pub mod payload;
+mod subpath;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use k8s_openapi::api::core::v1::{
+    Container, EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource, Pod, Volume,
+};
+
+use crate::agent::quantity;
+use crate::agent::sources::Fetched;
+use crate::shim::spec::{Mount, Source};
+pub use local::LocalVolumes;
+
+/// Where a pod's volumes are made.
+#[derive(Clone, Debug)]
+pub struct Place {
+    /// The pod's folder.
+    pub pod_dir: PathBuf,
+    /// The node's claims.
+    pub local: LocalVolumes,
+    /// The epoch of the pod's binding.
+    pub epoch: u64,
+    /// Tells this preparation from the last.
+    pub nonce: String,
+}
+
+/// A volume that is ready.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ready {
+    /// On the machine.
+    pub path: PathBuf,
+    /// Writes are refused whatever the mount says.
+    pub read_only: bool,
+}
+
+impl Place {
+    /// Makes every volume of the pod. May be called again for the same pod; what is there is kept. Blocks.
+    pub fn prepare(&self, pod: &Pod, fetched: &Fetched) -> Result<BTreeMap<String, Ready>, Failed> {
+        let mut ready = BTreeMap::new();
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()) {
+            let failed = |error| Failed { volume: volume.name.clone(), error };
+            ready.insert(volume.name.clone(), self.prepare_one(pod, volume, fetched).map_err(failed)?);
+        }
+        Ok(ready)
+    }
+
+    fn prepare_one(&self, pod: &Pod, volume: &Volume, fetched: &Fetched) -> Result<Ready, Error> {
+        let group = fs_group(pod);
+        let folder = self.pod_dir.join("volumes").join(&volume.name);
+        if let Some(files) = payload::files(pod, volume, fetched) {
+            let files = files.map_err(Error::Payload)?;
+            payload::write(&folder, &files, &self.nonce).map_err(|e| Error::io("write", &folder, e))?;
+            own(&folder, group, false).map_err(|e| Error::io("change the group of", &folder, e))?;
+            return Ok(Ready { path: folder, read_only: true });
+        }
+        if let Some(source) = &volume.empty_dir {
+            make_empty_dir(&folder, source)?;
+            own(&folder, group, true).map_err(|e| Error::io("change the group of", &folder, e))?;
+            return Ok(Ready { path: folder, read_only: false });
+        }
+        if let Some(source) = &volume.host_path {
+            check_host_path(source)?;
+            return Ok(Ready { path: PathBuf::from(&source.path), read_only: false });
+        }
+        if let Some(source) = &volume.persistent_volume_claim {
+            return self.attach_claim(pod, source, fetched, group);
+        }
+        Err(Error::Unsupported)
+    }
+
+    fn attach_claim(
+        &self,
+        pod: &Pod,
+        source: &PersistentVolumeClaimVolumeSource,
+        fetched: &Fetched,
+        group: Option<u32>,
+    ) -> Result<Ready, Error> {
+        let name = &source.claim_name;
+        let Some((claim, volume)) = fetched.claims.get(name) else {
+            return Err(Error::Payload(format!("persistentvolumeclaim \"{name}\" not found")));
+        };
+        let Some(volume) = volume else { return Err(Error::Payload(format!("claim \"{name}\" is not bound to a volume yet"))) };
+        let spec = volume.spec.clone().unwrap_or_default();
+        let holder = spec.claim_ref.as_ref().and_then(|c| c.uid.clone());
+        if holder.is_some() && holder != claim.metadata.uid {
+            let volume = volume.metadata.name.clone().unwrap_or_default();
+            return Err(Error::Payload(format!("volume \"{volume}\" belongs to another claim than \"{name}\"")));
+        }
+        let modes = spec.access_modes.unwrap_or_default();
+        let only_reading = !modes.is_empty() && modes.iter().all(|m| m == "ReadOnlyMany");
+        let read_only = source.read_only == Some(true) || only_reading;
+        if let Some(local) = &spec.local {
+            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+            let path = self.local.attach(Path::new(&local.path), self.epoch, uid)?;
+            let always = change_policy(pod) != Some("OnRootMismatch");
+            if always || !has_group(&path, group) {
+                own(&path, group, true).map_err(|e| Error::io("change the group of", &path, e))?;
+            }
+            return Ok(Ready { path, read_only });
+        }
+        if let Some(host) = &spec.host_path {
+            check_host_path(host)?;
+            return Ok(Ready { path: PathBuf::from(&host.path), read_only });
+        }
+        Err(Error::Unsupported)
+    }
+}
+
+/// The mounts of one container. `expand` resolves `subPathExpr`.
+pub fn mounts(
+    container: &Container,
+    ready: &BTreeMap<String, Ready>,
+    expand: impl Fn(&str) -> String,
+) -> Result<Vec<Mount>, Error> {
+    let mut mounts = Vec::new();
+    for wanted in container.volume_mounts.iter().flatten() {
+        let Some(volume) = ready.get(&wanted.name) else {
+            return Err(Error::Payload(format!("cannot find volume \"{}\" to mount", wanted.name)));
+        };
+        let sub = match (&wanted.sub_path_expr, &wanted.sub_path) {
+            (Some(expr), _) if !expr.is_empty() => Some(expand(expr)),
+            (_, Some(path)) if !path.is_empty() => Some(path.clone()),
+            _ => None,
+        };
+        let path = match sub {
+            Some(sub) => subpath::resolve(&volume.path, &sub)?,
+            None => volume.path.clone(),
+        };
+        mounts.push(Mount {
+            target: PathBuf::from(&wanted.mount_path),
+            read_only: volume.read_only || wanted.read_only == Some(true),
+            source: Source::Bind { path },
+        });
+    }
+    // Outer before inner, whatever the manifest's order: else the outer would hide the inner.
+    mounts.sort_by_key(|m| m.target.components().count());
+    Ok(mounts)
+}
+
+/// Unmounts what was mounted below the pod's folder and removes the folder. Blocks; calling it twice is fine.
+pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Error> {
+    for point in mounts_below(pod_dir) {
+        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty())
+            .map_err(|e| Error::io("unmount", &point, e.into()))?;
+    }
+    match fs::remove_dir_all(pod_dir) {
+        Ok(()) => Ok(()),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(e) => Err(Error::io("remove", pod_dir, e)),
+    }
+}
+
+/// Mount points below a folder, innermost first.
+fn mounts_below(folder: &Path) -> Vec<PathBuf> {
+    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p)));
+    let mut points: Vec<PathBuf> = points.filter(|p| p.starts_with(folder)).collect();
+    points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
+    points
+}
+
+/// Undoes the octal escapes of mountinfo.
+fn unescape(text: &str) -> String {
+    ["\\040", "\\011", "\\012", "\\134"].iter().zip([" ", "\t", "\n", "\\"]).fold(text.to_owned(), |t, (from, to)| t.replace(from, to))
+}
+
+fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Error> {
+    fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, e))?;
+    let memory = source.medium.as_deref() == Some("Memory");
+    if memory && !mounts_below(folder).iter().any(|p| p == folder) {
+        let limit = source.size_limit.as_ref().and_then(|q| quantity::bytes(&q.0));
+        let options = match limit {
+            Some(bytes) if bytes > 0 => format!("mode=0777,size={bytes}"),
+            _ => "mode=0777".to_owned(),
+        };
+        let options = std::ffi::CString::new(options).expect("digits and letters contain no zero byte");
+        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
+        rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(options.as_c_str()))
+            .map_err(|e| Error::io("mount a memory file system on", folder, e.into()))?;
+    }
+    fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).map_err(|e| Error::io("open up", folder, e))
+}
+
+/// The check, or the making, that a hostPath's type asks for; messages are upstream's.
+fn check_host_path(source: &HostPathVolumeSource) -> Result<(), Error> {
+    let path = Path::new(&source.path);
+    if !path.is_absolute() || path.components().any(|c| c == std::path::Component::ParentDir) {
+        return Err(Error::Payload(format!("hostPath {:?} is not an absolute path without '..'", source.path)));
+    }
+    let kind = source.type_.as_deref().unwrap_or_default();
+    let failed = |e| Error::io("make", path, e);
+    match kind {
+        "DirectoryOrCreate" if !path.exists() => {
+            fs::create_dir_all(path).map_err(failed)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o755)).map_err(failed)?;
+        }
+        "FileOrCreate" if !path.exists() => {
+            fs::OpenOptions::new().create(true).append(true).open(path).map_err(failed)?;
+            fs::set_permissions(path, fs::Permissions::from_mode(0o644)).map_err(failed)?;
+        }
+        _ => {}
+    }
+    let found = fs::metadata(path).map(|m| m.file_type());
+    let fits = match (kind, &found) {
+        ("", _) => true,
+        ("Directory" | "DirectoryOrCreate", Ok(t)) => t.is_dir(),
+        ("File" | "FileOrCreate", Ok(t)) => t.is_file(),
+        ("Socket", Ok(t)) => t.is_socket(),
+        ("CharDevice", Ok(t)) => t.is_char_device(),
+        ("BlockDevice", Ok(t)) => t.is_block_device(),
+        _ => false,
+    };
+    if kind.is_empty() && found.is_err() {
+        // As container runtimes do where no type is given.
+        fs::create_dir_all(path).map_err(failed)?;
+    }
+    let words = match kind {
+        "Directory" | "DirectoryOrCreate" => "a directory",
+        "File" | "FileOrCreate" => "a file",
+        "Socket" => "a socket file",
+        "CharDevice" => "a character device",
+        _ => "a block device",
+    };
+    if fits { Ok(()) } else { Err(Error::Payload(format!("hostPath type check failed: {} is not {words}", source.path))) }
+}
+
+fn fs_group(pod: &Pod) -> Option<u32> {
+    let group = pod.spec.as_ref()?.security_context.as_ref()?.fs_group?;
+    u32::try_from(group).ok()
+}
+
+fn change_policy(pod: &Pod) -> Option<&str> {
+    pod.spec.as_ref()?.security_context.as_ref()?.fs_group_change_policy.as_deref()
+}
+
+fn has_group(path: &Path, group: Option<u32>) -> bool {
+    group.is_none_or(|group| fs::metadata(path).is_ok_and(|m| m.gid() == group && m.mode() & 0o2070 == 0o2070))
+}
+
+/// Gives a tree to the pod's group: readable, and writable where `write`; links are left alone.
+fn own(path: &Path, group: Option<u32>, write: bool) -> io::Result<()> {
+    let Some(group) = group else { return Ok(()) };
+    let meta = fs::symlink_metadata(path)?;
+    std::os::unix::fs::lchown(path, None, Some(group))?;
+    if meta.is_symlink() {
+        return Ok(());
+    }
+    let bits = match (meta.is_dir(), write) {
+        (true, true) => 0o2770,
+        (true, false) => 0o2550,
+        (false, true) => 0o660,
+        (false, false) => 0o440,
+    };
+    let wanted = meta.mode() & 0o7777 | bits;
+    fs::set_permissions(path, fs::Permissions::from_mode(wanted))?;
+    if meta.is_dir() {
+        for entry in fs::read_dir(path)? {
+            own(&entry?.path(), Some(group), write)?;
+        }
+    }
+    Ok(())
+}
+
+/// A volume that could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("MountVolume.SetUp failed for volume \"{volume}\" : {error}")]
+pub struct Failed {
+    /// Its name in the pod.
+    pub volume: String,
+    /// Why.
+    #[source]
+    pub error: Error,
+}
+
+/// Why a volume is not there.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A file or folder could not be used. Check the disk.
+    #[error("cannot {doing} {}: {source}", path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something that the manifest names is missing or does not fit; the sentence says what.
+    #[error("{0}")]
+    Payload(String),
+    /// The path of a local volume does not lie in this node's volumes folder.
+    #[error("{} is not a folder of a namespace below {}", path.display(), root.display())]
+    Outside {
+        /// What was asked for.
+        path: PathBuf,
+        /// Where it should lie.
+        root: PathBuf,
+    },
+    /// The pod's binding is older than the one that attached the volume last: it has been replaced.
+    #[error("{} was attached with epoch {last}; this pod's epoch {epoch} is older, so it has been replaced", path.display())]
+    OldEpoch {
+        /// The volume.
+        path: PathBuf,
+        /// The pod's.
+        epoch: u64,
+        /// On record.
+        last: u64,
+    },
+    /// The record beside a volume is damaged. Make sure that no other pod uses the volume, then remove the record.
+    #[error("the epoch record {} is damaged; if nothing else uses the volume, remove it", path.display())]
+    Mark {
+        /// The record.
+        path: PathBuf,
+    },
+    /// A subPath leads out of its volume.
+    #[error("subPath {sub:?} leads out of the volume")]
+    Escape {
+        /// As written.
+        sub: String,
+    },
+    /// A kind of volume that this version does not know.
+    #[error("this kind of volume is not supported by this version of statefuld")]
+    Unsupported,
+}
+
+impl Error {
+    pub(crate) fn io(doing: &'static str, path: &Path, source: io::Error) -> Self {
+        Self::Io { doing, path: path.to_path_buf(), source }
+    }
+}
+
+#[cfg(test)]
+mod tests;

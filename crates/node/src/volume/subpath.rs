@@ -1,0 +1,54 @@
+//! A path inside of a volume that may be full of somebody else's links.
+
+use std::os::fd::AsRawFd as _;
+use std::path::{Component, Path, PathBuf};
+
+use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
+
+use super::Error;
+
+/// The place on the machine that `sub` means inside of `volume`; folders are made where they are missing.
+/// Links may be followed as long as they stay inside: to the kernel, the volume is the root while it looks.
+pub(super) fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
+    let escape = || Error::Escape { sub: sub.to_owned() };
+    let failed = |e: rustix::io::Errno| Error::io("open the subPath in", volume, e.into());
+    let relative = Path::new(sub);
+    if relative.is_absolute() || relative.components().any(|c| c == Component::ParentDir) {
+        return Err(escape());
+    }
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let root = rustix::fs::open(volume, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
+    let mut at = root.try_clone().map_err(|e| Error::io("open the subPath in", volume, e))?;
+    let mut walked = PathBuf::new();
+    for component in relative.components() {
+        let Component::Normal(name) = component else { continue };
+        walked.push(name);
+        let open = || rustix::fs::openat2(&root, &walked, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS);
+        at = match open() {
+            Ok(found) => found,
+            Err(rustix::io::Errno::NOENT) => {
+                match rustix::fs::mkdirat(&at, name, Mode::from_raw_mode(0o755)) {
+                    Ok(()) | Err(rustix::io::Errno::EXIST) => {}
+                    Err(e) => return Err(failed(e)),
+                }
+                inherit(&at, name);
+                open().map_err(failed)?
+            }
+            Err(e) => return Err(failed(e)),
+        };
+    }
+    let real = std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd()))
+        .map_err(|e| Error::io("find the subPath in", volume, e))?;
+    let inside = volume.canonicalize().map_err(|e| Error::io("find", volume, e))?;
+    if real.starts_with(&inside) { Ok(real) } else { Err(escape()) }
+}
+
+/// A folder that we make belongs to whom its parent belongs to, so that the pod's user can write there.
+fn inherit(parent: &impl std::os::fd::AsFd, name: &std::ffi::OsStr) {
+    let Ok(stat) = rustix::fs::statat(parent, ".", AtFlags::empty()) else { return };
+    let mode = Mode::from_raw_mode(stat.st_mode & 0o7777);
+    let owner = rustix::fs::Uid::from_raw(stat.st_uid);
+    let group = rustix::fs::Gid::from_raw(stat.st_gid);
+    let _ = rustix::fs::chownat(parent, name, Some(owner), Some(group), AtFlags::SYMLINK_NOFOLLOW);
+    let _ = rustix::fs::chmodat(parent, name, mode, AtFlags::empty());
+}

@@ -1,0 +1,119 @@
+//! Volumes on a real file system.
+
+use std::os::unix::fs::symlink;
+
+use serde_json::json;
+
+use super::*;
+
+fn place(dir: &Path) -> Place {
+    Place {
+        pod_dir: dir.join("pod"),
+        local: LocalVolumes::new(dir.join("volumes")),
+        epoch: 5,
+        nonce: "n1".to_owned(),
+    }
+}
+
+fn pod(spec: serde_json::Value) -> Pod {
+    serde_json::from_value(json!({"metadata": {"name": "web-0", "uid": "u"}, "spec": spec})).expect("a pod")
+}
+
+#[test]
+fn empty_dir_is_open_to_all_and_stays_over_a_second_preparation() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let pod = pod(json!({"containers": [], "volumes": [{"name": "scratch", "emptyDir": {}}]}));
+    let path = place(dir.path()).prepare(&pod, &Fetched::default()).expect("ready")["scratch"].path.clone();
+    assert_eq!(fs::metadata(&path).expect("there").mode() & 0o777, 0o777);
+    fs::write(path.join("x"), "x").expect("written");
+    place(dir.path()).prepare(&pod, &Fetched::default()).expect("ready again");
+    assert!(path.join("x").exists());
+}
+
+#[test]
+fn memory_dir_is_a_mount_and_goes_with_the_pod() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let source = json!({"medium": "Memory", "sizeLimit": "1Mi"});
+    let pod = pod(json!({"containers": [], "volumes": [{"name": "shm", "emptyDir": source}]}));
+    let place = place(dir.path());
+    let path = place.prepare(&pod, &Fetched::default()).expect("ready")["shm"].path.clone();
+    assert_eq!(mounts_below(&place.pod_dir), [path.canonicalize().expect("there")]);
+    assert!(fs::write(path.join("x"), vec![0; 2 << 20]).is_err(), "the size limit holds");
+    remove_pod_dir(&place.pod_dir).expect("removed");
+    assert!(mounts_below(&place.pod_dir).is_empty() && !place.pod_dir.exists());
+    remove_pod_dir(&place.pod_dir).expect("twice is fine");
+}
+
+#[test]
+fn claim_gives_its_folder_to_the_pods_group() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = place(dir.path());
+    let claim = json!({"metadata": {"name": "data-web-0", "uid": "c"}});
+    let local = json!({"path": dir.path().join("volumes/default/web-0-data")});
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"local": local, "claimRef": {"uid": "c"}}});
+    let mut fetched = Fetched::default();
+    let parsed = (serde_json::from_value(claim).expect("a claim"), Some(serde_json::from_value(volume).expect("a volume")));
+    fetched.claims.insert("data-web-0".into(), parsed);
+    let spec = json!({"containers": [], "securityContext": {"fsGroup": 4711},
+        "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data-web-0"}}]});
+    let ready = place.prepare(&pod(spec.clone()), &fetched).expect("ready");
+    let meta = fs::metadata(&ready["data"].path).expect("there");
+    assert_eq!((meta.gid(), meta.mode() & 0o2070), (4711, 0o2070));
+    let older = Place { epoch: 4, ..place };
+    let refused = older.prepare(&pod(spec), &fetched).expect_err("an older epoch");
+    assert!(matches!(refused.error, Error::OldEpoch { .. }), "{refused}");
+}
+
+#[test]
+fn volume_of_another_claim_is_refused() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let claim = serde_json::from_value(json!({"metadata": {"name": "c", "uid": "new"}})).expect("a claim");
+    let volume = json!({"metadata": {"name": "pv"}, "spec": {"local": {"path": "/x"}, "claimRef": {"uid": "old"}}});
+    let mut fetched = Fetched::default();
+    fetched.claims.insert("c".into(), (claim, Some(serde_json::from_value(volume).expect("a volume"))));
+    let spec = json!({"containers": [], "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]});
+    let refused = place(dir.path()).prepare(&pod(spec), &fetched).expect_err("not ours");
+    assert!(refused.to_string().contains("another claim"), "{refused}");
+}
+
+#[test]
+fn host_path_types_are_checked_and_made() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let check = |path: &Path, kind: &str| {
+        check_host_path(&HostPathVolumeSource { path: path.display().to_string(), type_: Some(kind.to_owned()) })
+    };
+    let missing = dir.path().join("missing");
+    assert!(check(&missing, "Directory").is_err());
+    check(&missing, "DirectoryOrCreate").expect("made");
+    check(&missing, "Directory").expect("there now");
+    assert!(check(&missing, "File").is_err());
+    check(Path::new("/dev/null"), "CharDevice").expect("it is");
+    assert!(check(Path::new("/tmp/../etc"), "").is_err());
+}
+
+#[test]
+fn sub_path_is_made_and_links_cannot_lead_out() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let volume = dir.path().join("volume");
+    fs::create_dir(&volume).expect("folder");
+    let made = subpath::resolve(&volume, "a/b").expect("made");
+    assert_eq!(made, volume.canonicalize().expect("there").join("a/b"));
+    symlink("/etc", volume.join("out")).expect("link");
+    symlink("a", volume.join("in")).expect("link");
+    assert_eq!(subpath::resolve(&volume, "in/b").expect("inside"), made);
+    // An absolute link means the volume's own /etc, which is made there.
+    let inner = subpath::resolve(&volume, "out");
+    assert!(inner.is_err() || inner.is_ok_and(|p| p.starts_with(&volume)));
+    assert!(matches!(subpath::resolve(&volume, "../x"), Err(Error::Escape { .. })));
+    assert!(matches!(subpath::resolve(&volume, "/etc"), Err(Error::Escape { .. })));
+}
+
+#[test]
+fn mounts_go_outer_first() {
+    let ready = BTreeMap::from([("v".to_owned(), Ready { path: "/x".into(), read_only: false })]);
+    let mount = |path: &str| json!({"name": "v", "mountPath": path});
+    let container = json!({"name": "c", "volumeMounts": [mount("/var/lib/db/wal"), mount("/var/lib/db")]});
+    let container: Container = serde_json::from_value(container).expect("a container");
+    let targets: Vec<_> = mounts(&container, &ready, str::to_owned).expect("mounts").into_iter().map(|m| m.target).collect();
+    assert_eq!(targets, [Path::new("/var/lib/db"), Path::new("/var/lib/db/wal")]);
+}
