@@ -66,11 +66,12 @@ impl PodCgroup {
         Ok(Self { group: Group { drivers: drivers.into(), unified: layout.unified.clone(), path } })
     }
 
-    /// Makes the pod's groups. Returns limits that could not be set, in words.
+    /// Makes the pod's groups. The limits hold for the containers together: the shim is not the pod's doing, and must
+    /// not be what is killed when they need too much. Returns limits that could not be set, in words.
     pub fn create(&self, limits: &Limits) -> Result<Vec<String>, CgroupError> {
         let mut warnings = self.group.create()?;
-        warnings.extend(self.group.limit(limits));
         warnings.extend(self.containers().create()?);
+        warnings.extend(self.containers().limit(limits));
         Ok(warnings)
     }
 

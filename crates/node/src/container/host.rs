@@ -10,21 +10,27 @@ pub const OVERLAID: [&str; 3] = ["etc", "var", "srv"];
 
 /// Hidden whatever the configuration: secrets of the machine, state and sockets of what runs containers or the
 /// machine itself. A name that ends in `*` stands for all that start with it.
-const ALWAYS_MASKED: [&str; 25] = [
+const ALWAYS_MASKED: [&str; 31] = [
     "/etc/NetworkManager/system-connections",
     "/etc/containers",
     "/etc/crypttab",
     "/etc/docker",
     "/etc/gshadow*",
+    "/etc/ipsec*",
     "/etc/krb5.keytab",
     "/etc/kubernetes",
+    "/etc/letsencrypt",
     "/etc/machine-id",
+    "/etc/netplan",
+    "/etc/pki/tls/private",
     "/etc/rancher",
+    "/etc/security/opasswd",
     "/etc/shadow*",
     "/etc/ssh/ssh_host_*",
     "/etc/ssl/private",
     "/etc/sudoers*",
     "/etc/wireguard",
+    "/etc/wpa_supplicant",
     "/opt/containerd",
     "/var/backups",
     "/var/lib/NetworkManager",

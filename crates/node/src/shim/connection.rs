@@ -37,26 +37,39 @@ pub(super) struct Connection {
     received: Vec<u8>,
     to_send: Vec<u8>,
     closing: bool,
+    said_all: bool,
 }
 
 impl Connection {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { role: Role::Stranger, stream, received: Vec::new(), to_send: Vec::new(), closing: false }
+        Self { role: Role::Stranger, stream, received: Vec::new(), to_send: Vec::new(), closing: false, said_all: false }
     }
 
-    /// Takes what has come. False when the client is gone.
+    /// Whether the client will say nothing more. It may still listen.
+    pub(super) fn said_all(&self) -> bool {
+        self.said_all
+    }
+
+    /// Takes what has come. False when nothing more will.
     pub(super) fn receive(&mut self) -> bool {
         let mut buffer = vec![0; 64 * 1024];
         loop {
             match self.stream.read(&mut buffer) {
-                Ok(0) => return false,
+                Ok(0) => {
+                    self.said_all = true;
+                    return false;
+                }
                 Ok(n) => {
                     self.received.extend_from_slice(&buffer[..n]);
                     // The rest comes next turn: others want theirs, too.
                     return true;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) => return error.kind() == ErrorKind::WouldBlock,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(_) => {
+                    self.said_all = true;
+                    return false;
+                }
             }
         }
     }

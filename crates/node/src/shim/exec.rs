@@ -33,6 +33,8 @@ pub(super) struct Wanted {
 #[derive(Debug)]
 pub(super) struct Exec {
     pub(super) client: Option<u64>,
+    /// Nobody ever listened.
+    pub(super) hook: bool,
     pub(super) deadline: Option<Duration>,
     process: Joined,
     /// Non-blocking: stdout (or the terminal) and stderr; None after their end.
@@ -61,6 +63,7 @@ impl Exec {
         let process = container::join(process.pidfd(), &program, group, theirs)?;
         Ok(Self {
             client: wanted.client,
+            hook: wanted.client.is_none(),
             deadline: wanted.deadline,
             process,
             outputs,

@@ -25,7 +25,7 @@ use crate::sys;
 const LEAST_AFTER_HOOK: Duration = Duration::from_secs(2);
 
 /// Most programs run in a pod's containers at the same time.
-const MAX_EXECS: usize = 256;
+const MAX_EXECS: usize = 64;
 
 /// Most warnings kept.
 const MAX_WARNINGS: usize = 50;
@@ -453,7 +453,15 @@ impl Pod {
     /// An exec was reaped: what to tell its client, where it has one.
     pub(super) fn exec_ended(&mut self, id: u64, exit: Exit) -> Option<(u64, ExecExit)> {
         let exec = self.execs.remove(&id)?;
-        Some((exec.client?, exec.exit(exit)))
+        let exit = exec.exit(exit);
+        match exec.client {
+            Some(client) => return Some((client, exit)),
+            None if exec.hook && exit.code != 0 => {
+                self.warn(format!("a preStop hook ended with {}: {}", exit.code, exit.message));
+            }
+            None => {}
+        }
+        None
     }
 
     /// Whether that process is one of ours, to be reaped by its descriptor.

@@ -9,7 +9,8 @@
 //!   gets the newest state and misses those between);
 //! - [`Request::Exec`] turns the connection into the streams of that program: [`Kind::Stdin`] (empty = end
 //!   of input) and [`ExecControl`] from the client, [`Kind::Stdout`], [`Kind::Stderr`] and at last
-//!   [`Reply::Exit`] from the shim. When the client closes, the program is killed.
+//!   [`Reply::Exit`] from the shim. A client that closes its own direction ends the input; when it closes both, the
+//!   program is killed.
 //!
 //! A program that does not know the other's version refuses; it never guesses.
 

@@ -20,8 +20,9 @@ use super::protocol::{Kind, MAX_CHUNK, Reply, Request};
 use super::state::Phase;
 use crate::sys;
 
-/// Most connections at the same time; more are closed at once.
-const MAX_CONNECTIONS: usize = 512;
+/// Most connections at the same time; more are closed at once. With those of the execs, the descriptors stay well
+/// below the usual limit of 1024.
+const MAX_CONNECTIONS: usize = 128;
 
 /// Output of an exec is not read while this much waits for its client.
 const MAX_WAITING: usize = 256 * 1024;
@@ -83,8 +84,8 @@ impl Server<'_> {
     /// One round: wait, handle, do what is due, record, tell.
     fn turn(&mut self) -> io::Result<()> {
         self.set_timer()?;
-        for token in self.wait()? {
-            self.handle(token)?;
+        for (token, events) in self.wait()? {
+            self.handle(token, events)?;
         }
         self.reap_strays()?;
         let ambient = self.ambient;
@@ -109,14 +110,15 @@ impl Server<'_> {
         Ok(())
     }
 
-    fn wait(&self) -> io::Result<Vec<Token>> {
+    fn wait(&self) -> io::Result<Vec<(Token, PollFlags)>> {
         let (tokens, mut fds): (Vec<Token>, Vec<PollFd<'_>>) =
             self.sources().into_iter().map(|(token, fd, flags)| (token, PollFd::from_borrowed_fd(fd, flags))).unzip();
         match poll(&mut fds, None) {
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
             Err(errno) => return Err(errno.into()),
         }
-        Ok(tokens.into_iter().zip(&fds).filter(|(_, fd)| !fd.revents().is_empty()).map(|(token, _)| token).collect())
+        let events = fds.iter().map(PollFd::revents);
+        Ok(tokens.into_iter().zip(events).filter(|(_, events)| !events.is_empty()).collect())
     }
 
     /// Everything that may wake the loop.
@@ -154,10 +156,10 @@ impl Server<'_> {
         }
         for (id, connection) in &self.connections {
             let mut flags = PollFlags::empty();
-            // A client whose program does not take its input is not read from; that it closes is seen all the same.
-            flags.set(PollFlags::IN, !self.input_is_blocked(connection));
+            // A client whose program does not take its input is not read from; that it hangs up is seen all the same.
+            flags.set(PollFlags::IN, !connection.said_all() && !self.input_is_blocked(connection));
             flags.set(PollFlags::OUT, !connection.flushed());
-            all.push((Token::Connection(*id), connection.as_fd(), flags | PollFlags::RDHUP));
+            all.push((Token::Connection(*id), connection.as_fd(), flags));
         }
         all
     }
@@ -167,14 +169,14 @@ impl Server<'_> {
         self.sandbox.pod.execs.get(&id).is_some_and(|exec| exec.blocked_input().is_some())
     }
 
-    fn handle(&mut self, token: Token) -> io::Result<()> {
+    fn handle(&mut self, token: Token, events: PollFlags) -> io::Result<()> {
         let ambient = self.ambient;
         match token {
             Token::Listener => self.accept(),
             Token::Signals => self.take_signals()?,
             // Read only so that it stops ringing; what is due is done every turn.
             Token::Timer => drop(rustix::io::read(&self.timer, &mut [0u8; 8])),
-            Token::Connection(id) => self.take_from_client(id),
+            Token::Connection(id) => self.take_from_client(id, events.intersects(PollFlags::HUP | PollFlags::ERR)),
             Token::Report(index) => self.pod().container_reported(index, ambient),
             Token::Output(index, number) => {
                 if let Some(process) = self.pod().containers[index].process_mut() {
@@ -271,10 +273,16 @@ impl Server<'_> {
         }
     }
 
-    fn take_from_client(&mut self, id: u64) {
+    /// `gone`: the client closed both directions. One that closed only its own is still listening.
+    fn take_from_client(&mut self, id: u64, gone: bool) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
-        if !connection.receive() {
+        let said_all = connection.said_all() || !connection.receive();
+        let exec = if let Role::Exec(exec) = connection.role { Some(exec) } else { None };
+        if gone && (said_all || exec.is_some()) {
             return self.close(id);
+        }
+        if said_all && let Some(exec) = exec.and_then(|exec| self.pod().execs.get_mut(&exec)) {
+            exec.feed(&[]);
         }
         loop {
             let Some(connection) = self.connections.get_mut(&id) else { return };

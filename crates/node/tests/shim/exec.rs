@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use statefuld_node::shim::Shim;
-use statefuld_node::shim::client::{ClientError, Exec, ExecEvent};
+use statefuld_node::shim::client::{ClientError, Exec, ExecEvent, ExecOutput};
 use statefuld_node::shim::protocol::{ExecExit, ExecRequest};
 
 use crate::harness::*;
@@ -22,9 +22,13 @@ fn request(text: &str) -> ExecRequest {
 
 /// Everything printed on stdout and stderr until the end.
 async fn to_end(exec: &mut Exec) -> (String, String, ExecExit) {
+    rest(&mut exec.output).await
+}
+
+async fn rest(output: &mut ExecOutput) -> (String, String, ExecExit) {
     let (mut out, mut err) = (Vec::new(), Vec::new());
     loop {
-        match within(exec.output.next()).await.unwrap() {
+        match within(output.next()).await.unwrap() {
             ExecEvent::Stdout(bytes) => out.extend_from_slice(&bytes),
             ExecEvent::Stderr(bytes) => err.extend_from_slice(&bytes),
             ExecEvent::Exit(exit) => {
@@ -79,6 +83,17 @@ async fn input_arrives_and_its_end_too() {
     within(exec.input.close()).await.unwrap();
     let (out, _, exit) = to_end(&mut exec).await;
     assert_eq!((out.trim(), exit.code), ("3000000", 0));
+}
+
+#[tokio::test]
+async fn a_client_that_only_listens_further_has_ended_the_input() {
+    let (_pod, shim) = idle().await;
+    let mut exec = shim.exec(ExecRequest { stdin: true, ..request("cat; sleep 0.1; echo end") }).await.unwrap();
+    within(exec.input.write(b"begin\n")).await.unwrap();
+    let Exec { mut output, input } = exec;
+    drop(input);
+    let (out, _, exit) = rest(&mut output).await;
+    assert_eq!((out.as_str(), exit.code), ("begin\nend\n", 0));
 }
 
 #[tokio::test]

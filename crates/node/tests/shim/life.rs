@@ -33,6 +33,13 @@ async fn nothing_starts_before_start() {
     assert_eq!(state.phase, Phase::Created);
     assert_eq!(state.shim_pid, pod.shim_pid);
     assert!(matches!(state.containers[0].state, Status::Waiting { .. }));
+    // It is nobody's child here, in a session and a cgroup of its own.
+    let stat = fs::read_to_string(format!("/proc/{}/stat", pod.shim_pid)).unwrap();
+    let parent: u32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
+    assert_ne!(parent, std::process::id());
+    let session = rustix::process::getsid(Pid::from_raw(pod.shim_pid)).unwrap();
+    assert_ne!(session, rustix::process::getsid(None).unwrap());
+    assert_eq!(pod.cgroup().shim().processes().unwrap(), [pod.shim_pid]);
     assert!(matches!(shim.acknowledge().await, Err(ClientError::Refused(_))));
     shim.start().await.unwrap();
     wait_for(&shim, |s| s.phase == Phase::Finished).await;

@@ -57,7 +57,7 @@ async fn secrets_of_the_machine_are_hidden() {
     }
     let data = pod.folder.path().display();
     assert_eq!(prints(&shim, "a", &format!("ls -A {data} 2>/dev/null; true")).await, "");
-    assert_eq!(prints(&shim, "a", "ls / | sort | tr '\\n' ' '").await.contains("boot"), false);
+    assert!(!prints(&shim, "a", "ls /").await.contains("boot"));
 }
 
 #[tokio::test]
