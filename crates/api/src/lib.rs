@@ -15,6 +15,7 @@ pub mod decode;
 pub mod defaults;
 pub mod names;
 pub mod openapi;
+pub mod protobuf;
 pub mod quantity;
 pub mod resource;
 pub mod schema;

@@ -99,6 +99,7 @@ pub(crate) fn written(content_type: &str) -> Outcome<MediaType> {
     match bare(content_type).as_str() {
         "" | "application/json" => Ok(MediaType::Json),
         "application/yaml" => Ok(MediaType::Yaml),
+        api::protobuf::MEDIA_TYPE => Ok(MediaType::Protobuf),
         _ => Err(Box::new(Status::unsupported_media_type(&READ))),
     }
 }

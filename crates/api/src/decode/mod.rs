@@ -18,6 +18,7 @@ mod scalar;
 use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
+use crate::protobuf;
 use crate::resource::Resource;
 use crate::schema;
 use crate::status::{FieldError, Status};
@@ -33,6 +34,8 @@ pub enum MediaType {
     Json,
     /// `application/yaml`
     Yaml,
+    /// `application/vnd.kubernetes.protobuf`
+    Protobuf,
 }
 
 /// What is done about unknown and duplicate fields.
@@ -142,6 +145,7 @@ fn decode_as(expected: &Expected, body: &[u8], media: MediaType, mode: FieldVali
     let read = match media {
         MediaType::Json => read_json(body, &mut context),
         MediaType::Yaml => read_yaml(body, &mut context),
+        MediaType::Protobuf => read_protobuf(&expected.type_name, body, &mut context),
     };
     let object = match read {
         Ok(object) => object,
@@ -164,12 +168,30 @@ fn read_json(body: &[u8], context: &mut Context) -> Result<Value, String> {
 fn read_yaml(body: &[u8], context: &mut Context) -> Result<Value, String> {
     let options = serde_saphyr::options! {
         duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        // File modes are written as `0644`.
+        legacy_octal_numbers: true,
         with_snippet: false,
     };
     serde_saphyr::with_deserializer_from_slice_with_options(body, options, |deserializer| {
         Seed::root(context).deserialize(deserializer)
     })
     .map_err(|error| error.to_string())
+}
+
+/// Reads the binary form. Its types are right by construction; its texts are checked like any.
+fn read_protobuf(type_name: &str, body: &[u8], context: &mut Context) -> Result<Value, String> {
+    let value = protobuf::decode(type_name, body).map_err(|error| error.to_string())?;
+    Seed::root(context).deserialize(&value).map_err(|error| error.to_string())
+}
+
+/// Reads a body of any form into JSON as it is, without a look at what it holds. Only the binary
+/// form needs to know the type.
+pub fn parse(type_name: &str, body: &[u8], media: MediaType) -> Result<Value, String> {
+    match media {
+        MediaType::Json => serde_json::from_slice(body).map_err(syntax_text),
+        MediaType::Yaml => serde_saphyr::from_slice(body).map_err(|error| error.to_string()),
+        MediaType::Protobuf => protobuf::decode(type_name, body).map_err(|error| error.to_string()),
+    }
 }
 
 /// What is wrong with the syntax, in a sentence.
@@ -182,17 +204,18 @@ fn syntax_text(error: serde_json::Error) -> String {
 fn refuse(expected: &Expected, body: &[u8], media: MediaType, syntax: String, fatal: Option<String>) -> Status {
     match fatal {
         Some(why) => {
-            let found = match media {
-                MediaType::Json => serde_json::from_slice(body).ok(),
-                MediaType::Yaml => serde_saphyr::from_slice(body).ok(),
-            };
+            let found = parse(&expected.type_name, body, media).ok();
             match found.map(|value| header::check(expected, &header::of_value(&value))) {
                 Some(Err(status)) => status,
                 _ => cannot_be_handled(expected, &why),
             }
         }
         None => {
-            let format = if media == MediaType::Json { "json" } else { "yaml" };
+            let format = match media {
+                MediaType::Json => "json",
+                MediaType::Yaml => "yaml",
+                MediaType::Protobuf => "protobuf",
+            };
             Status::bad_request(format!(
                 "the object provided is unrecognized (must be of type {}): couldn't get version/kind; {format} parse error: {syntax} ({})",
                 expected.kind,

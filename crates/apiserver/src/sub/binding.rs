@@ -52,10 +52,7 @@ pub(crate) async fn bind(call: Call) -> Outcome<Response<Body>> {
 
 /// The binding, read.
 fn body(call: &Call) -> Outcome<Value> {
-    let parsed = match media::written(&call.content_type)? {
-        decode::MediaType::Json => serde_json::from_slice(&call.body).map_err(|e| e.to_string()),
-        decode::MediaType::Yaml => serde_saphyr::from_slice(&call.body).map_err(|e| e.to_string()),
-    };
+    let parsed = decode::parse("core/v1.Binding", &call.body, media::written(&call.content_type)?);
     let binding: Value = parsed.map_err(|why| Status::bad_request(format!("the binding cannot be read: {why}")))?;
     let name = text(&binding, "name");
     if !name.is_empty() && name != call.target.name {

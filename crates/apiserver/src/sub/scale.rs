@@ -71,10 +71,7 @@ fn of(value: &Value) -> Value {
 
 /// Reads the Scale in the body.
 fn read(call: &Call) -> Outcome<Value> {
-    let parsed = match media::written(&call.content_type)? {
-        decode::MediaType::Json => serde_json::from_slice(&call.body).map_err(|e| e.to_string()),
-        decode::MediaType::Yaml => serde_saphyr::from_slice(&call.body).map_err(|e| e.to_string()),
-    };
+    let parsed = decode::parse("autoscaling/v1.Scale", &call.body, media::written(&call.content_type)?);
     let scale: Value = parsed.map_err(|why| Status::bad_request(format!("the Scale cannot be read: {why}")))?;
     let kind = scale.get("kind").and_then(Value::as_str).unwrap_or("Scale");
     if kind != "Scale" {

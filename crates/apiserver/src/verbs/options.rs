@@ -122,12 +122,8 @@ fn delete_body(call: &Call) -> Outcome<Option<Value>> {
     if call.body.is_empty() {
         return Ok(None);
     }
-    let yaml = media::written(&call.content_type)? == api::decode::MediaType::Yaml;
-    let parsed = if yaml {
-        serde_saphyr::from_slice(&call.body).map_err(|e| e.to_string())
-    } else {
-        serde_json::from_slice(&call.body).map_err(|e| e.to_string())
-    };
+    let media = media::written(&call.content_type)?;
+    let parsed = api::decode::parse("meta/v1.DeleteOptions", &call.body, media);
     let body: Value = parsed.map_err(|why| Status::bad_request(format!("the delete options cannot be read: {why}")))?;
     let kind = body.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
     if !body.is_object() || kind != "DeleteOptions" {
