@@ -9,7 +9,7 @@ use statefuld_node::shim::protocol::{ExecExit, ExecRequest};
 use crate::harness::*;
 
 async fn idle() -> (TestPod, Shim) {
-    let mut pod = TestPod::new(vec![script("a", "sleep 100000")]);
+    let mut pod = TestPod::new(vec![script("a", "exec sleep 100000")]);
     let shim = pod.run().await;
     running(&shim).await;
     (pod, shim)
