@@ -271,6 +271,10 @@ fn aggregated_version(shared: &Shared, group: &str, version: &str) -> Value {
 
 /// `/openapi/…`
 fn openapi_document(shared: &Shared, rest: &[&str], accept: &str) -> Outcome<Option<Response<Body>>> {
+    if rest == ["v2"] && media::accepts(accept, openapi::V2_PROTOBUF, &[]) {
+        let body = openapi::v2_protobuf();
+        return Ok(Some(respond::raw(200, "application/octet-stream", body)));
+    }
     let document = match rest {
         ["v2"] => Some(openapi::v2(&shared.registry)),
         ["v3"] => Some(openapi::v3_index(&shared.registry)),

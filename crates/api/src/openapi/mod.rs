@@ -19,9 +19,10 @@ use std::sync::LazyLock;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
 
+use crate::protobuf::wire::Writer;
 use crate::resource::Registry;
 use crate::schema::{NodeId, Schema};
-use schemas::Writer;
+use schemas::Describer;
 
 /// The version of Kubernetes whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
@@ -56,7 +57,7 @@ pub fn v3(registry: &Registry, group: &str, version: &str) -> Option<Value> {
     }
     let mut used = BTreeSet::new();
     let paths = paths::of_group_version(Dialect::V3, group, version, &resources, &mut used);
-    let schemas = schemas::all(&Writer::new(Dialect::V3, registry), used, &resources);
+    let schemas = schemas::all(&Describer::new(Dialect::V3, registry), used, &resources);
     Some(json!({
         "openapi": "3.0.0",
         "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
@@ -76,7 +77,7 @@ pub fn v2(registry: &Registry) -> Value {
         let resources = registry.in_group_version(&group, &version);
         all_paths.extend(paths::of_group_version(Dialect::V2, &group, &version, &resources, &mut used));
     }
-    let definitions = schemas::all(&Writer::new(Dialect::V2, registry), used, &registry.all());
+    let definitions = schemas::all(&Describer::new(Dialect::V2, registry), used, &registry.all());
     json!({
         "swagger": "2.0",
         "info": {"title": "Kubernetes", "version": KUBERNETES_VERSION},
@@ -85,6 +86,23 @@ pub fn v2(registry: &Registry) -> Value {
         "securityDefinitions": {"BearerToken": bearer_token()},
         "security": [{"BearerToken": []}],
     })
+}
+
+/// Media type in which clients ask for the v2 document when they do not find a kind in the v3 ones.
+pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
+
+/// The v2 document in its binary form, without paths and definitions: all that a client which
+/// asks for it learns is that the kind is not there, which is what it goes on to say.
+pub fn v2_protobuf() -> Vec<u8> {
+    let mut document = Writer::default();
+    document.bytes(1, b"2.0");
+    document.message(2, |info| {
+        info.bytes(1, b"Kubernetes");
+        info.bytes(2, KUBERNETES_VERSION.as_bytes());
+    });
+    document.message(8, |_paths| {});
+    document.message(9, |_definitions| {});
+    document.into_bytes()
 }
 
 /// How clients send a token.

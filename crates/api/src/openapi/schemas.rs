@@ -10,15 +10,15 @@ use crate::resource::{Registry, Resource};
 use crate::schema::{Field, ListType, Node, NodeId, Schema, StructType};
 
 /// Describes types in one dialect.
-pub(super) struct Writer<'a> {
+pub(super) struct Describer<'a> {
     dialect: Dialect,
     registry: &'a Registry,
     schema: &'static Schema,
 }
 
 /// Every type that is reached from `roots`, the lists of `resources`, and what requests need.
-pub(super) fn all(writer: &Writer<'_>, roots: BTreeSet<NodeId>, resources: &[Arc<Resource>]) -> Map<String, Value> {
-    let schema = writer.schema;
+pub(super) fn all(describer: &Describer<'_>, roots: BTreeSet<NodeId>, resources: &[Arc<Resource>]) -> Map<String, Value> {
+    let schema = describer.schema;
     let always = ["meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.ListMeta"];
     let mut open: Vec<NodeId> = roots.into_iter().chain(always.iter().filter_map(|name| schema.find(name))).collect();
     let mut done = BTreeSet::new();
@@ -32,13 +32,13 @@ pub(super) fn all(writer: &Writer<'_>, roots: BTreeSet<NodeId>, resources: &[Arc
             Node::List(inner) | Node::Map(inner) => open.push(*inner),
             _ => {}
         }
-        if let Some((name, description)) = writer.definition(id) {
+        if let Some((name, description)) = describer.definition(id) {
             out.insert(name, description);
         }
     }
     for resource in resources {
         if let Some(id) = schema.find(&resource.type_name) {
-            out.insert(list_name(&resource.type_name), writer.list(resource, id));
+            out.insert(list_name(&resource.type_name), describer.list(resource, id));
         }
     }
     out.insert(PATCH.to_owned(), json!({"description": "A patch, in the form that its content type names.", "type": "object"}));
@@ -63,10 +63,10 @@ pub(super) fn public_name(type_name: &str) -> String {
     }
 }
 
-impl<'a> Writer<'a> {
-    /// A writer of this dialect.
+impl<'a> Describer<'a> {
+    /// A describer of this dialect.
     pub(super) fn new(dialect: Dialect, registry: &'a Registry) -> Self {
-        Writer { dialect, registry, schema: Schema::builtin() }
+        Describer { dialect, registry, schema: Schema::builtin() }
     }
 
     /// Name and description of a type that has a name in documents.

@@ -20,7 +20,7 @@
 //! | list inside a map | 1 item, repeated |
 
 mod read;
-mod wire;
+pub(crate) mod wire;
 mod write;
 
 use serde_json::{Map, Value};

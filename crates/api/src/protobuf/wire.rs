@@ -107,31 +107,31 @@ impl<'a> Field<'a> {
 
 /// Writes the fields of one message.
 #[derive(Default)]
-pub(super) struct Writer {
+pub(crate) struct Writer {
     out: Vec<u8>,
 }
 
 impl Writer {
     /// What was written.
-    pub(super) fn into_bytes(self) -> Vec<u8> {
+    pub(crate) fn into_bytes(self) -> Vec<u8> {
         self.out
     }
 
     /// A field with a number.
-    pub(super) fn number(&mut self, number: u32, value: u64) {
+    pub(crate) fn number(&mut self, number: u32, value: u64) {
         self.varint(u64::from(number) << 3);
         self.varint(value);
     }
 
     /// A field with bytes.
-    pub(super) fn bytes(&mut self, number: u32, value: &[u8]) {
+    pub(crate) fn bytes(&mut self, number: u32, value: &[u8]) {
         self.varint(u64::from(number) << 3 | 2);
         self.varint(value.len() as u64);
         self.out.extend_from_slice(value);
     }
 
     /// A field with a message.
-    pub(super) fn message(&mut self, number: u32, write: impl FnOnce(&mut Writer)) {
+    pub(crate) fn message(&mut self, number: u32, write: impl FnOnce(&mut Writer)) {
         let mut inner = Writer::default();
         write(&mut inner);
         self.bytes(number, &inner.out);
