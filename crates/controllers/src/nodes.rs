@@ -29,8 +29,11 @@ use crate::work::{self, Stop, call, name, reference};
 const LEASE_DEFAULT: Duration = Duration::from_secs(40);
 /// Beyond the lease's duration, for what a renewal takes to get here.
 const MARGIN: Duration = Duration::from_secs(10);
+/// Whether a node is to have a taint.
+type Due = fn(&Node) -> bool;
+
 /// The taints that are kept here, all with effect NoSchedule: key, and when a node has it.
-const TAINTS: [(&str, fn(&Node) -> bool); 3] = [
+const TAINTS: [(&str, Due); 3] = [
     ("node.kubernetes.io/not-ready", |node| ready(node) == Some("False")),
     ("node.kubernetes.io/unreachable", |node| ready(node) == Some("Unknown")),
     ("node.kubernetes.io/unschedulable", |node| node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true))),

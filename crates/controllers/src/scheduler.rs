@@ -19,12 +19,12 @@ use serde_json::json;
 
 pub(crate) use self::filter::ready;
 use self::filter::{ClaimState, Decision, decide};
+use crate::Term;
 use crate::events::{Level, Recorder};
 use crate::informer::Key;
 use crate::informers::{Informers, PodView};
 use crate::queue::{Outcome, Queue};
 use crate::work::{self, Stop, call, call_opt};
-use crate::Term;
 
 /// The annotation by which a claim is told its node.
 pub(crate) const SELECTED_NODE: &str = "volume.kubernetes.io/selected-node";
@@ -165,7 +165,8 @@ impl Scheduler {
             return hopeless(format!("persistentvolumeclaim \"{claim}\" is being deleted"));
         }
         let spec = found.spec.as_ref();
-        let alone = spec.and_then(|s| s.access_modes.as_ref()).is_some_and(|m| m.iter().any(|m| m == "ReadWriteOncePod"));
+        let alone =
+            spec.and_then(|s| s.access_modes.as_ref()).is_some_and(|m| m.iter().any(|m| m == "ReadWriteOncePod"));
         let users = self.informers.pods.by_index(&format!("claim:{}/{claim}", pod.namespace));
         if alone && users.iter().any(|user| user.uid != pod.uid && user.node.is_some()) {
             return hopeless(

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{EndpointAddress, EndpointPort, EndpointSubset, Endpoints, Service};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 
-use super::slices::{HEADLESS_LABEL, groups, publishes_unready, headless, target};
+use super::slices::{HEADLESS_LABEL, groups, headless, publishes_unready, target};
 use crate::informers::PodView;
 use crate::work::{name, namespace};
 
@@ -50,7 +50,12 @@ pub(super) fn wanted(service: &Service, pods: &[Arc<PodView>], have: Option<&End
 
 /// Whether the object was made here.
 pub(super) fn is_ours(endpoints: &Endpoints) -> bool {
-    endpoints.metadata.labels.as_ref().and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|by| by == MANAGED_BY)
+    endpoints
+        .metadata
+        .labels
+        .as_ref()
+        .and_then(|labels| labels.get(MANAGED_BY_LABEL))
+        .is_some_and(|by| by == MANAGED_BY)
 }
 
 fn subsets(service: &Service, pods: &[Arc<PodView>]) -> (Vec<EndpointSubset>, bool) {
@@ -118,7 +123,9 @@ mod tests {
     fn counts(endpoints: &Endpoints) -> (usize, usize) {
         let count = |list: &Option<Vec<EndpointAddress>>| list.as_ref().map_or(0, Vec::len);
         let subsets = endpoints.subsets.as_deref().unwrap_or_default();
-        subsets.iter().fold((0, 0), |(ready, not), s| (ready + count(&s.addresses), not + count(&s.not_ready_addresses)))
+        subsets
+            .iter()
+            .fold((0, 0), |(ready, not), s| (ready + count(&s.addresses), not + count(&s.not_ready_addresses)))
     }
 
     #[test]

@@ -80,9 +80,8 @@ fn watch_services(queue: &Queue<Key>, informers: &Informers) {
         if old.zip(new).is_some_and(|(old, new)| same_to_services(old, new)) {
             return;
         }
-        let taken = |pod: Option<&Arc<PodView>>, service: &Service| {
-            pod.is_some_and(|pod| slices::takes(service, &pod.labels))
-        };
+        let taken =
+            |pod: Option<&Arc<PodView>>, service: &Service| pod.is_some_and(|pod| slices::takes(service, &pod.labels));
         for service in services.in_namespace(&pod.namespace) {
             if taken(old, &service) || taken(new, &service) {
                 own.add(Key::new(namespace(&*service), name(&*service)));

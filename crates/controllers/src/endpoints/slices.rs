@@ -275,7 +275,8 @@ mod tests {
 
     /// Does what changes say, and gives the slices that there are then.
     fn carry_out(existing: Vec<Arc<EndpointSlice>>, changes: Changes) -> Vec<Arc<EndpointSlice>> {
-        let touched: Vec<&str> = changes.update.iter().map(name).chain(changes.delete.iter().map(|(n, _)| n.as_str())).collect();
+        let touched: Vec<&str> =
+            changes.update.iter().map(name).chain(changes.delete.iter().map(|(n, _)| n.as_str())).collect();
         let kept = existing.into_iter().filter(|slice| !touched.contains(&name(&**slice)));
         let created = changes.create.iter().enumerate().map(|(i, slice)| {
             let mut slice = slice.clone();
@@ -298,7 +299,10 @@ mod tests {
         assert_eq!(endpoint.addresses, ["10.0.0.0"]);
         assert_eq!(endpoint.hostname.as_deref(), Some("web-0"));
         let conditions = endpoint.conditions.clone().expect("conditions");
-        assert_eq!((conditions.ready, conditions.serving, conditions.terminating), (Some(true), Some(true), Some(false)));
+        assert_eq!(
+            (conditions.ready, conditions.serving, conditions.terminating),
+            (Some(true), Some(true), Some(false))
+        );
         let ports = changes.create[0].ports.clone().expect("ports");
         let numbers: Vec<_> = ports.iter().map(|p| (p.name.as_deref(), p.port)).collect();
         assert_eq!(numbers, [(Some("http"), Some(8080)), (Some("peer"), Some(7000))]);
@@ -318,9 +322,12 @@ mod tests {
     fn conditions_tell_unready_and_terminating_pods_apart() {
         let plain = service(|_| ());
         let eager = service(|s| s["spec"]["publishNotReadyAddresses"] = json!(true));
-        for (ready, deleting, of_plain, of_eager) in
-            [(true, false, true, true), (false, false, false, true), (true, true, false, true), (false, true, false, true)]
-        {
+        for (ready, deleting, of_plain, of_eager) in [
+            (true, false, true, true),
+            (false, false, false, true),
+            (true, true, false, true),
+            (false, true, false, true),
+        ] {
             let pods = [pod(0, |p| (p.ready, p.deleting) = (ready, deleting))];
             for (service, expected) in [(&plain, of_plain), (&eager, of_eager)] {
                 let changes = changes(service, &pods, &[]);

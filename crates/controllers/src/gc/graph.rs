@@ -164,7 +164,8 @@ pub(super) fn fate(owners: &[(String, OwnerState)], has_dependents: bool) -> Fat
         return Fate::Keep;
     }
     if of(OwnerState::Solid).next().is_some() {
-        let others: Vec<String> = owners.iter().filter(|(_, s)| *s != OwnerState::Solid).map(|(u, _)| u.clone()).collect();
+        let others: Vec<String> =
+            owners.iter().filter(|(_, s)| *s != OwnerState::Solid).map(|(u, _)| u.clone()).collect();
         return if others.is_empty() { Fate::Keep } else { Fate::Release(others) };
     }
     Fate::Delete { foreground: of(OwnerState::Waiting).next().is_some() && has_dependents }

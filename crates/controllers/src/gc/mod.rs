@@ -150,7 +150,8 @@ impl Collector {
         let api = self.api(item);
         let Some(live) = call_opt(&self.term, api.get(&item.name)).await? else { return Ok(Outcome::Done) };
         let version = live.metadata.resource_version.clone();
-        let Some(live) = Item::of(item.kind, live.metadata).filter(|live| live.uid == item.uid && !live.deleting) else {
+        let Some(live) = Item::of(item.kind, live.metadata).filter(|live| live.uid == item.uid && !live.deleting)
+        else {
             return Ok(Outcome::Done);
         };
         let mut owners = Vec::with_capacity(live.owners.len());
@@ -181,8 +182,7 @@ impl Collector {
 
     /// How an owner is; `None` if its kind is not served and so nobody can tell.
     async fn owner(&self, dependent: &Item, owner: &Owner) -> Result<Option<OwnerState>, Stop> {
-        let served =
-            |kind: &&Kind| kind.resource.kind == owner.kind && kind.resource.api_version == owner.api_version;
+        let served = |kind: &&Kind| kind.resource.kind == owner.kind && kind.resource.api_version == owner.api_version;
         let Some(kind) = self.kinds.iter().find(served) else { return Ok(None) };
         if kind.namespaced && dependent.namespace.is_empty() {
             // It cannot be: a reference without a namespace names no object. Nothing is deleted for that.

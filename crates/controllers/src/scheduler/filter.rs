@@ -92,9 +92,8 @@ fn obstacle(pod: &PodView, claims: &[ClaimState], node: &Node, load: usize) -> O
     }
     let taints = spec.and_then(|s| s.taints.as_ref()).into_iter().flatten();
     let hard = |t: &&Taint| t.effect == "NoSchedule" || t.effect == "NoExecute";
-    let untolerated = |t: &Taint| {
-        format!("node(s) had untolerated taint {{{}: {}}}", t.key, t.value.as_deref().unwrap_or_default())
-    };
+    let untolerated =
+        |t: &Taint| format!("node(s) had untolerated taint {{{}: {}}}", t.key, t.value.as_deref().unwrap_or_default());
     if let Some(taint) = taints.filter(hard).find(|t| !tolerated(pod, t)) {
         return Some(untolerated(taint));
     }
@@ -229,7 +228,10 @@ mod tests {
             node("a", json!({"spec": {"unschedulable": true}})),
             node("b", json!({"spec": {"taints": [{"key": "k", "value": "v", "effect": "NoSchedule"}]}})),
             node("c", json!({"status": {"conditions": [{"type": "Ready", "status": "Unknown"}]}})),
-            node("d", json!({"status": {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"pods": "2"}}})),
+            node(
+                "d",
+                json!({"status": {"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"pods": "2"}}}),
+            ),
             node("e", json!({"spec": {"unschedulable": true}})),
         ];
         let load = HashMap::from([("d".to_owned(), 2)]);

@@ -161,13 +161,20 @@ impl Controller {
                     return Ok(Outcome::Done);
                 }
                 claim::Step::Protect => {
-                    claim = self.patch(&claims, &claim, json!({"metadata": {"finalizers": with(&claim.metadata.finalizers, PVC_PROTECTION)}})).await?;
+                    claim = self
+                        .patch(
+                            &claims,
+                            &claim,
+                            json!({"metadata": {"finalizers": with(&claim.metadata.finalizers, PVC_PROTECTION)}}),
+                        )
+                        .await?;
                 }
                 claim::Step::Unprotect => {
                     if self.is_used_live(&claim).await? {
                         return Ok(Outcome::Done);
                     }
-                    let patch = json!({"metadata": {"finalizers": without(&claim.metadata.finalizers, PVC_PROTECTION)}});
+                    let patch =
+                        json!({"metadata": {"finalizers": without(&claim.metadata.finalizers, PVC_PROTECTION)}});
                     self.patch(&claims, &claim, patch).await?;
                     return Ok(Outcome::Done);
                 }
@@ -195,10 +202,12 @@ impl Controller {
                     claim = self.patch_status(&claims, &claim, json!({"status": status})).await?;
                     self.forget(&claim);
                 }
-                claim::Step::Provision { class, node } => match self.provision(&claim, &class, &node, &volumes).await? {
-                    Some(made) => fresh = Some(made),
-                    None => return Ok(Outcome::Done),
-                },
+                claim::Step::Provision { class, node } => {
+                    match self.provision(&claim, &class, &node, &volumes).await? {
+                        Some(made) => fresh = Some(made),
+                        None => return Ok(Outcome::Done),
+                    }
+                }
             }
         }
         Ok(Outcome::After(STEPS_AGAIN))
@@ -258,7 +267,8 @@ impl Controller {
                     volume = self.patch(&volumes, &volume, patch).await?;
                 }
                 volume::Step::Unprotect => {
-                    let patch = json!({"metadata": {"finalizers": without(&volume.metadata.finalizers, PV_PROTECTION)}});
+                    let patch =
+                        json!({"metadata": {"finalizers": without(&volume.metadata.finalizers, PV_PROTECTION)}});
                     volume = self.patch(&volumes, &volume, patch).await?;
                 }
                 volume::Step::Phase(phase) => {
@@ -316,9 +326,11 @@ impl Controller {
     async fn is_used_live(&self, claim: &PersistentVolumeClaim) -> Result<bool, Stop> {
         let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace(claim));
         let list = call(&self.term, pods.list(&ListParams::default())).await?;
-        Ok(list.items.into_iter().filter_map(PodView::of).any(|pod| {
-            pod.node.is_some() && pod.claims.iter().any(|c| c == name(claim))
-        }))
+        Ok(list
+            .items
+            .into_iter()
+            .filter_map(PodView::of)
+            .any(|pod| pod.node.is_some() && pod.claims.iter().any(|c| c == name(claim))))
     }
 
     /// Whether the volume of a bound claim is really not there, or not its own.

@@ -112,11 +112,8 @@ fn lies_at(volume: &PersistentVolume, path: &str, host: &str) -> bool {
 }
 
 fn only(host: &str) -> NodeSelector {
-    let requirement = NodeSelectorRequirement {
-        key: HOSTNAME.into(),
-        operator: "In".into(),
-        values: Some(vec![host.to_owned()]),
-    };
+    let requirement =
+        NodeSelectorRequirement { key: HOSTNAME.into(), operator: "In".into(), values: Some(vec![host.to_owned()]) };
     let term = NodeSelectorTerm { match_expressions: Some(vec![requirement]), match_fields: None };
     NodeSelector { node_selector_terms: vec![term] }
 }
@@ -137,7 +134,8 @@ mod tests {
     }
 
     fn node() -> Node {
-        let node = json!({"metadata": {"name": "n", "labels": {HOSTNAME: "host"}, "annotations": {VOLUMES_DIR: "/v/"}}});
+        let node =
+            json!({"metadata": {"name": "n", "labels": {HOSTNAME: "host"}, "annotations": {VOLUMES_DIR: "/v/"}}});
         serde_json::from_value(node).expect("a node")
     }
 
@@ -146,7 +144,11 @@ mod tests {
         PodView { name: name.into(), controller: Some(controller), ..PodView::default() }
     }
 
-    fn make(claim: &PersistentVolumeClaim, user: Option<&PodView>, others: &[Arc<PersistentVolume>]) -> PersistentVolume {
+    fn make(
+        claim: &PersistentVolumeClaim,
+        user: Option<&PodView>,
+        others: &[Arc<PersistentVolume>],
+    ) -> PersistentVolume {
         let class = json!({"metadata": {"name": "local"}, "provisioner": PROVISIONER});
         let class = serde_json::from_value(class).expect("a class");
         volume(claim, &class, &node(), user, others).expect("can be made")
@@ -190,7 +192,8 @@ mod tests {
     #[test]
     fn what_class_local_cannot_do_is_said() {
         let class: StorageClass =
-            serde_json::from_value(json!({"metadata": {"name": "local"}, "provisioner": PROVISIONER})).expect("a class");
+            serde_json::from_value(json!({"metadata": {"name": "local"}, "provisioner": PROVISIONER}))
+                .expect("a class");
         let mut block = claim("c", "u");
         block.spec.as_mut().expect("a spec").volume_mode = Some("Block".into());
         assert!(volume(&block, &class, &node(), None, &[]).is_err_and(|why| why.contains("block")));

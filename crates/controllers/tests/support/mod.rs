@@ -1,0 +1,182 @@
+//! A server with the controllers around a set, each under the account that it has in the daemon.
+#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambient::Ambient;
+use apiserver::auth::Identity;
+use apiserver::{ApiServer, Options};
+use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
+use kube::core::{ApiResource, GroupVersionKind};
+use kube::{Api, Client};
+use serde_json::{Value, json};
+use statefuld_controllers::informers::Informers;
+use statefuld_controllers::{Term, endpoints, gc, nodes, scheduler, volumes};
+use store::embedded::Embedded;
+use tokio::task::JoinSet;
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
+
+pub struct Cluster {
+    pub client: Client,
+    pub term: Term,
+    controllers: JoinSet<kube::Result<()>>,
+    _api: Arc<ApiServer>,
+    _folder: tempfile::TempDir,
+}
+
+impl Cluster {
+    pub async fn start() -> Self {
+        Self::start_with(Ambient::system()).await
+    }
+
+    /// `ambient` is the controllers' own.
+    pub async fn start_with(ambient: Ambient) -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let path = folder.path().join("store");
+        let store = Embedded::open(&path, Ambient::system(), store::embedded::Options::default()).expect("opens");
+        let api = ApiServer::start(Options::new(store, Ambient::system())).await.expect("the server starts");
+        let term = Term::new();
+        let client = |identity| Client::new(api.client(identity), "default");
+        let account = |name: &str| client(Identity::service_account("kube-system", name));
+        let informers =
+            Informers::start(&client(Identity::user("system:kube-controller-manager", &[])), &term, &ambient);
+        let given = || (term.clone(), ambient.clone(), informers.clone());
+        let mut controllers = JoinSet::new();
+        let (t, a, i) = given();
+        controllers.spawn(scheduler::run(client(Identity::user("system:kube-scheduler", &[])), t, a, i));
+        let (t, a, i) = given();
+        controllers.spawn(volumes::run(account("persistent-volume-binder"), t, a, i));
+        let (t, a, i) = given();
+        controllers.spawn(endpoints::run(account("endpointslice-controller"), t, a, i));
+        let (t, a, i) = given();
+        controllers.spawn(endpoints::run_legacy(account("endpoint-controller"), t, a, i));
+        let (t, a, i) = given();
+        controllers.spawn(nodes::run(account("node-controller"), t, a, i));
+        let (t, a, _) = given();
+        controllers.spawn(gc::run(account("generic-garbage-collector"), t, a));
+        let (t, a, i) = given();
+        controllers.spawn(gc::namespaces::run(account("namespace-controller"), t, a, i));
+        let (t, a, i) = given();
+        controllers.spawn(gc::accounts::run(account("service-account-controller"), t, a, i));
+        let admin = client(Identity::user("admin", &["system:masters"]));
+        Self { client: admin, term, controllers, _api: api, _folder: folder }
+    }
+
+    /// Ends the term and waits until every controller has settled.
+    pub async fn stop(mut self) {
+        self.term.end();
+        let settled = async {
+            while let Some(ended) = self.controllers.join_next().await {
+                ended.expect("no controller panics").expect("no controller fails");
+            }
+        };
+        tokio::time::timeout(PATIENCE, settled).await.expect("every controller settles");
+    }
+
+    pub fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+        let (group, plural) = match kind {
+            "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
+            "Lease" => ("coordination.k8s.io", "leases"),
+            "StorageClass" => ("storage.k8s.io", "storageclasses"),
+            "ControllerRevision" => ("apps", "controllerrevisions"),
+            "StatefulSet" => ("apps", "statefulsets"),
+            "Endpoints" => ("", "endpoints"),
+            core => ("", &*format!("{}s", core.to_lowercase()).leak()),
+        };
+        let resource = ApiResource::from_gvk_with_plural(&GroupVersionKind::gvk(group, "v1", kind), plural);
+        match namespace {
+            "" => Api::all_with(self.client.clone(), &resource),
+            namespace => Api::namespaced_with(self.client.clone(), namespace, &resource),
+        }
+    }
+
+    pub async fn create(&self, kind: &str, namespace: &str, body: Value) -> Value {
+        let object: DynamicObject = serde_json::from_value(body).expect("an object");
+        let made = self.api(kind, namespace).create(&PostParams::default(), &object).await;
+        serde_json::to_value(made.expect("created")).expect("JSON")
+    }
+
+    pub async fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+        let found = self.api(kind, namespace).get_opt(name).await.expect("the server answers");
+        found.map(|object| serde_json::to_value(object).expect("JSON"))
+    }
+
+    pub async fn list(&self, kind: &str, namespace: &str) -> Vec<Value> {
+        let list = self.api(kind, namespace).list(&Default::default()).await.expect("the server answers");
+        list.items.into_iter().map(|object| serde_json::to_value(object).expect("JSON")).collect()
+    }
+
+    pub async fn patch(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
+        let api = self.api(kind, namespace);
+        api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
+    }
+
+    pub async fn patch_status(&self, kind: &str, namespace: &str, name: &str, status: Value) {
+        let patch = Patch::Merge(json!({"status": status}));
+        self.api(kind, namespace).patch_status(name, &PatchParams::default(), &patch).await.expect("patched");
+    }
+
+    pub async fn delete(&self, kind: &str, namespace: &str, name: &str, params: kube::api::DeleteParams) {
+        self.api(kind, namespace).delete(name, &params).await.expect("deleted");
+    }
+
+    /// Waits until the object is so, and gives it.
+    pub async fn until(&self, kind: &str, namespace: &str, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+        let wait = async {
+            loop {
+                if let Some(found) = self.get(kind, namespace, name).await.filter(&is) {
+                    return found;
+                }
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        match tokio::time::timeout(PATIENCE, wait).await {
+            Ok(found) => found,
+            Err(_) => panic!("{kind} {name} is {:#}", self.get(kind, namespace, name).await.unwrap_or_default()),
+        }
+    }
+
+    pub async fn until_gone(&self, kind: &str, namespace: &str, name: &str) {
+        let wait = async {
+            while self.get(kind, namespace, name).await.is_some() {
+                tokio::time::sleep(LOOK_AGAIN).await;
+            }
+        };
+        if tokio::time::timeout(PATIENCE, wait).await.is_err() {
+            panic!("{kind} {name} is still there: {:#}", self.get(kind, namespace, name).await.unwrap_or_default());
+        }
+    }
+
+    /// A node that is ready and takes volumes.
+    pub async fn node(&self, name: &str) -> Value {
+        let meta = json!({"name": name, "labels": {"kubernetes.io/hostname": name},
+            "annotations": {"statefuld.io/volumes-dir": format!("/data/{name}")}});
+        let node = self.create("Node", "", json!({"apiVersion": "v1", "kind": "Node", "metadata": meta})).await;
+        let status = json!({"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"pods": "110"}});
+        self.patch_status("Node", "", name, status).await;
+        node
+    }
+
+    pub async fn claim(&self, name: &str) -> Value {
+        let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
+        let claim =
+            json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec});
+        self.create("PersistentVolumeClaim", "default", claim).await
+    }
+
+    /// A pod, mounting these claims.
+    pub async fn pod(&self, name: &str, claims: &[&str], change: impl FnOnce(&mut Value)) -> Value {
+        let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
+        let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
+            "containers": [{"name": "c", "image": "i", "ports": [{"name": "web", "containerPort": 8080}]}],
+            "volumes": claims.iter().map(volume).collect::<Vec<_>>(),
+            "terminationGracePeriodSeconds": 0,
+        }});
+        change(&mut pod);
+        self.create("Pod", "default", pod).await
+    }
+}
