@@ -43,6 +43,7 @@ pub fn prepare_create(resource: &Resource, new: &mut Value) {
     }
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("", "Namespace") => prepare_namespace(new),
+        ("", "PersistentVolumeClaim") => align_data_sources(&mut new["spec"]),
         ("", "Secret") => merge_string_data(new),
         ("", "Service") => service::prepare_create(new),
         _ => {}
@@ -202,6 +203,32 @@ fn label_with_name(namespace: &mut Value) {
     }
 }
 
+/// A claim names its data source in two fields, the older of which knows claims and snapshots only and forgets others.
+fn align_data_sources(spec: &mut Value) {
+    let classic = |source: &Value| match source["apiGroup"].as_str().unwrap_or("") {
+        "" => source["kind"] == "PersistentVolumeClaim",
+        group => group == "snapshot.storage.k8s.io" && source["kind"] == "VolumeSnapshot",
+    };
+    let (source, reference) = (spec["dataSource"].clone(), spec["dataSourceRef"].clone());
+    let Some(spec) = spec.as_object_mut() else { return };
+    if source.is_null() {
+        // Indexing has made the members; absent ones stay absent.
+        spec.remove("dataSource");
+        if reference.is_null() {
+            spec.remove("dataSourceRef");
+        } else if classic(&reference) && reference["namespace"].is_null() {
+            spec.insert("dataSource".into(), reference);
+        }
+    } else if !classic(&source) {
+        spec.remove("dataSource");
+        if reference.is_null() {
+            spec.remove("dataSourceRef");
+        }
+    } else if reference.is_null() {
+        spec.insert("dataSourceRef".into(), source);
+    }
+}
+
 /// Moves `stringData` of a secret into `data`, encoded.
 fn merge_string_data(secret: &mut Value) {
     let Some(Value::Object(texts)) = secret.as_object_mut().and_then(|map| map.remove("stringData")) else {
@@ -283,6 +310,22 @@ mod tests {
             "Burstable"
         );
         assert_eq!(qos_class(&with(json!({"requests": {"cpu": "1"}}))), "Burstable");
+    }
+
+    #[test]
+    fn a_claims_data_source_is_named_twice_or_forgotten() {
+        let claims = resource("", "persistentvolumeclaims");
+        let with = |spec: Value| {
+            let mut claim = json!({"metadata": {}, "spec": spec});
+            prepare_create(&claims, &mut claim);
+            claim["spec"].clone()
+        };
+        assert_eq!(with(json!({"volumeName": "v"})), json!({"volumeName": "v"}));
+        assert_eq!(with(json!({"dataSource": {"kind": "Pod", "name": "x"}})), json!({}));
+        let source = json!({"kind": "PersistentVolumeClaim", "name": "x"});
+        let both = json!({"dataSource": source, "dataSourceRef": source});
+        assert_eq!(with(json!({"dataSource": source})), both);
+        assert_eq!(with(json!({"dataSourceRef": source})), both);
     }
 
     #[test]

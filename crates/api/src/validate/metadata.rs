@@ -17,7 +17,8 @@ fn name_check(resource: &Resource) -> fn(&str) -> Vec<String> {
     match (resource.group.as_str(), resource.kind.as_str()) {
         ("apps", "StatefulSet") | ("", "Namespace") => names::dns1123_label,
         ("", "Service") => names::dns1035_label,
-        ("rbac.authorization.k8s.io", _) => names::path_segment,
+        // Events of the core group were never held to the rules for names; clients make them from any prefix.
+        ("rbac.authorization.k8s.io", _) | ("", "Event") => names::path_segment,
         _ => names::dns1123_subdomain,
     }
 }
