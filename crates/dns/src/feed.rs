@@ -74,6 +74,15 @@ impl Feeder {
         }
     }
 
+    /// Waits until node-dns is gone, which otherwise only the next push would tell. May be dropped at any time.
+    pub async fn closed(&mut self) -> Error {
+        match self.stream.read(&mut [0]).await {
+            Ok(0) => Error::Io(std::io::ErrorKind::ConnectionReset.into()),
+            Ok(_) => Error::Protocol("it speaks without being asked".into()),
+            Err(error) => Error::Io(error),
+        }
+    }
+
     /// Tells node-dns to exit; returns when its ports and its folder are free for another one.
     pub async fn shutdown(mut self) -> Result<(), Error> {
         match self.ask(&Request::Shutdown).await? {

@@ -111,6 +111,7 @@ async fn a_restart_answers_from_the_persisted_snapshot() {
     // Stops without being told to, as a kill does.
     running.abort();
     let _ = running.await;
+    assert!(matches!(timeout(DEADLINE, feeder.closed()).await, Ok(Error::Io(_))));
 
     let (server, running) = start(dir.path()).await;
     assert_eq!(addresses(&ask_udp(server, "web.ns.svc.cluster.local.").await), ["10.1.0.1"]);
