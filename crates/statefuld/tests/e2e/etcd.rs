@@ -25,7 +25,7 @@ fn e2e_etcd_members_find_each_other_by_srv_and_keep_their_data() {
     let identities = instance.identities("etcd", 3);
     let members = instance.exec("etcd-0", "ETCDCTL_API=3 etcdctl member list").expect("a list");
     for n in 0..3 {
-        assert!(members.contains(&format!("http://etcd-{n}.etcd.default.svc.cluster.local:2380")), "{members}");
+        assert!(members.contains(&format!("https://etcd-{n}.etcd.default.svc.cluster.local:2380")), "{members}");
     }
     put(&instance, "etcd-0", "first");
 
