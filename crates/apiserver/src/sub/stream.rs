@@ -29,6 +29,6 @@ pub(crate) async fn stream(
 ) -> Outcome<Response<Body>> {
     shared.cache.catch_up().await?;
     let found = shared.cache.get("", "pods", &target.namespace, &target.name);
-    let pod = found.ok_or_else(|| Box::new(Status::not_found("", "pods", &target.name)))?;
-    streams::handle(&shared.nodes, shared.ambient.now(), &pod.value(resource), &target.subresource, parts).await
+    let pod = found.ok_or_else(|| Box::new(Status::not_found("", "pods", &target.name)))?.value(resource);
+    streams::handle(&shared.nodes, shared.ambient.now(), &pod, &target.subresource, parts).await
 }

@@ -1,0 +1,124 @@
+//! A server of its own for each test, and ways to talk to it.
+#![allow(dead_code, unreachable_pub, missing_docs, reason = "every test file uses a part of it")]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ambient::Ambient;
+use statefuld_apiserver::auth::Identity;
+use statefuld_apiserver::{ApiServer, Options};
+use bytes::Bytes;
+use http::{Method, Request};
+use http_body_util::{BodyExt, Full};
+use serde_json::Value;
+use store::embedded::Embedded;
+use tower::ServiceExt;
+
+/// How long anything may take before a test fails.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A server over a store in a folder of its own.
+pub struct Server {
+    pub api: Arc<ApiServer>,
+    pub store: Arc<Embedded>,
+    pub folder: tempfile::TempDir,
+}
+
+/// An answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub code: u16,
+    pub headers: http::HeaderMap,
+    pub body: Value,
+}
+
+impl Server {
+    /// Starts one with the usual options.
+    pub async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    /// Starts one with other options.
+    pub async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let store = Embedded::open(&folder.path().join("store"), Ambient::system(), store::embedded::Options::default()).unwrap();
+        let mut options = Options::new(store.clone(), Ambient::system());
+        change(&mut options);
+        let api = ApiServer::start(options).await.unwrap();
+        Self { api, store, folder }
+    }
+
+    /// The administrator's client.
+    pub fn admin(&self) -> kube::Client {
+        kube::Client::new(self.api.client(admin()), "default")
+    }
+
+    /// Asks as the administrator.
+    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+        self.ask_as(admin(), method, path, &[], body).await
+    }
+
+    /// Asks as anybody, with headers.
+    pub async fn ask_as(
+        &self,
+        identity: Identity,
+        method: Method,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Option<Value>,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let body = body.map(|b| b.to_string()).unwrap_or_default();
+        let request = request.body(Full::new(Bytes::from(body))).unwrap();
+        let response = tokio::time::timeout(PATIENCE, self.api.client(identity).oneshot(request)).await.unwrap().unwrap();
+        let (parts, body) = response.into_parts();
+        let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
+        let body = serde_json::from_slice(&bytes)
+            .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+    }
+
+    /// Creates an object, which must succeed; gives it as created.
+    pub async fn create(&self, path: &str, object: Value) -> Value {
+        let answer = self.ask(Method::POST, path, Some(object)).await;
+        assert_eq!(answer.code, 201, "{}", answer.body);
+        answer.body
+    }
+}
+
+/// Who may do everything.
+pub fn admin() -> Identity {
+    Identity::user("admin", &["system:masters"])
+}
+
+/// A pod that is valid.
+pub fn pod(name: &str) -> Value {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
+        "spec": {"containers": [{"name": "main", "image": "sample:1"}]}
+    })
+}
+
+/// A config map.
+pub fn config_map(name: &str, label: &str) -> Value {
+    serde_json::json!({
+        "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"x": label}}, "data": {"k": "v"}
+    })
+}
+
+/// A StatefulSet.
+pub fn set(name: &str, replicas: i64) -> Value {
+    serde_json::json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
+        "spec": {
+            "replicas": replicas, "serviceName": name, "selector": {"matchLabels": {"app": name}},
+            "template": {
+                "metadata": {"labels": {"app": name}},
+                "spec": {"containers": [{"name": "main", "image": "sample:1"}]}
+            }
+        }
+    })
+}
