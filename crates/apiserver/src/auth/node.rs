@@ -1,8 +1,9 @@
 //! What a node's agent may do: with its own Node, its lease, the pods bound to it, and what those pods use.
 //!
 //! ```text
-//!  Node n ◀─ spec.nodeName ─ Pod ─▶ Secret, ConfigMap, ServiceAccount
-//!                             └───▶ PersistentVolumeClaim ─▶ PersistentVolume
+//!  Node n ◀─ spec.nodeName ─ Pod ─▶ Secret, ConfigMap, ServiceAccount, PersistentVolumeClaim
+//!     ▲
+//!     └── node affinity of a local PersistentVolume, whose data that node removes
 //! ```
 //!
 //! A request about one object is allowed where the picture leads from the node to it. So an agent that is taken
@@ -31,8 +32,8 @@ pub struct NodeAuthorizer {
 struct Graph {
     pods: HashMap<Key, Pod>,
     by_node: HashMap<String, HashSet<Key>>,
-    /// The volume that a claim is bound to.
-    volumes: HashMap<Key, String>,
+    /// The node that has a local volume's data.
+    data_on: HashMap<String, String>,
 }
 
 /// What a pod leads to; all in its own namespace.
@@ -51,13 +52,17 @@ impl NodeAuthorizer {
         Arc::new(Self::default())
     }
 
-    /// Takes the new state of a pod or claim; other kinds are ignored.
+    /// Takes the new state of a pod or volume; other kinds are ignored.
     pub fn apply(&self, object: &Value) {
         let key = (text(&object["metadata"]["namespace"]), text(&object["metadata"]["name"]));
         match object["kind"].as_str() {
             Some("Pod") => self.write().put_pod(key, Pod::from_value(object)),
-            Some("PersistentVolumeClaim") => {
-                self.write().volumes.insert(key, text(&object["spec"]["volumeName"]));
+            Some("PersistentVolume") => {
+                let mut graph = self.write();
+                match data_on(object) {
+                    Some(node) => graph.data_on.insert(key.1, node),
+                    None => graph.data_on.remove(&key.1),
+                };
             }
             _ => {}
         }
@@ -68,8 +73,8 @@ impl NodeAuthorizer {
         let key = (namespace.to_owned(), name.to_owned());
         match kind {
             "Pod" => self.write().take_pod(&key),
-            "PersistentVolumeClaim" => {
-                self.write().volumes.remove(&key);
+            "PersistentVolume" => {
+                self.write().data_on.remove(name);
             }
             _ => {}
         }
@@ -116,7 +121,8 @@ fn everywhere(request: &Attributes) -> bool {
     let Attributes { verb, group, resource, subresource, .. } = request;
     let read = matches!(verb.as_str(), "get" | "list" | "watch");
     match (group.as_str(), resource.as_str(), subresource.as_str()) {
-        ("", "nodes" | "services", "")
+        // Volumes hold no secrets, and an agent looks for released ones.
+        ("", "nodes" | "services" | "persistentvolumes", "")
         | ("discovery.k8s.io", "endpointslices", "")
         | ("node.k8s.io", "runtimeclasses", "")
         | ("storage.k8s.io", "storageclasses", "") => read,
@@ -164,7 +170,7 @@ impl Graph {
             ("persistentvolumeclaims", "status") => {
                 (change || verb == "get") && self.any(node, namespace, |pod| pod.claims.contains(name))
             }
-            ("persistentvolumes", "") => follow(verb) && self.uses_volume(node, name),
+            ("persistentvolumes", "") => change && self.data_on.get(name).is_some_and(|has| has == node),
             ("serviceaccounts", "") => verb == "get" && self.any(node, namespace, |pod| pod.account == *name),
             ("serviceaccounts", "token") => verb == "create" && self.any(node, namespace, |pod| pod.account == *name),
             _ => false,
@@ -178,15 +184,6 @@ impl Graph {
     fn any(&self, node: &str, namespace: &str, holds: impl Fn(&Pod) -> bool) -> bool {
         let keys = self.by_node.get(node).into_iter().flatten();
         keys.filter(|(ns, _)| ns == namespace).filter_map(|key| self.pods.get(key)).any(holds)
-    }
-
-    fn uses_volume(&self, node: &str, volume: &str) -> bool {
-        self.by_node.get(node).into_iter().flatten().any(|key| {
-            let claims = self.pods.get(key).map(|pod| &pod.claims).into_iter().flatten();
-            claims.into_iter().any(|claim| {
-                self.volumes.get(&(key.0.clone(), claim.clone())).is_some_and(|bound| bound == volume)
-            })
-        })
     }
 
     fn put_pod(&mut self, key: Key, pod: Pod) {
@@ -206,6 +203,18 @@ impl Graph {
                 self.by_node.remove(&old.node);
             }
         }
+    }
+}
+
+/// The node that a local volume's affinity names.
+fn data_on(volume: &Value) -> Option<String> {
+    volume["spec"]["local"].as_object()?;
+    let terms = list(&volume["spec"]["nodeAffinity"]["required"]["nodeSelectorTerms"]);
+    let mut expressions = terms.flat_map(|term| list(&term["matchExpressions"]));
+    let host = expressions.find(|e| e["key"] == "kubernetes.io/hostname" && e["operator"] == "In")?;
+    match host["values"].as_array()?.as_slice() {
+        [Value::String(node)] => Some(node.clone()),
+        _ => None,
     }
 }
 
@@ -285,8 +294,10 @@ mod tests {
                 "volumes": [
                     {"name": "d", "persistentVolumeClaim": {"claimName": format!("data-{pod}")}},
                     {"name": "p", "projected": {"sources": [{"configMap": {"name": format!("cm-{pod}")}}]}}]}}));
-            authorizer.apply(&json!({"kind": "PersistentVolumeClaim",
-                "metadata": {"namespace": "ns", "name": format!("data-{pod}")}, "spec": {"volumeName": format!("pv-{pod}")}}));
+            let host = json!({"key": "kubernetes.io/hostname", "operator": "In", "values": [node]});
+            authorizer.apply(&json!({"kind": "PersistentVolume", "metadata": {"name": format!("pv-{pod}")}, "spec": {
+                "local": {"path": "/x"},
+                "nodeAffinity": {"required": {"nodeSelectorTerms": [{"matchExpressions": [host]}]}}}}));
         }
         authorizer
     }
@@ -342,8 +353,17 @@ mod tests {
             assert!(!may(&a, "get", resource, "elsewhere", mine), "{resource}");
             assert!(!may(&a, "list", resource, "ns", ""), "{resource}");
         }
-        assert!(may(&a, "get", "persistentvolumes", "", "pv-web-0"));
-        assert!(!may(&a, "get", "persistentvolumes", "", "pv-web-1"));
+    }
+
+    #[test]
+    fn an_agent_releases_volumes_whose_data_it_has() {
+        let a = authorizer();
+        assert!(may(&a, "list", "persistentvolumes", "", ""));
+        assert!(may(&a, "patch", "persistentvolumes", "", "pv-web-0"));
+        assert!(!may(&a, "patch", "persistentvolumes", "", "pv-web-1"));
+        assert!(!may(&a, "delete", "persistentvolumes", "", "pv-web-0"));
+        a.remove("PersistentVolume", "", "pv-web-0");
+        assert!(!may(&a, "patch", "persistentvolumes", "", "pv-web-0"));
     }
 
     #[test]
@@ -351,7 +371,6 @@ mod tests {
         let a = authorizer();
         a.remove("Pod", "ns", "web-0");
         assert!(!may(&a, "get", "secrets", "ns", "env-web-0"));
-        assert!(!may(&a, "get", "persistentvolumes", "", "pv-web-0"));
     }
 
     #[test]

@@ -10,8 +10,8 @@ use super::{Attributes, Authorizer, Decision};
 
 /// Node rules and RBAC, both fed from the watch cache.
 ///
-/// Feed it every change of Role, ClusterRole, RoleBinding, ClusterRoleBinding, Pod and PersistentVolumeClaim, before
-/// the write that made the change is answered: who was just given a right can then use it at once.
+/// Feed it every change of its [`Self::KINDS`] before the write that made the change is answered: who was just given
+/// a right can then use it at once.
 #[derive(Debug)]
 pub struct Standard {
     rbac: Arc<Rbac>,
@@ -20,8 +20,14 @@ pub struct Standard {
 
 impl Standard {
     /// Kinds that it wants to be fed with.
-    pub const KINDS: [&'static str; 6] =
-        ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Pod", "PersistentVolumeClaim"];
+    pub const KINDS: [&'static str; 6] = [
+        "Role",
+        "ClusterRole",
+        "RoleBinding",
+        "ClusterRoleBinding",
+        "Pod",
+        "PersistentVolume",
+    ];
 
     /// Knows nothing yet.
     pub fn new() -> Arc<Self> {
@@ -50,7 +56,12 @@ impl Authorizer for Standard {
     fn authorize(&self, request: &Attributes) -> Decision {
         match (self.nodes.authorize(request), self.rbac.authorize(request)) {
             (Decision::Allow, _) | (_, Decision::Allow) => Decision::Allow,
-            (Decision::Deny(node), Decision::Deny(rbac)) => Decision::Deny(if node.is_empty() { rbac } else { node }),
+            (Decision::Deny(node), Decision::Deny(rbac)) => {
+                let Attributes { identity, verb, group, resource, subresource, namespace, name, path, .. } = request;
+                let user = &identity.user;
+                tracing::debug!(user, verb, group, resource, subresource, namespace, name, path, "not allowed");
+                Decision::Deny(if node.is_empty() { rbac } else { node })
+            }
         }
     }
 }

@@ -10,6 +10,7 @@ use nodeconn::{ExitStatus, Frame, NodeHandler, Stream};
 use serde_json::json;
 use tokio::io::DuplexStream;
 use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
@@ -163,14 +164,20 @@ type Client = WebSocketStream<DuplexStream>;
 
 /// A client's socket to a running exec, as it is after the upgrade.
 async fn exec(nodes: &Arc<Nodes>, protocol: &str, query: &str) -> Client {
+    exec_served(nodes, protocol, query).await.0
+}
+
+/// The same, and the task that serves it.
+async fn exec_served(nodes: &Arc<Nodes>, protocol: &str, query: &str) -> (Client, JoinHandle<()>) {
     let (server, client) = tokio::io::duplex(1 << 16);
     let protocol = Protocol::choose(&[protocol.to_owned()]).unwrap();
     let pod = pod();
     let call = Call { nodes, now: Timestamp::UNIX_EPOCH, pod: &pod, query: Query::parse(query) };
     let remote = remote::exec(&call).unwrap();
     let node = call.open(remote.request.clone()).await.unwrap();
-    tokio::spawn(async move { websocket::run_remote(websocket::socket(server).await, protocol, remote, node).await });
-    WebSocketStream::from_raw_socket(client, Role::Client, None).await
+    let serving = async move { websocket::run_remote(websocket::socket(server).await, protocol, remote, node).await };
+    let serving = tokio::spawn(serving);
+    (WebSocketStream::from_raw_socket(client, Role::Client, None).await, serving)
 }
 
 /// Everything until the server closes, without empty messages.
@@ -221,10 +228,12 @@ async fn a_terminal_has_a_size_and_no_stderr() {
 async fn a_client_that_goes_away_ends_the_command() {
     let (tell, told) = oneshot::channel();
     let nodes = nodes_with(Node { dropped: Mutex::new(Some(tell)) }).await;
-    let mut client = exec(&nodes, "v5.channel.k8s.io", "command=hang&stdin=true&stdout=true").await;
+    let query = "command=hang&stdin=true&stdout=true";
+    let (mut client, serving) = exec_served(&nodes, "v5.channel.k8s.io", query).await;
     client.next().await.unwrap().unwrap();
     drop(client);
     tokio::time::timeout(std::time::Duration::from_secs(30), told).await.expect("the command is dropped").unwrap();
+    serving.await.expect("it ends without a panic");
 }
 
 #[tokio::test]

@@ -194,7 +194,7 @@ where
 {
     let (to_socket, from_socket) = socket.split();
     let (queue, messages) = mpsc::channel(4);
-    let mut incoming = Box::pin(incoming(from_socket));
+    let mut incoming = Box::pin(incoming(from_socket).fuse());
     let bridging = async {
         // Tells the client that the connection stands, on the first channel that it reads.
         let first = match (remote.stdout, remote.stderr) {
@@ -238,7 +238,7 @@ where
 {
     let (to_socket, from_socket) = socket.split();
     let (queue, messages) = mpsc::channel(4);
-    let mut incoming = Box::pin(incoming(from_socket));
+    let mut incoming = Box::pin(incoming(from_socket).fuse());
     let bridging = async {
         let mut inputs = Vec::new();
         let mut outputs = Vec::new();
