@@ -1,13 +1,20 @@
 //! `statefuld down`: stop an instance, with or without its daemon's help.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use ambient::Ambient;
 use anyhow::{Context as _, Result};
 
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::io::unix::AsyncFd;
+
 use crate::cli;
 use crate::control::{self, Request};
 use crate::place::DataDir;
+
+/// How long the daemon's process may take to end after its last answer.
+const END_LIMIT: Duration = Duration::from_secs(5);
 
 /// Runs the command.
 pub async fn run(args: cli::Down) -> Result<ExitCode> {
@@ -16,10 +23,11 @@ pub async fn run(args: cli::Down) -> Result<ExitCode> {
         eprintln!("nothing was ever started in {}", data.path().display());
         return Ok(ExitCode::SUCCESS);
     }
-    if data.owner().is_some() {
+    if let Some(pid) = data.owner() {
+        let ended = process_end(pid);
         let request = Request::Down { keep_pods: args.keep_pods };
         control::ask(&data.control_socket(), request, |text| eprintln!("{text}")).await?;
-        wait_until_free(&data).await;
+        ended.await;
         said(&data, args.keep_pods);
         return Ok(ExitCode::SUCCESS);
     }
@@ -36,10 +44,13 @@ pub async fn run(args: cli::Down) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The daemon has answered and is about to end; the next command may want the directory at once.
-async fn wait_until_free(data: &DataDir) {
-    while data.owner().is_some() {
-        tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+/// Becomes ready when the process has ended; the next command may want its directory at once. A process that
+/// does not end in time is left to itself: it has answered that all is stopped.
+fn process_end(pid: i32) -> impl Future<Output = ()> {
+    let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
+    async move {
+        let Some(handle) = handle.and_then(|fd| AsyncFd::register(fd).ok()) else { return };
+        let _ = tokio::time::timeout(END_LIMIT, handle.readable()).await;
     }
 }
 

@@ -36,7 +36,7 @@ fn e2e_a_bad_manifest_is_refused_whole_with_file_object_field_and_remedy() {
     let long = "x".repeat(64);
     for (text, words) in [
         (format!("{GOOD}---\nkind: [ConfigMap\n"), vec!["bad.yaml:5", "not valid YAML"]),
-        (format!("{GOOD}---\napiVersion: apps/v1\nkind: Statefulset\nmetadata: {{name: a}}\n"), vec!["bad.yaml:5", "did you mean StatefulSet"]),
+        (format!("{GOOD}---\napiVersion: apps/v1\nkind: Statefulset\nmetadata: {{name: a}}\n"), vec!["bad.yaml:5", "write it as apps/v1 StatefulSet"]),
         (format!("{GOOD}---\napiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: a}}\n"), vec!["bad.yaml:5", "Widget", "not served"]),
         (set("web", "replicas: three"), vec!["bad.yaml:5", "StatefulSet \"web\"", "replicas"]),
         (set("web", "replicas: -1"), vec!["bad.yaml:5", "StatefulSet \"web\"", "spec.replicas", "greater than or equal to 0"]),
@@ -108,7 +108,7 @@ fn e2e_a_full_disk_is_said_and_nothing_acknowledged_is_lost() {
     let data = instance.data();
     fs::create_dir(&data).expect("a folder");
     let mounted = std::process::Command::new("mount")
-        .args(["-t", "tmpfs", "-o", "size=24m", "tmpfs"])
+        .args(["-t", "tmpfs", "-o", "size=96m", "tmpfs"])
         .arg(&data)
         .status()
         .expect("mount runs");
@@ -123,7 +123,7 @@ fn e2e_a_full_disk_is_said_and_nothing_acknowledged_is_lost() {
     let unmount = Unmount(data.clone());
     instance.up(&[]);
     instance.kubectl(&["create", "configmap", "kept", "--from-literal=a=b"]);
-    fs::write(data.join("ballast"), vec![0u8; 64 << 20]).expect_err("the disk is full now");
+    fs::write(data.join("ballast"), vec![0u8; 256 << 20]).expect_err("the disk is full now");
     let large = "x".repeat(400_000);
     let mut refused = None;
     for n in 0..40 {

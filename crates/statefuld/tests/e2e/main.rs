@@ -3,6 +3,8 @@
 //! Each test runs an instance of its own (data directory, port, bridge, address range, cgroups) and takes it down
 //! again; what it leaves on the machine is a failure.
 
+#![allow(unreachable_pub, reason = "in a test program, pub says that other modules use it")]
+
 mod bad_input;
 mod etcd;
 mod first_light;
