@@ -143,8 +143,11 @@ async fn feed(shared: &Shared, mut known: watch::Receiver<Known>) {
             if let Err(error) = feeder.push(&cluster).await {
                 break error;
             }
-            if known.changed().await.is_err() {
-                return;
+            tokio::select! {
+                changed = known.changed() => if changed.is_err() {
+                    return;
+                },
+                error = feeder.closed() => break error,
             }
         };
         tracing::warn!(error = %lost, "the name server was lost; finding it again");
