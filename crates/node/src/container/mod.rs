@@ -1,7 +1,9 @@
 //! From a description to a running program: namespaces, roots, mounts, credentials.
 //!
 //! ```text
-//!   shim ──clone3(pid, mount)──▶ init   joins its cgroups, builds its root, pivots into it,
+//!   shim ──clone3──▶ keeper             sleeps; kills the containers' cgroup if the shim is killed
+//!     │
+//!     ├──clone3(pid, mount)──▶ init   joins its cgroups, builds its root, pivots into it,
 //!     │                                 gives up what it must not have, executes the program
 //!     │ ◀──── report pipe: closed by the exec, or one line that says what went wrong
 //!     │
@@ -14,6 +16,7 @@
 pub mod credentials;
 pub mod host;
 mod join;
+mod keeper;
 mod mounts;
 pub mod root;
 pub mod sample;
@@ -23,6 +26,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 pub use join::{Joined, join};
+pub use keeper::Keeper;
 pub use start::{Started, start};
 
 use crate::shim::spec::User;

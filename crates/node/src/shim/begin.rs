@@ -13,7 +13,7 @@ use super::process::STAGE_FOLDER;
 use super::spec::{ContainerSpec, Root, ShimSpec};
 use super::state::Termination;
 use crate::container::credentials::Granted;
-use crate::container::{self, Program, Stdio};
+use crate::container::{self, Keeper, Program, Stdio};
 use crate::log::{self, LineCutter, LogFile, Stream};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -60,6 +60,11 @@ impl Pod {
         let ends = Ends::new(&container.spec).map_err(|e| format!("making its outputs: {e}"))?;
         let oom_kills_before = group.oom_kills();
         let stage = self.dir.join(STAGE_FOLDER);
+        if !self.keeper.alive() {
+            // Somebody killed it; nothing is started without one.
+            self.keeper = Keeper::start(&self.cgroup.containers()).map_err(|e| format!("making its keeper: {e}"))?;
+        }
+        let container = &self.containers[index];
         let started = container::start(
             &self.spec,
             &container.spec,

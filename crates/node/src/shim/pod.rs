@@ -18,6 +18,7 @@ use super::protocol::{ExecExit, ExecRequest};
 use super::spec::{Hook, Role, ShimSpec};
 use super::state::{Phase, PodState, Termination};
 use crate::cgroup::PodCgroup;
+use crate::container::Keeper;
 use crate::sys;
 
 /// What a container always gets between its stop signal and SIGKILL, even if its preStop hook used up the grace
@@ -36,6 +37,7 @@ pub(super) struct Pod {
     pub(super) dir: PathBuf,
     pub(super) spec: ShimSpec,
     pub(super) cgroup: PodCgroup,
+    pub(super) keeper: Keeper,
     pub(super) containers: Vec<Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) phase: Phase,
@@ -55,6 +57,7 @@ impl Pod {
         dir: PathBuf,
         spec: ShimSpec,
         cgroup: PodCgroup,
+        keeper: Keeper,
         warnings: Vec<String>,
         ambient: &Ambient,
     ) -> Result<Self, FileError> {
@@ -65,6 +68,7 @@ impl Pod {
             dir,
             spec,
             cgroup,
+            keeper,
             containers,
             execs: BTreeMap::new(),
             phase: Phase::Created,

@@ -19,6 +19,7 @@ use super::protocol::SOCKET_FILE;
 use super::serve;
 use super::spec::ShimSpec;
 use crate::cgroup::{CgroupError, Layout, PodCgroup};
+use crate::container::Keeper;
 use crate::sys::{self, Forked};
 
 /// What the launcher reads first when all went well; a process id follows.
@@ -112,9 +113,10 @@ fn set_up(pod_dir: &Path, ambient: &Ambient) -> Result<Sandbox, SetupError> {
     // Any process id but 0 says "me".
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)?;
     let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
+    let keeper = Keeper::start(&cgroup.containers())?;
     fs::create_dir_all(pod_dir.join(STAGE_FOLDER))?;
     let listener = listen(pod_dir)?;
-    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, warnings, ambient)?;
+    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, keeper, warnings, ambient)?;
     Ok(Sandbox { pod, listener, signals, _lock: lock })
 }
 

@@ -39,7 +39,8 @@ async fn nothing_starts_before_start() {
     assert_ne!(parent, std::process::id());
     let session = rustix::process::getsid(Pid::from_raw(pod.shim_pid)).unwrap();
     assert_ne!(session, rustix::process::getsid(None).unwrap());
-    assert_eq!(pod.cgroup().shim().processes().unwrap(), [pod.shim_pid]);
+    let group = pod.cgroup().shim().processes().unwrap();
+    assert!(group.contains(&pod.shim_pid) && !group.contains(&std::process::id().cast_signed()), "{group:?}");
     assert!(matches!(shim.acknowledge().await, Err(ClientError::Refused(_))));
     shim.start().await.unwrap();
     wait_for(&shim, |s| s.phase == Phase::Finished).await;
@@ -239,9 +240,14 @@ async fn the_number_of_processes_is_limited() {
 
 #[tokio::test]
 async fn a_killed_shim_takes_its_containers_along() {
-    let mut pod = TestPod::new(vec![script("a", "sleep 100000"), script("b", "sleep 100000")]);
+    // The second changes its user, whereby the kernel forgets a parent-death signal.
+    let other = "exec setpriv --reuid=1234 --regid=1234 --clear-groups sleep 100000";
+    let mut pod = TestPod::new(vec![script("a", "sleep 100000"), script("b", other)]);
     let shim = pod.run().await;
     let state = running(&shim).await;
+    let uid = |pid: i32| fs::read_to_string(format!("/proc/{pid}/status")).is_ok_and(|s| s.contains("Uid:\t1234"));
+    let Status::Running { pid, .. } = state.containers[1].state else { unreachable!() };
+    eventually("the user is changed", || uid(pid)).await;
     kill_process(Pid::from_raw(pod.shim_pid).unwrap(), Signal::KILL).unwrap();
     let cgroup = pod.cgroup();
     eventually("the pod's processes end", || cgroup.all().processes().unwrap().is_empty()).await;
