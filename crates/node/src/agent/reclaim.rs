@@ -77,12 +77,12 @@ async fn reclaim(shared: &Shared, volume: &PersistentVolume) -> Result<(), Error
 fn is_ours(shared: &Shared, volume: &PersistentVolume) -> bool {
     let Some(spec) = &volume.spec else { return false };
     let phase = volume.status.as_ref().and_then(|s| s.phase.as_deref());
-    let over = phase == Some("Released") || volume.metadata.deletion_timestamp.is_some();
+    // Only the controller says so, after a fresh look at the claim. A volume that is being deleted may still be bound,
+    // or about to be.
+    let over = phase == Some("Released");
     let delete = spec.persistent_volume_reclaim_policy.as_deref() == Some("Delete");
     let marked = volume.finalizers().iter().any(|f| f == FINALIZER);
-    // A volume that is still bound may be in use, whatever is asked for.
-    let bound = phase == Some("Bound");
-    over && !bound && delete && marked && spec.local.is_some() && names_node(volume, &shared.config.node_name)
+    over && delete && marked && spec.local.is_some() && names_node(volume, &shared.config.node_name)
 }
 
 /// Whether the volume's node affinity names this node.

@@ -23,6 +23,8 @@ pub const LEASE_S: i32 = 40;
 const RENEW_EVERY: Duration = Duration::from_secs(10);
 /// Pause after a failed renewal.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
+/// After a gap of this length between renewals the lease had run out.
+const LAPSED: Duration = Duration::from_secs(LEASE_S as u64);
 /// How often the node's conditions are written although nothing changed.
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// Most pods that a node takes.
@@ -66,7 +68,11 @@ pub async fn keep(
         let at = ambient.boottime();
         let pause = match renew(&client, &config, &node, &ambient).await {
             Ok(()) => {
-                sent.send_replace(Some(at));
+                let before = sent.send_replace(Some(at));
+                if before.is_some_and(|before| at.saturating_sub(before) >= LAPSED) {
+                    // The server may have called this node unknown meanwhile: it says Ready again at once.
+                    spoke = Duration::ZERO;
+                }
                 RENEW_EVERY
             }
             Err(error) => {
