@@ -56,7 +56,11 @@ impl Call {
             "" | "Metadata" => IncludeObject::Metadata,
             "None" => IncludeObject::None,
             "Object" => IncludeObject::Object,
-            other => return Err(Box::new(Status::bad_request(format!("unrecognized includeObject value: {other:?}")))),
+            other => {
+                let why = "must be 'Metadata', 'Object', 'None', or empty";
+                let text = format!("Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: {why}");
+                return Err(Box::new(Status::bad_request(text)));
+            }
         };
         Ok(View { resource: self.resource.clone(), wanted: self.wanted, include, now: self.shared.ambient.now() })
     }
@@ -138,8 +142,14 @@ async fn resource(
     let Some(verb) = verb_of(&parts.method, &target, watch) else {
         return Err(Box::new(Status::method_not_allowed()));
     };
-    if let Some(answer) = sub::review(shared, &identity, &target, &parts.method, &body) {
+    if let Some(answer) = sub::review(shared, &identity, &target, &parts, &body) {
         return answer;
+    }
+    if target.group.is_empty() && target.plural == "bindings" && verb == "create" {
+        // The old place of bindings; the pod is named in the body.
+        target.name = sub::binding::pod_of(&header(&parts, &CONTENT_TYPE), &body)?;
+        target.plural = "pods".to_owned();
+        target.subresource = "binding".to_owned();
     }
     let resource = find(shared, &target)?;
     allowed(&resource, &target, verb, &parts.method)?;

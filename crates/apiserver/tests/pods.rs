@@ -79,7 +79,11 @@ async fn force_frees_the_name_but_binds_no_second_writer() {
     assert_eq!(other.code, 403);
     let own = server.ask_as(Identity::node("n1"), Method::DELETE, &release, &[], None).await;
     assert_eq!(own.code, 200, "{}", own.body);
+    let none = server.ask_as(Identity::node("n1"), Method::DELETE, &release, &[], None).await;
+    assert_eq!(none.code, 404);
     assert_eq!(bind(&server, "a", "n2").await.0, 201);
+    let late = server.ask_as(Identity::node("n1"), Method::DELETE, &release, &[], None).await;
+    assert_eq!(late.code, 409);
     assert!(epoch(&get(&server, "a").await) > epoch(&first));
 }
 
@@ -161,4 +165,19 @@ async fn claims_get_the_default_class_and_protection() {
     let created = server.create("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
     assert_eq!(created["spec"]["storageClassName"], "local");
     assert_eq!(created["metadata"]["finalizers"], json!(["kubernetes.io/pvc-protection"]));
+}
+
+#[tokio::test]
+async fn the_nodes_word_counts_although_a_finalizer_keeps_the_pod() {
+    let server = Server::start().await;
+    let mut held = pod("a");
+    held["metadata"]["finalizers"] = json!(["example.com/hold"]);
+    server.create(PODS, held).await;
+    bind(&server, "a", "n1").await;
+    server.ask(Method::DELETE, &format!("{PODS}/a"), None).await;
+    let last = json!({"gracePeriodSeconds": 0});
+    let word = server.ask_as(Identity::node("n1"), Method::DELETE, &format!("{PODS}/a"), &[], Some(last)).await;
+    assert_eq!(word.code, 200, "{}", word.body);
+    assert_eq!(server.ask(Method::GET, &format!("{PODS}/a"), None).await.code, 200);
+    assert_eq!(server.ask(Method::GET, &format!("{HOLDERS}/a"), None).await.code, 404);
 }

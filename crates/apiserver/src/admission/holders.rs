@@ -111,7 +111,10 @@ pub(crate) fn take(call: &Call, pod: &mut Value, node: &str, compared: u64, extr
 }
 
 /// The holding node's own final delete of the pod is its word that the pod is gone.
-pub(super) fn released_with_pod(call: &Call, pod: &Value, extra: &mut Extra) {
+pub(crate) fn released_with_pod(call: &Call, pod: &Value, extra: &mut Extra) {
+    if call.resource.kind != "Pod" {
+        return;
+    }
     let Some(node) = node_of(&call.identity) else { return };
     let (namespace, name) = (text(pod, "namespace"), text(pod, "name"));
     if let Ok(Some((holder, revision))) = find(&call.shared, namespace, name)

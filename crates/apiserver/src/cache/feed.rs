@@ -10,6 +10,9 @@ use tokio_util::sync::CancellationToken;
 use super::{Cache, Change, ROOT, Shelf, split_key};
 use crate::object::{Key, Object};
 
+/// Keys with their new objects (`None`: deleted).
+pub(super) type Changes = Vec<(Key, Option<Arc<Object>>)>;
+
 /// So many revisions before the start are read again into the history.
 const LOOK_BACK: u64 = 1000;
 /// How long the store may take for the next one of them.
@@ -59,7 +62,8 @@ async fn follow(cache: &Cache, mut watch: Watch, mut revision: u64) -> u64 {
 
 /// One transaction: shelf by shelf, then the revision.
 fn apply(cache: &Cache, batch: Batch) {
-    let mut by_shelf: HashMap<*const Shelf, (&Arc<Shelf>, Vec<(Key, Option<Arc<Object>>)>)> = HashMap::new();
+    // One transaction touches few kinds: a list is searched faster than a map is built.
+    let mut by_shelf: Vec<(&Arc<Shelf>, Changes)> = Vec::new();
     for event in batch.events {
         let Some((group, plural, key)) = split_key(&event.key) else {
             cache.note(event.key, event.entry);
@@ -76,9 +80,12 @@ fn apply(cache: &Cache, batch: Batch) {
                 None => continue,
             },
         };
-        by_shelf.entry(Arc::as_ptr(shelf)).or_insert_with(|| (shelf, Vec::new())).1.push((key, object));
+        match by_shelf.iter_mut().find(|(other, _)| Arc::ptr_eq(other, shelf)) {
+            Some((_, changes)) => changes.push((key, object)),
+            None => by_shelf.push((shelf, vec![(key, object)])),
+        }
     }
-    for (shelf, changes) in by_shelf.into_values() {
+    for (shelf, changes) in by_shelf {
         shelf.apply(batch.revision, changes);
     }
     cache.revision.send_replace(batch.revision);

@@ -8,6 +8,7 @@ use api::resource::Resource;
 use api::status::Status;
 
 use super::change::Change;
+use super::feed::Changes;
 use super::filter::Filter;
 use super::watchers::{Item, Scope, Watcher, Watchers};
 use crate::auth::Standard;
@@ -185,7 +186,7 @@ impl Shelf {
     }
 
     /// Takes one transaction's changes of this kind: key and new object (`None`: deleted).
-    pub(super) fn apply(&self, revision: u64, changes: Vec<(Key, Option<Arc<Object>>)>) {
+    pub(super) fn apply(&self, revision: u64, changes: Changes) {
         let mut inner = self.write();
         debug_assert!(revision >= inner.newest);
         inner.newest = revision;

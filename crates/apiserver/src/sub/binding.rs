@@ -56,15 +56,25 @@ fn body(call: &Call) -> Outcome<Value> {
     let binding: Value = parsed.map_err(|why| Status::bad_request(format!("the binding cannot be read: {why}")))?;
     let name = text(&binding, "name");
     if !name.is_empty() && name != call.target.name {
-        let why = format!("the name in the Binding ({name}) does not match the name on the URL ({})", call.target.name);
-        return Err(Box::new(Status::bad_request(why)));
+        return Err(Box::new(Status::bad_request("name in URL does not match name in Binding object")));
     }
     Ok(binding)
+}
+
+/// The pod that a binding in a body names.
+pub(crate) fn pod_of(content_type: &str, body: &[u8]) -> Outcome<String> {
+    let parsed = decode::parse("core/v1.Binding", body, media::written(content_type)?);
+    let binding = parsed.map_err(|why| Status::bad_request(format!("the binding cannot be read: {why}")))?;
+    match text(&binding, "name") {
+        "" => Err(Box::new(Status::bad_request("name is required"))),
+        name => Ok(name.to_owned()),
+    }
 }
 
 /// The node that a binding names.
 fn target_node(binding: &Value) -> Outcome<String> {
     let of = |field: &str| binding.pointer(field).and_then(Value::as_str).unwrap_or_default();
+    // Upstream answers with the bare finding, as 500; ours is the client's fault and says so.
     let name = text(binding, "name");
     let invalid = |error| Err(Box::new(Status::invalid("", "Binding", name, vec![error])));
     if !matches!(of("/target/kind"), "" | "Node") {

@@ -63,7 +63,7 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Outcome<()> {
         [one] => one.clone(),
         _ => {
             let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
-            return Err(Box::new(Status::internal(why)));
+            return Err(Box::new(Status::new(500, "", why)));
         }
     };
     let mut one = call.clone();
@@ -117,6 +117,5 @@ fn refused(budget: &str, stale: bool, value: &Value) -> Status {
     };
     let cause = Cause { reason: "DisruptionBudget".to_owned(), message: cause, ..Cause::default() };
     let details = Details { causes: vec![cause], ..Details::default() };
-    let status = Status::new(429, "TooManyRequests", message).with_details(details);
-    if stale { status.retry_after(10) } else { status }
+    Status::new(429, "TooManyRequests", message).with_details(details)
 }

@@ -2,17 +2,19 @@
 
 use api::status::Status;
 use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{Method, Response};
 
 use crate::auth::Identity;
 use crate::body::Body;
 use crate::errors::Outcome;
-use crate::handler::Call;
+use crate::handler::{Call, header};
 use crate::route::Target;
 use crate::server::Shared;
 use crate::verbs;
 
-mod binding;
+pub(crate) mod binding;
 mod eviction;
 mod finalize;
 mod gone;
@@ -49,7 +51,7 @@ pub(crate) fn review(
     shared: &Shared,
     identity: &Identity,
     target: &Target,
-    method: &Method,
+    parts: &Parts,
     body: &Bytes,
 ) -> Option<Outcome<Response<Body>>> {
     let kinds = reviews::kinds(&target.group, &target.version);
@@ -57,8 +59,8 @@ pub(crate) fn review(
     if !target.subresource.is_empty() || *namespaced == target.namespace.is_empty() {
         return Some(Err(Box::new(Status::path_not_found())));
     }
-    if *method != Method::POST || !target.name.is_empty() {
+    if parts.method != Method::POST || !target.name.is_empty() {
         return Some(Err(Box::new(Status::method_not_allowed())));
     }
-    Some(reviews::answer(shared, identity, target, kind, body))
+    Some(reviews::answer(shared, identity, target, kind, &header(parts, &CONTENT_TYPE), body))
 }

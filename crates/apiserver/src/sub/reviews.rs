@@ -1,6 +1,7 @@
 //! Reviews: who am I, and what may I do. They are computed from the authorizer and never stored.
 
-use api::status::Status;
+use api::decode;
+use api::status::{FieldError, Status};
 use bytes::Bytes;
 use http::Response;
 use serde_json::{Value, json};
@@ -8,7 +9,7 @@ use serde_json::{Value, json};
 use crate::auth::{Attributes, Decision, Identity};
 use crate::body::Body;
 use crate::errors::Outcome;
-use crate::respond;
+use crate::{media, respond};
 use crate::route::Target;
 use crate::server::Shared;
 
@@ -35,9 +36,11 @@ pub(crate) fn answer(
     identity: &Identity,
     target: &Target,
     kind: &str,
+    content_type: &str,
     body: &Bytes,
 ) -> Outcome<Response<Body>> {
-    let mut review: Value = serde_json::from_slice(body)
+    let package = target.group.split('.').next().unwrap_or_default();
+    let mut review: Value = decode::parse(&format!("{package}/v1.{kind}"), body, media::written(content_type)?)
         .map_err(|error| Status::bad_request(format!("the {kind} cannot be read: {error}")))?;
     let given = review.get("kind").and_then(Value::as_str).unwrap_or(kind);
     if !review.is_object() || given != kind {
@@ -48,6 +51,7 @@ pub(crate) fn answer(
     review["apiVersion"] = version.into();
     let metadata = review.get("metadata").filter(|m| m.is_object()).cloned().unwrap_or_else(|| json!({}));
     review["metadata"] = metadata;
+    check(kind, &review, &target.namespace)?;
     review["status"] = match kind {
         "SelfSubjectReview" => json!({"userInfo": user_info(identity)}),
         "SelfSubjectAccessReview" => access(shared, identity.clone(), &review, None),
@@ -56,6 +60,41 @@ pub(crate) fn answer(
         _ => access(shared, subject(&review), &review, None),
     };
     Ok(respond::json(201, &review))
+}
+
+/// What an access review must and must not say.
+fn check(kind: &str, review: &Value, namespace: &str) -> Outcome<()> {
+    if !kind.ends_with("AccessReview") {
+        return Ok(());
+    }
+    let at = |path: &str| review.pointer(path).filter(|v| !v.is_null());
+    let empty = |path: &str| at(path).and_then(Value::as_str).unwrap_or_default().is_empty();
+    let mut errors = Vec::new();
+    match (at("/spec/resourceAttributes"), at("/spec/nonResourceAttributes")) {
+        (Some(_), Some(both)) => errors.push(FieldError::invalid(
+            "spec.nonResourceAttributes",
+            both.clone(),
+            "cannot be specified in combination with resourceAttributes",
+        )),
+        (None, None) => errors.push(FieldError::invalid(
+            "spec.resourceAttributes",
+            "null",
+            "exactly one of nonResourceAttributes or resourceAttributes must be specified",
+        )),
+        _ => {}
+    }
+    let no_groups = at("/spec/groups").and_then(Value::as_array).is_none_or(Vec::is_empty);
+    if kind != "SelfSubjectAccessReview" && empty("/spec/user") && no_groups {
+        errors.push(FieldError::invalid("spec.user", "", "at least one of user or group must be specified"));
+    }
+    let given = at("/spec/resourceAttributes/namespace").and_then(Value::as_str).unwrap_or_default();
+    if kind == "LocalSubjectAccessReview" && given != namespace {
+        errors.push(FieldError::invalid("spec.resourceAttributes.namespace", given, "must match metadata.namespace"));
+    }
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Box::new(Status::invalid("authorization.k8s.io", "", "", errors)))
 }
 
 /// Who somebody is.

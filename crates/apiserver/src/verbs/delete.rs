@@ -110,6 +110,8 @@ fn decide(call: &Call, options: &DeleteOptions, current: &Current, extra: &mut E
         return Ok(Step::Write(new));
     }
     if is_held(&new) {
+        // The node's word counts, whatever else keeps the object.
+        admission::holders::released_with_pod(call, &new, extra);
         return Ok(Step::Write(if changed { new } else { old.clone() }));
     }
     admission::removed(call, &new, extra);
@@ -121,7 +123,7 @@ fn mark(call: &Call, object: &mut Value, grace: i64) -> bool {
     let now = call.shared.ambient.now();
     let was_marked = !text(object, "deletionTimestamp").is_empty();
     let metadata = metadata(object);
-    let same = metadata.get("deletionGracePeriodSeconds").and_then(Value::as_i64) == Some(grace);
+    let same = metadata.get("deletionGracePeriodSeconds").and_then(Value::as_i64).unwrap_or(0) == grace;
     if was_marked && same {
         return false;
     }
@@ -129,11 +131,15 @@ fn mark(call: &Call, object: &mut Value, grace: i64) -> bool {
         let due = now.checked_add(jiff::SignedDuration::from_secs(grace)).unwrap_or(now);
         metadata.insert("deletionTimestamp".to_owned(), seconds(due).into());
     }
-    metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    // A namespace has no period of its own: it takes as long as its content.
+    let namespace = call.resource.kind == "Namespace" && call.resource.group.is_empty();
+    if !namespace {
+        metadata.insert("deletionGracePeriodSeconds".to_owned(), grace.into());
+    }
     if let Some(generation) = metadata.get("generation").and_then(Value::as_i64).filter(|_| !was_marked) {
         metadata.insert("generation".to_owned(), (generation + 1).into());
     }
-    if call.resource.kind == "Namespace" && call.resource.group.is_empty() {
+    if namespace {
         object["status"]["phase"] = "Terminating".into();
     }
     true

@@ -12,7 +12,6 @@ use crate::cache::store_key;
 use crate::errors::{Outcome, from_store};
 use crate::handler::Call;
 use crate::object::{self, Object};
-use crate::server::Shared;
 
 /// How often a write is decided again because somebody else was quicker.
 const ATTEMPTS: usize = 32;
@@ -90,7 +89,7 @@ where
             return Ok(if taken { Created::Taken(name) } else { Created::New(Written { raw, revision: 0, deleted: false }) });
         }
         let put = Op::Put { key: key.clone(), value: raw.clone(), ttl: ttl(call) };
-        match commit(shared, key, 0, put, extra).await? {
+        match commit(call, key, 0, put, extra).await? {
             Committed::At(revision) => return Ok(Created::New(Written { raw, revision, deleted: false })),
             Committed::Beaten { object: true } => return Ok(Created::Taken(name)),
             Committed::Beaten { object: false } => {}
@@ -138,7 +137,7 @@ where
         if dry_run {
             return Ok(Written { raw, revision: was, deleted });
         }
-        if let Committed::At(revision) = commit(shared, key, was, op, extra).await? {
+        if let Committed::At(revision) = commit(call, key, was, op, extra).await? {
             return Ok(Written { raw, revision, deleted });
         }
     }
@@ -157,13 +156,21 @@ enum Committed {
 }
 
 /// Commits one change to an object, with what goes along.
-async fn commit(shared: &Shared, key: Bytes, was: u64, op: Op, extra: Extra) -> Outcome<Committed> {
+async fn commit(call: &Call, key: Bytes, was: u64, op: Op, extra: Extra) -> Outcome<Committed> {
+    let shared = &call.shared;
+    let rights = call.resource.group == "rbac.authorization.k8s.io";
     let mut compare = vec![Compare { key, mod_revision: was }];
     compare.extend(extra.compare);
     let mut ops = vec![op];
     ops.extend(extra.ops);
     match shared.store.txn(Txn { compare, ops }).await.map_err(from_store)? {
-        TxnOutcome::Committed { revision } => Ok(Committed::At(revision)),
+        TxnOutcome::Committed { revision } => {
+            if rights {
+                // Who was given a right can use it as soon as he is told.
+                shared.cache.wait(revision).await?;
+            }
+            Ok(Committed::At(revision))
+        }
         TxnOutcome::Failed { current, revision } => {
             // Decide again only once the cache shows what was in the way.
             shared.cache.wait(revision).await?;
