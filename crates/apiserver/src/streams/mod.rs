@@ -9,7 +9,9 @@
 //! | `log` | options and the streamed answer of pods/log |
 //! | `remote` | exec and attach: options, and the bridge between a client and a node, whatever carries it |
 //! | `channels` | the messages of Kubernetes' WebSocket subprotocols |
-//! | `websocket` | the upgrade, pings, and exec, attach and port-forward over WebSocket |
+//! | `upgrade` | from HTTP to the bare connection, and its orderly end |
+//! | `websocket` | exec, attach and port-forward over WebSocket |
+//! | `spdy` | the same over SPDY/3.1, on a connection of its own or inside a WebSocket |
 //!
 //! The node's stream is opened before the client's connection is upgraded, so that what the node refuses is
 //! answered with a Status. When the client goes away the node's stream is dropped, which ends the command.
@@ -17,6 +19,8 @@
 mod channels;
 mod log;
 mod remote;
+mod spdy;
+mod upgrade;
 mod websocket;
 
 use std::sync::Arc;
@@ -35,7 +39,7 @@ use crate::query::Query;
 
 /// A stream that is asked for: about which pod, on which node.
 struct Call<'a> {
-    nodes: &'a Nodes,
+    nodes: &'a Arc<Nodes>,
     /// Wall time, for ages.
     now: Timestamp,
     pod: &'a Value,
@@ -62,14 +66,16 @@ pub(crate) async fn handle(
             call.node()?;
             return match upgrade_of(&parts) {
                 Some(Upgrade::WebSocket) => websocket::forward(&call, parts).await,
-                other => Err(not_upgraded(other)),
+                Some(Upgrade::Spdy) => spdy::answer_forward(&call, parts),
+                None => Err(not_upgraded()),
             };
         }
         _ => return Err(Box::new(Status::path_not_found())),
     };
     match upgrade_of(&parts) {
         Some(Upgrade::WebSocket) => websocket::remote(&call, request, parts).await,
-        other => Err(not_upgraded(other)),
+        Some(Upgrade::Spdy) => spdy::answer_remote(&call, request, parts).await,
+        None => Err(not_upgraded()),
     }
 }
 
@@ -90,11 +96,8 @@ fn upgrade_of(parts: &Parts) -> Option<Upgrade> {
     }
 }
 
-fn not_upgraded(upgrade: Option<Upgrade>) -> Fail {
-    Box::new(Status::bad_request(match upgrade {
-        Some(Upgrade::Spdy) => "SPDY is not spoken here: use a client that speaks WebSocket (kubectl 1.31 or newer)",
-        _ => "Upgrade request required",
-    }))
+fn not_upgraded() -> Fail {
+    Box::new(Status::bad_request("Upgrade request required"))
 }
 
 impl Call<'_> {

@@ -19,6 +19,18 @@ pub(super) struct Remote {
     pub(super) stderr: bool,
 }
 
+impl Remote {
+    /// Whether the client will send input.
+    pub(super) fn stdin(&self) -> bool {
+        matches!(self.request, StreamRequest::Exec { stdin: true, .. } | StreamRequest::Attach { stdin: true, .. })
+    }
+
+    /// Whether there is a terminal.
+    pub(super) fn tty(&self) -> bool {
+        matches!(self.request, StreamRequest::Exec { tty: true, .. } | StreamRequest::Attach { tty: true, .. })
+    }
+}
+
 /// From the client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum FromClient {

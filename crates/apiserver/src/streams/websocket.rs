@@ -12,6 +12,7 @@ use http::{Method, Response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use nodeconn::{Frame, StreamRequest};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
@@ -21,7 +22,7 @@ use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{self, Protocol};
 use super::remote::{self, FromClient, Remote, ToClient};
-use super::Call;
+use super::{Call, spdy, upgrade};
 use crate::body::Body;
 use crate::errors::{Fail, Outcome};
 
@@ -35,27 +36,31 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 /// only while their program reads.
 const DEAD_AFTER: Duration = Duration::from_secs(300);
 
-/// How long the client may take to answer the closing message.
-const CLOSE_WITHIN: Duration = Duration::from_secs(5);
-
-/// How long the client may take to begin after the answer to its upgrade.
-const UPGRADE_WITHIN: Duration = Duration::from_secs(30);
+/// The subprotocol whose messages are pieces of a SPDY connection.
+const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
 /// Ports that one connection forwards.
 const MAX_PORTS: usize = 64;
 
 /// Exec and attach.
 pub(super) async fn remote(call: &Call<'_>, remote: Remote, parts: Parts) -> Outcome<Response<Body>> {
-    let hello = Hello::read(parts)?;
-    let protocol = hello.protocol;
+    let hello = Hello::read(parts, by_channels)?;
     let node = call.open(remote.request.clone()).await?;
-    Ok(hello.accept(move |socket| run_remote(socket, protocol, remote, node)))
+    Ok(hello.accept(move |socket, protocol| run_remote(socket, protocol, remote, node)))
 }
 
-/// Port-forward: each port named in the query has two channels and one connection.
+/// Port-forward: kubectl tunnels SPDY; for others each port named in the query has two channels and one connection.
 pub(super) async fn forward(call: &Call<'_>, parts: Parts) -> Outcome<Response<Body>> {
-    let hello = Hello::read(parts)?;
-    let protocol = hello.protocol;
+    let hello = Hello::read(parts, |offered| {
+        if offered.iter().any(|name| name == TUNNEL) {
+            return Some((None, TUNNEL));
+        }
+        by_channels(offered).map(|(protocol, name)| (Some(protocol), name))
+    })?;
+    let Some(protocol) = hello.protocol else {
+        let ports = spdy::ports(call)?;
+        return Ok(hello.accept(move |socket, _| run_tunnel(socket, ports)));
+    };
     let mut ports = Vec::new();
     for text in call.query.all("ports").flat_map(|list| list.split(',')) {
         let port = text.parse::<u16>().ok().filter(|port| *port > 0);
@@ -69,7 +74,7 @@ pub(super) async fn forward(call: &Call<'_>, parts: Parts) -> Outcome<Response<B
         let request = StreamRequest::PortForward { target: call.target(String::new()), port: *port };
         nodes.push((*port, call.open(request).await?));
     }
-    Ok(hello.accept(move |socket| run_forward(socket, protocol, nodes)))
+    Ok(hello.accept(move |socket, _| run_forward(socket, protocol, nodes)))
 }
 
 fn bad(why: impl Into<String>) -> Fail {
@@ -77,14 +82,16 @@ fn bad(why: impl Into<String>) -> Fail {
 }
 
 /// A client's wish to speak WebSocket, checked.
-struct Hello {
-    protocol: Protocol,
+struct Hello<P> {
+    protocol: P,
+    name: &'static str,
     accept: String,
     upgrade: OnUpgrade,
 }
 
-impl Hello {
-    fn read(mut parts: Parts) -> Outcome<Self> {
+impl<P> Hello<P> {
+    /// `choose` picks one of the subprotocols that the client offers, and gives its name.
+    fn read(mut parts: Parts, choose: impl FnOnce(&[String]) -> Option<(P, &'static str)>) -> Outcome<Self> {
         let text = |name| parts.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         if parts.method != Method::GET {
             return Err(bad("a WebSocket begins with GET"));
@@ -95,46 +102,43 @@ impl Hello {
         let offered = parts.headers.get_all(SEC_WEBSOCKET_PROTOCOL).iter();
         let offered = offered.filter_map(|value| value.to_str().ok()).flat_map(|list| list.split(','));
         let offered: Vec<String> = offered.map(|name| name.trim().to_owned()).collect();
-        let Some(protocol) = Protocol::choose(&offered) else {
+        let Some((protocol, name)) = choose(&offered) else {
             return Err(bad(format!("unable to negotiate protocol: none of {offered:?} is spoken here")));
         };
         let accept = derive_accept_key(text(SEC_WEBSOCKET_KEY).as_bytes());
-        // Absent over HTTP/2.
-        let Some(upgrade) = parts.extensions.remove::<OnUpgrade>() else {
-            return Err(bad("Upgrade request required"));
-        };
-        Ok(Self { protocol, accept, upgrade })
+        let upgrade = upgrade::take(&mut parts)?;
+        Ok(Self { protocol, name, accept, upgrade })
     }
 
     /// The answer; `then` gets the socket once the client has it.
-    fn accept<F>(self, then: impl FnOnce(WebSocketStream<TokioIo<Upgraded>>) -> F + Send + 'static) -> Response<Body>
+    fn accept<F>(self, then: impl FnOnce(WebSocketStream<TokioIo<Upgraded>>, P) -> F + Send + 'static) -> Response<Body>
     where
         F: Future<Output = ()> + Send,
+        P: Send + 'static,
     {
-        let upgrade = self.upgrade;
-        tokio::spawn(async move {
-            match tokio::time::timeout(UPGRADE_WITHIN, upgrade).await {
-                Ok(Ok(io)) => then(socket(TokioIo::new(io)).await).await,
-                Ok(Err(error)) => tracing::debug!(%error, "a WebSocket did not begin"),
-                Err(_) => tracing::debug!("a WebSocket did not begin in time"),
-            }
-        });
+        let protocol = self.protocol;
+        upgrade::spawn(self.upgrade, async move |io| then(socket(io).await, protocol).await);
         let mut answer = Response::builder()
             .status(101)
             .header(CONNECTION, "Upgrade")
             .header(UPGRADE, "websocket")
             .header(SEC_WEBSOCKET_ACCEPT, self.accept);
-        if !self.protocol.name.is_empty() {
-            answer = answer.header(SEC_WEBSOCKET_PROTOCOL, self.protocol.name);
+        if !self.name.is_empty() {
+            answer = answer.header(SEC_WEBSOCKET_PROTOCOL, self.name);
         }
         answer.body(Body::empty()).expect("a key derived is a header value")
     }
 }
 
+/// For exec and attach, and for port-forward by channels.
+fn by_channels(offered: &[String]) -> Option<(Protocol, &'static str)> {
+    Protocol::choose(offered).map(|protocol| (protocol, protocol.name))
+}
+
 /// The server's end of a WebSocket.
 pub(super) async fn socket<T>(io: T) -> WebSocketStream<T>
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     let config = WebSocketConfig::default().max_message_size(Some(MAX_MESSAGE)).max_frame_size(Some(MAX_MESSAGE));
     WebSocketStream::from_raw_socket(io, Role::Server, Some(config)).await
@@ -143,7 +147,7 @@ where
 /// Messages from a client until it is gone; pongs and the like are taken out.
 fn incoming<T>(socket: stream::SplitStream<WebSocketStream<T>>) -> impl Stream<Item = Message>
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     stream::unfold(socket, |mut socket| async move {
         loop {
@@ -157,13 +161,16 @@ where
 }
 
 /// Messages to a client, with pings in between: what is sent to the queue goes out; the queue's end closes.
-async fn outgoing<T>(mut socket: stream::SplitSink<WebSocketStream<T>, Message>, mut queue: mpsc::Receiver<Message>)
-where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+async fn outgoing<T, M>(
+    mut socket: stream::SplitSink<WebSocketStream<T>, Message>,
+    mut queue: mpsc::Receiver<M>,
+    message: impl Fn(M) -> Message,
+) where
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     loop {
         let message = match tokio::time::timeout(PING_EVERY, queue.recv()).await {
-            Ok(Some(message)) => message,
+            Ok(Some(item)) => message(item),
             Ok(None) => break,
             Err(_) => Message::Ping(Bytes::new()),
         };
@@ -190,7 +197,7 @@ struct Gone;
 /// Bridges a client's socket and a node's stream until one of them is done.
 pub(super) async fn run_remote<T>(socket: WebSocketStream<T>, protocol: Protocol, remote: Remote, node: nodeconn::Stream)
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     let (to_socket, from_socket) = socket.split();
     let (queue, messages) = mpsc::channel(4);
@@ -211,30 +218,14 @@ where
             .with_flat_map(|item: ToClient| stream::iter(protocol.to_client(&item).map(Ok::<_, Gone>)));
         remote::bridge(&remote, node, from, to).await;
     };
-    finish(bridging, outgoing(to_socket, messages)).await;
-    // The client answers the close; until then it may still be reading.
-    let _ = tokio::time::timeout(CLOSE_WITHIN, async { while incoming.next().await.is_some() {} }).await;
-}
-
-/// Runs the work and the writer; whatever the work queued is still written.
-async fn finish(work: impl Future<Output = ()>, writer: impl Future<Output = ()>) {
-    let mut writer = std::pin::pin!(writer);
-    let written = {
-        let mut work = std::pin::pin!(work);
-        tokio::select! {
-            () = &mut work => false,
-            () = &mut writer => true,
-        }
-    };
-    if !written {
-        let _ = tokio::time::timeout(CLOSE_WITHIN, writer).await;
-    }
+    upgrade::finish(bridging, outgoing(to_socket, messages, |message| message)).await;
+    upgrade::drain(incoming).await;
 }
 
 /// Bridges the channels of a client's socket and one node stream per port.
 pub(super) async fn run_forward<T>(socket: WebSocketStream<T>, protocol: Protocol, ports: Vec<(u16, nodeconn::Stream)>)
 where
-    T: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin,
+    T: AsyncRead + AsyncWrite + Unpin,
 {
     let (to_socket, from_socket) = socket.split();
     let (queue, messages) = mpsc::channel(4);
@@ -268,8 +259,27 @@ where
             _ = futures::future::join_all(outputs) => {}
         }
     };
-    finish(bridging, outgoing(to_socket, messages)).await;
-    let _ = tokio::time::timeout(CLOSE_WITHIN, async { while incoming.next().await.is_some() {} }).await;
+    upgrade::finish(bridging, outgoing(to_socket, messages, |message| message)).await;
+    upgrade::drain(incoming).await;
+}
+
+/// Serves a SPDY connection inside a socket's messages.
+async fn run_tunnel<T>(socket: WebSocketStream<T>, ports: spdy::Ports)
+where
+    T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (to_socket, from_socket) = socket.split();
+    let (out, frames) = mpsc::channel(4);
+    let mut incoming = Box::pin(incoming(from_socket).fuse());
+    let bytes = incoming.by_ref().filter_map(|message| {
+        std::future::ready(match message {
+            Message::Binary(data) => Some(data),
+            _ => None,
+        })
+    });
+    let serving = spdy::run_forward(ports, bytes, out);
+    upgrade::finish(serving, outgoing(to_socket, frames, Message::Binary)).await;
+    upgrade::drain(incoming).await;
 }
 
 /// One port's bytes to the client.
