@@ -243,8 +243,12 @@ impl<'a> View<'a> {
     pub(crate) fn revision_at(&self, index: i64) -> &Revision {
         let below = match self.set.strategy {
             Strategy::RollingUpdate { partition: Some(partition), .. } => i64::from(partition),
-            Strategy::RollingUpdate { partition: None, .. } => i64::from(self.set.status.current),
-            Strategy::OnDelete => 0,
+            // Only a server that does not default gets here. In a parallel set such a pod would be taken down
+            // as an old one that is not available, and made again, for ever.
+            Strategy::RollingUpdate { partition: None, .. } if self.set.is_ordered() => {
+                i64::from(self.set.status.current)
+            }
+            Strategy::RollingUpdate { partition: None, .. } | Strategy::OnDelete => 0,
         };
         if index < below { &self.choice.current } else { &self.choice.update }
     }

@@ -1,0 +1,262 @@
+//! An API server, the StatefulSet controller and a kubelet that obeys the test, all in this process.
+
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ambient::Ambient;
+use apiserver::auth::Identity;
+use apiserver::{ApiServer, AuthorizerChoice, Options};
+use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::core::v1::Pod;
+use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::Client;
+use serde_json::{Value, json};
+use statefuld_controllers::informer::Informer;
+use statefuld_controllers::{Term, statefulset};
+use store::embedded::Embedded;
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+
+/// How long a condition may take to come true before a test fails.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Namespace of all tests; each has a server of its own.
+pub const NAMESPACE: &str = "default";
+/// The node that all pods run on.
+const NODE: &str = "one";
+
+/// One server with its controller and kubelet.
+pub struct Cluster {
+    pub client: Client,
+    pub kubelet: Kubelet,
+    api: Arc<ApiServer>,
+    ambient: Ambient,
+    term: Mutex<Term>,
+    controller: Mutex<Option<JoinHandle<()>>>,
+    _folder: tempfile::TempDir,
+}
+
+/// What the kubelet is told.
+#[derive(Clone, Default)]
+pub struct Kubelet {
+    /// Pods that it does not make ready.
+    unready: Arc<Mutex<BTreeSet<String>>>,
+    /// Names of pods as they appeared (`+`) and went (`-`).
+    history: Arc<Mutex<Vec<String>>>,
+}
+
+impl Cluster {
+    /// Starts everything.
+    pub async fn start() -> Self {
+        let folder = tempfile::tempdir().expect("a temporary folder");
+        let ambient = Ambient::system();
+        let store = Embedded::open(&folder.path().join("store"), ambient.clone(), Default::default());
+        let mut options = Options::new(store.expect("an empty store opens"), ambient.clone());
+        options.authorizer = AuthorizerChoice::AllowAll;
+        let api = ApiServer::start(options).await.expect("an API over an empty store starts");
+        let client = Client::new(api.client(Identity::node(NODE)), NAMESPACE);
+        let kubelet = Kubelet::default();
+        let cluster = Self {
+            client,
+            kubelet,
+            api,
+            ambient,
+            term: Mutex::new(Term::new()),
+            controller: Mutex::new(None),
+            _folder: folder,
+        };
+        cluster.start_kubelet();
+        cluster.start_controller();
+        cluster
+    }
+
+    /// Starts the controller, as after a crash.
+    pub fn start_controller(&self) {
+        let term = Term::new();
+        let identity = Identity::service_account("kube-system", "statefulset-controller");
+        let client = Client::new(self.api.client(identity), NAMESPACE);
+        let run = statefulset::run(client, term.clone(), self.ambient.clone(), statefulset::Options::default());
+        let task = tokio::spawn(async move { run.await.expect("the controller ends well") });
+        *self.term.lock().unwrap() = term;
+        *self.controller.lock().unwrap() = Some(task);
+    }
+
+    /// Ends the controller's term and waits until its requests are settled.
+    pub async fn stop_controller(&self) {
+        self.term.lock().unwrap().end();
+        let task = self.controller.lock().unwrap().take().expect("it runs");
+        task.await.expect("it does not panic");
+    }
+
+    fn start_kubelet(&self) {
+        let term = Term::new();
+        let (queue, mut changes) = mpsc::unbounded_channel::<Arc<Pod>>();
+        let history = self.kubelet.history.clone();
+        let pods = Informer::builder(Api::<Pod>::all(self.client.clone()), Some).start(&term, &self.ambient);
+        pods.on_change(move |old, new| {
+            let line = match (old, new) {
+                (None, Some(pod)) => Some(format!("+{}", name(pod))),
+                (Some(pod), None) => Some(format!("-{}", name(pod))),
+                _ => None,
+            };
+            history.lock().unwrap().extend(line);
+            if let Some(pod) = new {
+                // The receiver goes with the test's runtime.
+                let _ = queue.send(pod.clone());
+            }
+        });
+        let (client, kubelet) = (self.client.clone(), self.kubelet.clone());
+        tokio::spawn(async move {
+            while let Some(pod) = changes.recv().await {
+                kubelet.see(&client, &pod).await;
+            }
+            drop(pods);
+        });
+    }
+
+    pub fn pods(&self) -> Api<Pod> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    pub fn sets(&self) -> Api<StatefulSet> {
+        Api::namespaced(self.client.clone(), NAMESPACE)
+    }
+
+    /// Creates a set.
+    pub async fn create(&self, set: Value) {
+        let set: StatefulSet = serde_json::from_value(set).expect("a set");
+        self.sets().create(&PostParams::default(), &set).await.expect("the set is valid");
+    }
+
+    /// Merges something into a set.
+    pub async fn patch(&self, name: &str, patch: Value) {
+        self.sets().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the patch is valid");
+    }
+
+    /// Deletes a pod as a user does.
+    pub async fn delete_pod(&self, name: &str) {
+        self.pods().delete(name, &DeleteParams::default()).await.expect("the pod is there");
+    }
+
+    /// A set as it is.
+    pub async fn set(&self, name: &str) -> StatefulSet {
+        self.sets().get(name).await.expect("the set is there")
+    }
+
+    /// Waits until a set's status says that all is as the spec wants it.
+    pub async fn settled(&self, name: &str) -> StatefulSet {
+        let mut found = None;
+        eventually("the set settles", async || {
+            let set = self.set(name).await;
+            let (spec, status) = (set.spec.clone().unwrap_or_default(), set.status.clone().unwrap_or_default());
+            let wanted = spec.replicas.unwrap_or(1);
+            let done = status.observed_generation == set.metadata.generation
+                && (status.replicas, status.ready_replicas.unwrap_or(0)) == (wanted, wanted)
+                && status.current_revision == status.update_revision;
+            found = Some(set);
+            done
+        })
+        .await;
+        found.expect("it was read at least once")
+    }
+}
+
+impl Kubelet {
+    /// Keeps a pod from being ready from now on; one that is ready turns unready at once.
+    pub async fn hold(&self, cluster: &Cluster, name: &str) {
+        self.unready.lock().unwrap().insert(name.to_owned());
+        if let Ok(pod) = cluster.pods().get(name).await {
+            report(&cluster.client, &pod, "Running", false).await;
+        }
+    }
+
+    /// Lets it be ready again.
+    pub async fn release(&self, cluster: &Cluster, name: &str) {
+        self.unready.lock().unwrap().remove(name);
+        if let Ok(pod) = cluster.pods().get(name).await {
+            report(&cluster.client, &pod, "Running", true).await;
+        }
+    }
+
+    /// A pod ends badly.
+    pub async fn fail(&self, cluster: &Cluster, name: &str) {
+        let pod = cluster.pods().get(name).await.expect("the pod is there");
+        report(&cluster.client, &pod, "Failed", false).await;
+    }
+
+    /// What came and went so far.
+    pub fn history(&self) -> Vec<String> {
+        self.history.lock().unwrap().clone()
+    }
+
+    async fn see(&self, client: &Client, pod: &Pod) {
+        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let spec = pod.spec.clone().unwrap_or_default();
+        let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
+        if pod.metadata.deletion_timestamp.is_some() {
+            let preconditions = Preconditions { uid: pod.metadata.uid.clone(), resource_version: None };
+            let now = DeleteParams {
+                grace_period_seconds: Some(0),
+                preconditions: Some(preconditions),
+                ..DeleteParams::default()
+            };
+            // Somebody may have been quicker.
+            let _ = pods.delete(&name(pod), &now).await;
+        } else if spec.node_name.is_none() {
+            let binding = json!({
+                "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name(pod), "uid": pod.metadata.uid},
+                "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
+            });
+            let body = serde_json::to_vec(&binding).expect("JSON");
+            let _: Result<Value, _> = pods.create_subresource("binding", &name(pod), &PostParams::default(), body).await;
+        } else if phase == "Pending" {
+            let ready = !self.unready.lock().unwrap().contains(&name(pod));
+            report(client, pod, "Running", ready).await;
+        }
+    }
+}
+
+async fn report(client: &Client, pod: &Pod, phase: &str, ready: bool) {
+    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": {
+        "phase": phase,
+        "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" },
+            "lastTransitionTime": Ambient::system().now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string()}],
+    }});
+    // The pod may have gone meanwhile.
+    let _ = pods.patch_status(&name(pod), &PatchParams::default(), &Patch::Merge(status)).await;
+}
+
+fn name(pod: &Pod) -> String {
+    pod.metadata.name.clone().unwrap_or_default()
+}
+
+/// Asks again and again until the answer is yes; fails the test when patience ends.
+pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let asked = async {
+        while !condition().await {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    if tokio::time::timeout(PATIENCE, asked).await.is_err() {
+        panic!("in vain: {what}");
+    }
+}
+
+/// A set called `web` with one claim per pod.
+pub fn web(replicas: i32) -> Value {
+    json!({
+        "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "web"},
+        "spec": {
+            "replicas": replicas, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}},
+            "template": {
+                "metadata": {"labels": {"app": "web"}},
+                "spec": {"containers": [{"name": "main", "image": "sample:1"}]},
+            },
+            "volumeClaimTemplates": [{
+                "metadata": {"name": "data"},
+                "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
+            }],
+        },
+    })
+}
