@@ -181,3 +181,21 @@ async fn the_nodes_word_counts_although_a_finalizer_keeps_the_pod() {
     assert_eq!(server.ask(Method::GET, &format!("{PODS}/a"), None).await.code, 200);
     assert_eq!(server.ask(Method::GET, &format!("{HOLDERS}/a"), None).await.code, 404);
 }
+
+#[tokio::test]
+async fn nobody_but_binding_writes_the_epoch() {
+    let server = Server::start().await;
+    let mut forged = pod("a");
+    forged["metadata"]["annotations"] = json!({"statefuld.io/epoch": "9", "other": "x"});
+    let created = server.create(PODS, forged).await;
+    assert_eq!(created["metadata"]["annotations"], json!({"other": "x"}));
+    bind(&server, "a", "n1").await;
+    let bound = get(&server, "a").await;
+    let merge = [("content-type", "application/merge-patch+json")];
+    for forged in [json!("9"), json!(null)] {
+        let patch = json!({"metadata": {"annotations": {"statefuld.io/epoch": forged}}});
+        let path = format!("{PODS}/a");
+        let answer = server.ask_as(support::admin(), Method::PATCH, &path, &merge, Some(patch)).await;
+        assert_eq!(epoch(&answer.body), epoch(&bound));
+    }
+}

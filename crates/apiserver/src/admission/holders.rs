@@ -110,6 +110,25 @@ pub(crate) fn take(call: &Call, pod: &mut Value, node: &str, compared: u64, extr
     Ok(())
 }
 
+/// Only binding writes the epoch: what a client says about it is put back to what it was.
+pub(super) fn keep_epoch(pod: &mut Value, old: Option<&Value>) {
+    let path = "/metadata/annotations";
+    let was = old.and_then(|o| o.pointer(path)).and_then(|a| a.get(EPOCH_ANNOTATION)).cloned();
+    let has = pod.pointer(path).and_then(|a| a.get(EPOCH_ANNOTATION)).cloned();
+    if was == has {
+        return;
+    }
+    let annotations = metadata(pod).entry("annotations").or_insert_with(|| json!({}));
+    let Some(annotations) = annotations.as_object_mut() else { return };
+    match was {
+        Some(was) => annotations.insert(EPOCH_ANNOTATION.to_owned(), was),
+        None => annotations.remove(EPOCH_ANNOTATION),
+    };
+    if annotations.is_empty() {
+        metadata(pod).remove("annotations");
+    }
+}
+
 /// The holding node's own final delete of the pod is its word that the pod is gone.
 pub(crate) fn released_with_pod(call: &Call, pod: &Value, extra: &mut Extra) {
     if call.resource.kind != "Pod" {

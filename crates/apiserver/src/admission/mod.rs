@@ -41,7 +41,10 @@ pub(crate) fn create(call: &Call, object: &mut Value, extra: &mut Extra) -> Outc
 }
 
 /// Before a changed object is validated.
-pub(crate) fn update(call: &Call, new: &mut Value, old: &Value, _: &mut Extra) -> Outcome<()> {
+pub(crate) fn update(call: &Call, new: &mut Value, old: &Value) -> Outcome<()> {
+    if call.resource.group.is_empty() && call.resource.kind == "Pod" {
+        holders::keep_epoch(new, Some(old));
+    }
     may_grant(call, new, Some(old))
 }
 

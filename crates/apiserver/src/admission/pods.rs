@@ -18,6 +18,7 @@ const TOLERATED: [&str; 2] = ["node.kubernetes.io/not-ready", "node.kubernetes.i
 /// Completes and judges a new pod.
 pub(super) fn create(call: &Call, pod: &mut Value, _: &mut Extra) -> Outcome<()> {
     let name = text(pod, "name").to_owned();
+    holders::keep_epoch(pod, None);
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
     service_account(call, &name, spec)?;
     priority(call, &name, spec)?;

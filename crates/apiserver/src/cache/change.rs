@@ -71,9 +71,10 @@ impl Change {
         self.frames[kind as usize].get_or_init(encode).clone()
     }
 
-    /// About how many bytes the change keeps alive.
+    /// About how many bytes the change keeps alive: one version of the object, as it is and as an event. (What
+    /// was before is what the previous change kept.)
     pub(crate) fn weight(&self) -> usize {
-        self.previous.as_ref().map_or(0, |o| o.weight()) + self.current.as_ref().map_or(0, |o| o.weight()) * 2
+        self.subject(Kind::Modified).0.weight() * 2
     }
 }
 

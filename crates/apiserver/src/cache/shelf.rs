@@ -18,7 +18,7 @@ use crate::object::{self, Key, Object};
 /// So many changes of a kind are remembered at most.
 const HISTORY_CHANGES: usize = 4096;
 /// So many bytes of them are kept alive at most.
-const HISTORY_BYTES: usize = 16 << 20;
+const HISTORY_BYTES: usize = 8 << 20;
 
 /// One kind's state.
 pub(crate) struct Shelf {

@@ -36,7 +36,7 @@ pub(crate) async fn bind(call: Call) -> Outcome<Response<Body>> {
         }
         pod["spec"]["nodeName"] = node.clone().into();
         if let Some(annotations) = binding.pointer("/metadata/annotations").and_then(Value::as_object) {
-            for (key, value) in annotations {
+            for (key, value) in annotations.iter().filter(|(_, value)| value.is_string()) {
                 pod["metadata"]["annotations"][key] = value.clone();
             }
         }

@@ -89,6 +89,9 @@ fn read(call: &Call) -> Outcome<Value> {
 
 /// How many replicas a Scale asks for.
 fn replicas(call: &Call, scale: &Value) -> Outcome<i64> {
+    if scale.get("spec").is_some_and(|spec| !spec.is_object() && !spec.is_null()) {
+        return Err(Box::new(Status::bad_request("spec of the Scale must be an object")));
+    }
     let given = scale.pointer("/spec/replicas").cloned().unwrap_or(Value::Null);
     let replicas = match &given {
         Value::Null => 0,

@@ -99,10 +99,10 @@ pub(crate) fn replace(call: &Call, mut new: Value, current: &Current, extra: &mu
     keep(&mut new, old);
     let errors = if call.target.subresource == "status" {
         strategy::prepare_status_update(resource, &mut new, old);
-        admission::update(call, &mut new, old, extra)?;
+        admission::update(call, &mut new, old)?;
         validate::status_update(resource, &new, old)
     } else {
-        admission::update(call, &mut new, old, extra)?;
+        admission::update(call, &mut new, old)?;
         strategy::prepare_update(resource, &mut new, old);
         admission::allocate(call, &mut new, Some(old), extra)?;
         validate::update(resource, &new, old)
