@@ -1,17 +1,19 @@
-//! Patches of JSON documents, pure: JSON patch (RFC 6902), merge patch (RFC 7396) and
-//! Kubernetes' strategic merge patch.
+//! Patches of JSON documents, pure: JSON patch (RFC 6902), merge patch (RFC 7396), and
+//! Kubernetes' strategic merge patch and server-side apply.
 //!
 //! | module | patch | media type |
 //! |---|---|---|
 //! | [`json`] | a list of operations | `application/json-patch+json` |
 //! | [`merge`] | a partial document; lists are replaced | `application/merge-patch+json` |
 //! | [`strategic`] | a partial document; lists merge as the [`MergeSchema`] says | `application/strategic-merge-patch+json` |
+//! | [`managed`] | what one manager wants; others keep theirs | `application/apply-patch+yaml` |
 //!
 //! Nothing here knows a kind, a type or a server. What a field merges by comes from the caller's
-//! [`MergeSchema`]. Every function leaves the document in an unspecified but valid state when it
+//! [`MergeSchema`] or [`managed::TypeSchema`]. Every function leaves the document in an unspecified but valid state when it
 //! fails: patch a copy.
 
 pub mod json;
+pub mod managed;
 pub mod merge;
 pub mod strategic;
 
