@@ -46,7 +46,6 @@ impl Keeper {
 }
 
 fn keep(watched: OwnedFd, containers: &Group) -> io::Result<()> {
-    let _ = rustix::thread::set_name(c"statefuld-keep");
     rustix::stdio::dup2_stdin(&watched)?;
     // Everything else that it was copied with is the shim's, the lock of the pod's folder among it.
     sys::close_from(3)?;

@@ -30,7 +30,7 @@ pub fn launch_blocking(pod_dir: &Path, exe: &SealedExe) -> Result<Launched, Laun
     let spawn = |source| LaunchError::Spawn { pod_dir: pod_dir.to_owned(), source };
     // The first process only makes the shim and waits until it is up, so that the shim is nobody's child here.
     let output = Command::new(exe.path())
-        .arg0("statefuld-shim")
+        .arg0("shim")
         .arg("shim")
         .arg(pod_dir)
         .env_clear()

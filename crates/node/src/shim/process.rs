@@ -100,6 +100,7 @@ fn set_up(pod_dir: &Path, ambient: &Ambient) -> Result<Sandbox, SetupError> {
         result => result.map_err(io::Error::from)?,
     }
     let spec = ShimSpec::read(pod_dir)?;
+    name_process(&spec.name);
     let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?;
     let mut warnings = cgroup.create(&spec.limits)?;
     cgroup.shim().create()?;
@@ -130,6 +131,14 @@ fn redirect_stdio(pod_dir: &Path) -> io::Result<()> {
     rustix::stdio::dup2_stdout(&null)?;
     rustix::stdio::dup2_stderr(&log)?;
     Ok(())
+}
+
+/// As tools show it. Without "statefuld", so that a `pkill` of the daemon by name spares the pods.
+fn name_process(pod: &str) {
+    // The kernel takes 15 bytes and cuts the rest.
+    if let Ok(name) = std::ffi::CString::new(format!("shim:{pod}")) {
+        let _ = rustix::thread::set_name(&name);
+    }
 }
 
 #[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
