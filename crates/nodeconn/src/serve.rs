@@ -1,6 +1,5 @@
 //! The agent's end: answers the streams that the API server opens.
 
-use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,46 +25,41 @@ const HANDSHAKE_WITHIN: Duration = Duration::from_secs(10);
 const REQUEST_WITHIN: Duration = Duration::from_secs(10);
 
 /// Serves streams on `io` until the connection ends. Dropping the future drops every handler.
-pub fn serve<T>(
-    io: T,
-    handler: Arc<dyn NodeHandler>,
-) -> impl Future<Output = Result<(), ConnectError>> + Send + 'static
+pub async fn serve<T>(io: T, handler: Arc<dyn NodeHandler>) -> Result<(), ConnectError>
 where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    async move {
-        let mut builder = server::Builder::new();
-        builder
-            .initial_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .max_concurrent_streams(MAX_STREAMS);
-        let mut connection = tokio::time::timeout(HANDSHAKE_WITHIN, builder.handshake::<_, Bytes>(io))
-            .await
-            .map_err(|_| ConnectError::Silent)??;
-        let pings = connection.ping_pong();
-        let mut streams = JoinSet::new();
-        let accept = async {
-            loop {
-                tokio::select! {
-                    next = connection.accept() => match next {
-                        Some(Ok((request, answer))) => { streams.spawn(answer_one(request, answer, handler.clone())); }
-                        Some(Err(error)) => return Err(ConnectError::Http2(error)),
-                        None => return Ok(()),
-                    },
-                    Some(_) = streams.join_next() => {}
-                }
+    let mut builder = server::Builder::new();
+    builder
+        .initial_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_concurrent_streams(MAX_STREAMS);
+    let mut connection = tokio::time::timeout(HANDSHAKE_WITHIN, builder.handshake::<_, Bytes>(io))
+        .await
+        .map_err(|_| ConnectError::Silent)??;
+    let pings = connection.ping_pong();
+    let mut streams = JoinSet::new();
+    let accept = async {
+        loop {
+            tokio::select! {
+                next = connection.accept() => match next {
+                    Some(Ok((request, answer))) => { streams.spawn(answer_one(request, answer, handler.clone())); }
+                    Some(Err(error)) => return Err(ConnectError::Http2(error)),
+                    None => return Ok(()),
+                },
+                Some(_) = streams.join_next() => {}
             }
-        };
-        let alive = async {
-            match pings {
-                Some(pings) => keep_alive(pings).await,
-                None => std::future::pending().await,
-            }
-        };
-        tokio::select! {
-            ended = accept => ended,
-            () = alive => Err(ConnectError::Silent),
         }
+    };
+    let alive = async {
+        match pings {
+            Some(pings) => keep_alive(pings).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        ended = accept => ended,
+        () = alive => Err(ConnectError::Silent),
     }
 }
 
