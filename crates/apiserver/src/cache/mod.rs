@@ -28,6 +28,8 @@ mod change;
 mod feed;
 mod filter;
 mod shelf;
+#[cfg(test)]
+mod tests;
 mod watchers;
 
 pub(crate) use change::{Change, Kind, event_line};
@@ -209,7 +211,7 @@ fn too_new(asked: u64, newest: u64) -> Status {
 }
 
 #[cfg(test)]
-mod tests {
+mod key_tests {
     use super::*;
 
     #[test]

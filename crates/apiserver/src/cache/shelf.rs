@@ -228,6 +228,12 @@ impl Shelf {
         self.write().watchers.remove(scope, id);
     }
 
+    /// How many watchers are registered.
+    #[cfg(test)]
+    pub(super) fn watching(&self) -> usize {
+        self.read().watchers.len()
+    }
+
     fn read(&self) -> RwLockReadGuard<'_, Inner> {
         self.inner.read().unwrap_or_else(PoisonError::into_inner)
     }

@@ -96,6 +96,12 @@ impl Watchers {
         Watcher { initial: Vec::new(), replay: Vec::new(), revision: after, queue, overflowed, id, scope, shelf }
     }
 
+    /// How many there are.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.by_scope.values().map(HashMap::len).sum()
+    }
+
     /// Forgets a watcher.
     pub(super) fn remove(&mut self, scope: &Scope, id: u64) {
         if let Some(sinks) = self.by_scope.get_mut(scope) {
