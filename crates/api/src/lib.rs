@@ -13,6 +13,7 @@
 
 pub mod decode;
 pub mod defaults;
+pub mod managed;
 pub mod names;
 pub mod openapi;
 pub mod protobuf;

@@ -4,13 +4,17 @@
 //! `data/creates.json` holds bodies with what was stored, without what admission, strategies and
 //! the server add. `data/patches.json` holds objects with patches in order, and the values at
 //! some paths, or the code and message, that each was answered with. What validation refuses is
-//! not among them: it has its own tests.
+//! not among them: it has its own tests. `data/applies.json` holds server-side applies between other
+//! writes, with the managers that the object then had, as the newest version notes them: it owns
+//! empty maps that are applied, and names the subresource in conflicts.
 
 use statefuld_api as api;
 
 use api::decode::{FieldValidation, check_value};
+use api::managed::{self, Change};
 use api::resource::{Registry, Resource};
-use api::{defaults, schema};
+use api::status::Status;
+use api::{defaults, schema, strategy};
 use serde_json::{Value, json};
 
 /// The resource that a case is about.
@@ -107,6 +111,67 @@ fn patched(resource: &Resource, object: &Value, step: &Value) -> Result<Value, (
         return Err((400, message));
     }
     Ok(result)
+}
+
+#[test]
+fn applies_are_managed_as_recorded() {
+    let cases: Vec<Value> = serde_json::from_str(include_str!("data/applies.json")).expect("test data");
+    for case in &cases {
+        let resource = resource(case);
+        let mut object = None;
+        for step in case["steps"].as_array().expect("steps") {
+            let name = format!("{}: {}", case["name"], step["name"]);
+            match (written(&resource, object.as_ref(), step), step["code"].as_u64()) {
+                (Ok(result), None) => {
+                    assert_eq!(managers(&result), step["managers"], "{name}");
+                    object = Some(result);
+                }
+                (Err(status), Some(code)) => {
+                    assert_eq!(u64::from(status.code), code, "{name}");
+                    assert!(status.message.ends_with(step["message"].as_str().expect("a text")), "{name}: {status}");
+                    if !step["causes"].is_null() {
+                        assert_eq!(status.to_value()["details"]["causes"], step["causes"], "{name}");
+                    }
+                }
+                (result, expected) => panic!("{name}: expected {expected:?}, got {result:?}"),
+            }
+        }
+    }
+}
+
+/// The object after a write, as a server would make it.
+fn written(resource: &Resource, live: Option<&Value>, step: &Value) -> Result<Value, Status> {
+    let text = |name: &str| step[name].as_str().expect("a text");
+    let subresource = text("subresource");
+    let change = Change { manager: text("manager"), subresource, now: "2021-01-01T00:00:00Z" };
+    let mut new = match text("kind") {
+        "apply" => managed::apply(resource, live, step["body"].clone(), &change, step["force"] == true)?,
+        "create" => step["body"].clone(),
+        "update" => step["body"].clone(),
+        _ => {
+            let mut new = live.cloned().expect("an object to patch");
+            patch::merge::apply(&mut new, &step["body"]);
+            new
+        }
+    };
+    new = completed(resource, new).map_err(|(code, message)| Status::new(code, "", message))?;
+    match live {
+        None => strategy::prepare_create(resource, &mut new),
+        Some(live) if subresource == "status" => strategy::prepare_status_update(resource, &mut new, live),
+        Some(live) => strategy::prepare_update(resource, &mut new, live),
+    }
+    api::decode::normalize(resource, &mut new);
+    if text("kind") != "apply" {
+        managed::track(resource, live, &mut new, &change);
+    }
+    Ok(new)
+}
+
+/// Name, operation and fields of every manager of an object; old recordings do not name the
+/// subresource.
+fn managers(object: &Value) -> Value {
+    let list = object["metadata"]["managedFields"].as_array().into_iter().flatten();
+    list.map(|entry| json!([entry["manager"], entry["operation"], entry["fieldsV1"]])).collect()
 }
 
 /// Every value at a path such as `a.b[0].c`.
