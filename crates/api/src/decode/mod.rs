@@ -178,6 +178,16 @@ fn read_yaml(body: &[u8], context: &mut Context) -> Result<Value, String> {
     .map_err(|error| error.to_string())
 }
 
+/// How YAML is read everywhere: as clients written in Go read it, where `0644` is octal, with
+/// duplicate keys left to the caller.
+pub fn yaml_options() -> serde_saphyr::Options {
+    serde_saphyr::options! {
+        duplicate_keys: serde_saphyr::DuplicateKeyPolicy::LastWins,
+        legacy_octal_numbers: true,
+        with_snippet: false,
+    }
+}
+
 /// Reads the binary form. Its types are right by construction; its texts are checked like any.
 fn read_protobuf(type_name: &str, body: &[u8], context: &mut Context) -> Result<Value, String> {
     let value = protobuf::decode(type_name, body).map_err(|error| error.to_string())?;
@@ -189,7 +199,9 @@ fn read_protobuf(type_name: &str, body: &[u8], context: &mut Context) -> Result<
 pub fn parse(type_name: &str, body: &[u8], media: MediaType) -> Result<Value, String> {
     match media {
         MediaType::Json => serde_json::from_slice(body).map_err(syntax_text),
-        MediaType::Yaml => serde_saphyr::from_slice(body).map_err(|error| error.to_string()),
+        MediaType::Yaml => {
+            serde_saphyr::from_slice_with_options(body, yaml_options()).map_err(|error| error.to_string())
+        }
         MediaType::Protobuf => protobuf::decode(type_name, body).map_err(|error| error.to_string()),
     }
 }

@@ -185,6 +185,15 @@ fn yaml_reads_as_json_does() {
 }
 
 #[test]
+fn file_modes_in_yaml_are_octal() {
+    let body = b"spec:\n  volumes:\n  - name: v\n    configMap: {name: c, defaultMode: 0755}\n";
+    let found = decode(&resource("", "pods"), body, MediaType::Yaml, FieldValidation::Strict).unwrap();
+    assert_eq!(found.object["spec"]["volumes"][0]["configMap"]["defaultMode"], 0o755);
+    let parsed = super::parse("core/v1.Pod", b"mode: 0644\nname: yes\n", MediaType::Yaml).unwrap();
+    assert_eq!(parsed, json!({"mode": 0o644, "name": true}));
+}
+
+#[test]
 fn deep_nesting_is_refused() {
     let body = format!("{{\"metadata\":{{\"managedFields\":[{{\"fieldsV1\":{}{}}}]}}}}", "{\"a\":".repeat(5000), "}".repeat(5000));
     assert!(refused("configmaps", &body).contains("recursion limit exceeded"));
