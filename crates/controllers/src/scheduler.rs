@@ -176,6 +176,11 @@ impl Scheduler {
         let volume = spec.and_then(|spec| spec.volume_name.as_deref()).filter(|name| !name.is_empty());
         if let Some(volume) = volume {
             let phase = found.status.as_ref().and_then(|status| status.phase.as_deref());
+            let annotations = found.metadata.annotations.as_ref();
+            if let Some(selected) = annotations.and_then(|a| a.get(SELECTED_NODE)).filter(|_| phase == Some("Pending")) {
+                // Being bound where it was asked for: nothing to tell anybody, the change comes.
+                return ClaimState::Delayed { claim: claim.to_owned(), selected: Some(selected.clone()) };
+            }
             return match self.informers.volumes.get("", volume) {
                 Some(volume) if phase == Some("Bound") => ClaimState::Bound(volume),
                 Some(_) => hopeless("pod has unbound immediate PersistentVolumeClaims".into()),

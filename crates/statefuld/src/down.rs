@@ -6,8 +6,8 @@ use std::time::Duration;
 use ambient::Ambient;
 use anyhow::{Context as _, Result};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use tokio::io::unix::AsyncFd;
 
 use crate::cli;
 use crate::control::{self, Request};
@@ -47,10 +47,12 @@ pub async fn run(args: cli::Down) -> Result<ExitCode> {
 /// Becomes ready when the process has ended; the next command may want its directory at once. A process that
 /// does not end in time is left to itself: it has answered that all is stopped.
 fn process_end(pid: i32) -> impl Future<Output = ()> {
-    let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::NONBLOCK).ok());
+    let handle = Pid::from_raw(pid).and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
     async move {
-        let Some(handle) = handle.and_then(|fd| AsyncFd::register(fd).ok()) else { return };
-        let _ = tokio::time::timeout(END_LIMIT, handle.readable()).await;
+        let Some(handle) = handle else { return };
+        let limit = Timespec::try_from(END_LIMIT).expect("a few seconds");
+        let wait = move || poll(&mut [PollFd::new(&handle, PollFlags::IN)], Some(&limit));
+        let _ = tokio::task::spawn_blocking(wait).await;
     }
 }
 

@@ -110,7 +110,9 @@ pub fn parse(registry: &Registry, file: &Path, text: &str, default_namespace: &s
     let mut objects = Vec::new();
     for document in documents(text) {
         let place = Place { file: file.to_owned(), line: document.line };
-        let value: Value = match serde_saphyr::from_str(document.text) {
+        // File modes are written as `0644`.
+        let options = serde_saphyr::options! { legacy_octal_numbers: true };
+        let value: Value = match serde_saphyr::from_str_with_options(document.text, options) {
             Ok(value) => value,
             Err(error) => bail!("{}", yaml_error(file, &document, &error)),
         };
@@ -344,6 +346,12 @@ mod tests {
         let one = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
         let error = error_of(&format!("{one}---\n{one}"));
         assert!(error.contains("occurs a second time (first at m.yaml:1)"), "{error}");
+    }
+
+    #[test]
+    fn file_modes_are_octal() {
+        let objects = parse_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nmode: 0755\n").expect("is right");
+        assert_eq!(objects[0].value["mode"], 0o755);
     }
 
     #[test]
