@@ -10,6 +10,7 @@ pub mod impersonation;
 pub mod node;
 pub mod rbac;
 pub mod rules;
+pub mod service_account;
 mod standard;
 pub mod tokens;
 mod union;

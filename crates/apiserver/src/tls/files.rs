@@ -38,7 +38,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
 }
 
 /// The content; `None` where there is no such file.
-pub(super) fn read(path: &Path) -> Result<Option<String>, Error> {
+pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
     match fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
@@ -47,7 +47,7 @@ pub(super) fn read(path: &Path) -> Result<Option<String>, Error> {
 }
 
 /// A directory that only its owner enters.
-pub(super) fn private_dir(path: &Path) -> Result<(), Error> {
+pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)

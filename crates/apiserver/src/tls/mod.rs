@@ -28,6 +28,7 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
+pub(crate) use files::{private_dir, read};
 pub use files::write_private;
 pub use kubeconfig::kubeconfig;
 pub use server::{identity_of, server_config};
