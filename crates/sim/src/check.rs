@@ -16,8 +16,10 @@ pub fn call(view: &Observed, now: Millis, world: &World, call: &Call) -> Result<
             claims_first(view, world, name, *ordinal)
         }
         Call::Act(Act::DeletePod { name, uid, version }) => deleted(view, now, world, name, uid, *version),
-        Call::Act(Act::CreateClaim { name, .. }) => {
+        Call::Act(Act::CreateClaim { name, owners, .. }) => {
             at_work(view)?;
+            let kept = view.set.when_deleted == Retention::Retain;
+            require(owners.is_empty() == kept, || format!("claim {name} is created with owners {owners:?} (P7)"))?;
             require(!view.claims.contains_key(name), || format!("claim {name} existed already"))
         }
         Call::Act(Act::SetClaimOwners { name, owners, conflict, .. }) => {
@@ -107,7 +109,7 @@ fn deleted(
     let index = ordinal - set.start;
     if condemned {
         let above = |m: &&Member| parent_and_ordinal(&m.pod.name).is_some_and(|(_, n)| n > ordinal && n != ordinal);
-        let higher = view.pods.iter().filter(|m| is_member(view, m)).filter(above);
+        let higher = view.pods.iter().filter(|m| is_member(view, m) && ours(view, &m.pod)).filter(above);
         let others = higher.filter(|m| wanted_index(view, &m.pod.name).is_none()).count();
         return require(!ordered || others == 0, || format!("{name} is scaled away before a higher one (P4)"));
     }

@@ -23,17 +23,17 @@ fn all(faults: Faults, default: u64) {
 
 #[test]
 fn anytime_and_eventually_over_random_histories() {
-    all(Faults::default(), 3000);
+    all(Faults::default(), 1000);
 }
 
 #[test]
 fn anytime_and_eventually_for_larger_sets() {
-    all(Faults { steps: 600, replicas: 12, ..Faults::default() }, 200);
+    all(Faults { steps: 600, replicas: 12, ..Faults::default() }, 60);
 }
 
 #[test]
 fn anytime_and_eventually_with_views_far_behind() {
-    all(Faults { staleness: 20, ..Faults::default() }, 500);
+    all(Faults { staleness: 20, ..Faults::default() }, 200);
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! An API server, the StatefulSet controller and a kubelet that obeys the test, all in this process.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -21,14 +21,14 @@ use tokio::task::JoinHandle;
 /// How long a condition may take to come true before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Namespace of all tests; each has a server of its own.
-pub const NAMESPACE: &str = "default";
+pub(crate) const NAMESPACE: &str = "default";
 /// The node that all pods run on.
 const NODE: &str = "one";
 
 /// One server with its controller and kubelet.
-pub struct Cluster {
-    pub client: Client,
-    pub kubelet: Kubelet,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) kubelet: Kubelet,
     api: Arc<ApiServer>,
     ambient: Ambient,
     term: Mutex<Term>,
@@ -38,16 +38,18 @@ pub struct Cluster {
 
 /// What the kubelet is told.
 #[derive(Clone, Default)]
-pub struct Kubelet {
+pub(crate) struct Kubelet {
     /// Pods that it does not make ready.
     unready: Arc<Mutex<BTreeSet<String>>>,
+    /// The uid that holds each name.
+    held: Arc<Mutex<BTreeMap<String, String>>>,
     /// Names of pods as they appeared (`+`) and went (`-`).
     history: Arc<Mutex<Vec<String>>>,
 }
 
 impl Cluster {
     /// Starts everything.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let ambient = Ambient::system();
         let store = Embedded::open(&folder.path().join("store"), ambient.clone(), Default::default());
@@ -71,7 +73,7 @@ impl Cluster {
     }
 
     /// Starts the controller, as after a crash.
-    pub fn start_controller(&self) {
+    pub(crate) fn start_controller(&self) {
         let term = Term::new();
         let identity = Identity::service_account("kube-system", "statefulset-controller");
         let client = Client::new(self.api.client(identity), NAMESPACE);
@@ -82,7 +84,7 @@ impl Cluster {
     }
 
     /// Ends the controller's term and waits until its requests are settled.
-    pub async fn stop_controller(&self) {
+    pub(crate) async fn stop_controller(&self) {
         self.term.lock().unwrap().end();
         let task = self.controller.lock().unwrap().take().expect("it runs");
         task.await.expect("it does not panic");
@@ -114,42 +116,42 @@ impl Cluster {
         });
     }
 
-    pub fn pods(&self) -> Api<Pod> {
+    pub(crate) fn pods(&self) -> Api<Pod> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
-    pub fn sets(&self) -> Api<StatefulSet> {
+    pub(crate) fn sets(&self) -> Api<StatefulSet> {
         Api::namespaced(self.client.clone(), NAMESPACE)
     }
 
     /// Creates a set.
-    pub async fn create(&self, set: Value) {
+    pub(crate) async fn create(&self, set: Value) {
         let set: StatefulSet = serde_json::from_value(set).expect("a set");
         self.sets().create(&PostParams::default(), &set).await.expect("the set is valid");
     }
 
     /// Merges something into a set.
-    pub async fn patch(&self, name: &str, patch: Value) {
+    pub(crate) async fn patch(&self, name: &str, patch: Value) {
         self.sets().patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("the patch is valid");
     }
 
     /// Deletes a pod as a user does.
-    pub async fn delete_pod(&self, name: &str) {
+    pub(crate) async fn delete_pod(&self, name: &str) {
         self.pods().delete(name, &DeleteParams::default()).await.expect("the pod is there");
     }
 
     /// A set as it is.
-    pub async fn set(&self, name: &str) -> StatefulSet {
+    pub(crate) async fn set(&self, name: &str) -> StatefulSet {
         self.sets().get(name).await.expect("the set is there")
     }
 
     /// Waits until a set's status says that all is as the spec wants it.
-    pub async fn settled(&self, name: &str) -> StatefulSet {
+    pub(crate) async fn settled(&self, name: &str) -> StatefulSet {
         let mut found = None;
         eventually("the set settles", async || {
             let set = self.set(name).await;
-            let (spec, status) = (set.spec.clone().unwrap_or_default(), set.status.clone().unwrap_or_default());
-            let wanted = spec.replicas.unwrap_or(1);
+            let status = set.status.clone().unwrap_or_default();
+            let wanted = set.spec.replicas.unwrap_or(1);
             let done = status.observed_generation == set.metadata.generation
                 && (status.replicas, status.ready_replicas.unwrap_or(0)) == (wanted, wanted)
                 && status.current_revision == status.update_revision;
@@ -163,7 +165,7 @@ impl Cluster {
 
 impl Kubelet {
     /// Keeps a pod from being ready from now on; one that is ready turns unready at once.
-    pub async fn hold(&self, cluster: &Cluster, name: &str) {
+    pub(crate) async fn hold(&self, cluster: &Cluster, name: &str) {
         self.unready.lock().unwrap().insert(name.to_owned());
         if let Ok(pod) = cluster.pods().get(name).await {
             report(&cluster.client, &pod, "Running", false).await;
@@ -171,7 +173,7 @@ impl Kubelet {
     }
 
     /// Lets it be ready again.
-    pub async fn release(&self, cluster: &Cluster, name: &str) {
+    pub(crate) async fn release(&self, cluster: &Cluster, name: &str) {
         self.unready.lock().unwrap().remove(name);
         if let Ok(pod) = cluster.pods().get(name).await {
             report(&cluster.client, &pod, "Running", true).await;
@@ -179,13 +181,13 @@ impl Kubelet {
     }
 
     /// A pod ends badly.
-    pub async fn fail(&self, cluster: &Cluster, name: &str) {
+    pub(crate) async fn fail(&self, cluster: &Cluster, name: &str) {
         let pod = cluster.pods().get(name).await.expect("the pod is there");
         report(&cluster.client, &pod, "Failed", false).await;
     }
 
     /// What came and went so far.
-    pub fn history(&self) -> Vec<String> {
+    pub(crate) fn history(&self) -> Vec<String> {
         self.history.lock().unwrap().clone()
     }
 
@@ -207,12 +209,25 @@ impl Kubelet {
                 "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name(pod), "uid": pod.metadata.uid},
                 "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
             });
-            let body = serde_json::to_vec(&binding).expect("JSON");
-            let _: Result<Value, _> = pods.create_subresource("binding", &name(pod), &PostParams::default(), body).await;
+            self.bind(client, pod, &binding).await;
         } else if phase == "Pending" {
             let ready = !self.unready.lock().unwrap().contains(&name(pod));
             report(client, pod, "Running", ready).await;
         }
+    }
+
+    /// Binds a pod. What held its name before is gone, and this node is the one to say so.
+    async fn bind(&self, client: &Client, pod: &Pod, binding: &Value) {
+        let (name, uid) = (name(pod), pod.metadata.uid.clone().unwrap_or_default());
+        let before = self.held.lock().unwrap().insert(name.clone(), uid.clone());
+        if let Some(before) = before.filter(|b| *b != uid) {
+            let path = format!("/apis/statefuld.io/v1/namespaces/{NAMESPACE}/holders/{name}?uid={before}");
+            let request = http::Request::delete(path).body(Vec::new()).expect("a valid request");
+            // Not found if it went with the pod.
+            let _: Result<Value, _> = client.request(request).await;
+        }
+        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let _: Result<Value, _> = pods.create_subresource("binding", &name, &PostParams::default(), binding).await;
     }
 }
 
@@ -232,7 +247,7 @@ fn name(pod: &Pod) -> String {
 }
 
 /// Asks again and again until the answer is yes; fails the test when patience ends.
-pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+pub(crate) async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
     let asked = async {
         while !condition().await {
             tokio::time::sleep(Duration::from_millis(5)).await;
@@ -244,7 +259,7 @@ pub async fn eventually(what: &str, mut condition: impl AsyncFnMut() -> bool) {
 }
 
 /// A set called `web` with one claim per pod.
-pub fn web(replicas: i32) -> Value {
+pub(crate) fn web(replicas: i32) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "web"},
         "spec": {
