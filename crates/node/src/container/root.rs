@@ -49,7 +49,7 @@ pub(super) struct Builder<'a> {
     stage: &'a Path,
     /// Number of this start; names the overlays' folders.
     start: u32,
-    /// Mounts that cover nothing but what is written in them: made read-only at the end, where that is asked for.
+    /// Mounts that programs could write to, `/` first: made read-only at the end, where that is asked for.
     writable: Vec<PathBuf>,
 }
 
@@ -86,8 +86,11 @@ impl<'a> Builder<'a> {
             mount_volume(prepared)?;
         }
         self.working_directory()?;
-        if self.container.read_only_root {
-            for path in &self.writable {
+        // The built-in image is one that is never written to; what a program needs to write is mounted there.
+        let image = !matches!(self.container.root, Root::Host);
+        if self.container.read_only_root || image {
+            let frozen = if self.container.read_only_root { &self.writable[..] } else { &self.writable[..1] };
+            for path in frozen {
                 sys::read_only_mount(path).during(format!("making {} read-only", path.display()))?;
             }
         }
@@ -233,7 +236,12 @@ impl<'a> Builder<'a> {
                 freeze(Path::new(path)).during(format!("freezing {path}"))?;
             }
         }
-        for (path, mode) in [("/tmp", 0o1777), ("/run", 0o755)] {
+        let mut scratch = vec![("/tmp", 0o1777), ("/run", 0o755)];
+        if matches!(self.container.root, Root::Sample { .. }) {
+            // Where the journal is written if the pod has no volume for it.
+            scratch.push(("/data", 0o755));
+        }
+        for (path, mode) in scratch {
             make_folder(Path::new(path), mode)?;
             tmpfs(Path::new(path), mode, None, MountFlags::NOSUID | MountFlags::NODEV).during(format!("mounting {path}"))?;
             self.writable.push(PathBuf::from(path));

@@ -190,6 +190,9 @@ impl Pod {
         let Some(process) = self.containers[index].process_mut() else { return };
         if let Some(ending) = &mut process.ending {
             ending.deadline = ending.deadline.min(deadline);
+            if deadline <= now {
+                self.kill_container(index);
+            }
             return;
         }
         process.ending = Some(Ending { deadline, stage: Stage::Signalled, message });

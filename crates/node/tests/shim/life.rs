@@ -193,6 +193,21 @@ async fn a_hook_that_hangs_uses_up_the_grace_period_and_the_signal_still_comes()
 }
 
 #[tokio::test]
+async fn a_kill_does_not_wait_for_a_hook() {
+    let argv = ["/bin/sh", "-c", "echo > /tmp/hook; sleep 100000"].map(String::from).to_vec();
+    let text = "trap 'echo signal' TERM; while :; do test -e /tmp/hook && echo hook && rm /tmp/hook; sleep 0.01; done";
+    let mut pod = TestPod::new(vec![ContainerSpec { pre_stop: Some(Hook::Exec { argv }), ..script("a", text) }]);
+    let shim = pod.run().await;
+    running(&shim).await;
+    shim.stop(Duration::from_secs(100_000)).await.unwrap();
+    eventually("the hook runs", || pod.printed("a", 0) == ["hook"]).await;
+    shim.kill().await.unwrap();
+    let state = wait_for(&shim, |s| s.phase == Phase::Finished).await;
+    assert_eq!(ended(&state.containers[0]).signal, Some(9));
+    assert_eq!(pod.printed("a", 0), ["hook"]);
+}
+
+#[tokio::test]
 async fn no_grace_kills_at_once_and_a_later_stop_shortens_an_earlier_one() {
     let mut pod = TestPod::new(vec![script("a", "trap '' TERM; echo up; while :; do sleep 0.01; done")]);
     let shim = pod.run().await;

@@ -217,6 +217,8 @@ async fn the_built_in_image_serves_its_journal_and_has_nothing_else() {
     let answer = ask_in_network_of(pod.shim_pid, "GET / HTTP/1.1\r\n\r\n");
     assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("started host=web-0 incarnation=40 epoch=7"), "{answer}");
     let root = format!("/proc/{}/root", pid_of(&shim).await);
+    let refused = fs::write(format!("{root}/x"), "x").unwrap_err();
+    assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
     let mut names: Vec<_> = fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["data", "dev", "etc", "proc", "root", "run", "statefuld", "sys", "tmp", "var"]);
