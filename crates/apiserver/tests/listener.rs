@@ -142,7 +142,8 @@ async fn a_kube_client_lives_on_the_kubeconfig() {
     let listening = Listening::start().await;
     let text = listening.authority.admin_kubeconfig(&format!("https://{}", listening.address)).unwrap();
     let config = kube::config::Kubeconfig::from_yaml(&text).unwrap();
-    let config = kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
+    let config =
+        kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
     let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> = kube::Api::namespaced(client, "default");
     let wanted = serde_json::from_value(support::config_map("a", "1")).unwrap();
@@ -155,8 +156,7 @@ async fn the_stop_ends_watches_too() {
     let listening = Listening::start().await;
     let io = listening.connect(Some(&listening.authority.admin().unwrap()), "h2").await.unwrap();
     let executor = hyper_util::rt::TokioExecutor::new();
-    let (mut sender, connection) =
-        hyper::client::conn::http2::handshake(executor, TokioIo::new(io)).await.unwrap();
+    let (mut sender, connection) = hyper::client::conn::http2::handshake(executor, TokioIo::new(io)).await.unwrap();
     tokio::spawn(connection);
     let url = format!("https://localhost{NAMESPACES}?watch=true");
     let answer = sender.send_request(Request::get(url).body(Empty::<Bytes>::new()).unwrap()).await.unwrap();

@@ -44,10 +44,7 @@ where
     T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
     let mut builder = h2::client::Builder::new();
-    builder
-        .initial_window_size(STREAM_WINDOW)
-        .initial_connection_window_size(CONNECTION_WINDOW)
-        .enable_push(false);
+    builder.initial_window_size(STREAM_WINDOW).initial_connection_window_size(CONNECTION_WINDOW).enable_push(false);
     let greet = async {
         let (requests, mut driver) = builder.handshake::<_, Bytes>(io).await?;
         let pings = driver.ping_pong();
@@ -99,9 +96,10 @@ fn head(path: &str) -> Request<()> {
 #[async_trait]
 impl NodeConn for Connection {
     async fn open(&self, request: StreamRequest) -> Result<Stream, Error> {
-        let slot = self.slots.clone().try_acquire_owned().map_err(|_| {
-            Error::Failed(format!("{MAX_STREAMS} streams to this node are open already; close some"))
-        })?;
+        let slot =
+            self.slots.clone().try_acquire_owned().map_err(|_| {
+                Error::Failed(format!("{MAX_STREAMS} streams to this node are open already; close some"))
+            })?;
         let request = Wire::Request(Box::new(request));
         if request.encode().iter().map(Bytes::len).sum::<usize>() > MAX_PAYLOAD {
             return Err(Error::BadRequest("the command is too long".to_owned()));
@@ -166,7 +164,13 @@ fn start(input: In, out: Out, first: First, slot: OwnedSemaphorePermit) -> Strea
 }
 
 /// Moves frames both ways until the node is done or the user has dropped the stream.
-async fn run(mut input: In, mut out: Out, first: First, mut from_user: mpsc::Receiver<Frame>, to_user: mpsc::Sender<Frame>) {
+async fn run(
+    mut input: In,
+    mut out: Out,
+    first: First,
+    mut from_user: mpsc::Receiver<Frame>,
+    to_user: mpsc::Sender<Frame>,
+) {
     match first {
         First::Silent => {}
         First::Frame(frame) => {
@@ -205,9 +209,7 @@ async fn receive(input: &mut In, to_user: &mpsc::Sender<Frame>) {
             Ok(Some(Wire::Frame(Frame::Stdout(data)))) if data.is_empty() => continue,
             Ok(Some(Wire::Frame(frame))) => frame,
             Ok(Some(Wire::Refused(error))) => Frame::Exit(ExitStatus::Error(error.to_string())),
-            Ok(Some(Wire::Request(_))) => {
-                Frame::Exit(ExitStatus::Error("the node breaks the protocol".to_owned()))
-            }
+            Ok(Some(Wire::Request(_))) => Frame::Exit(ExitStatus::Error("the node breaks the protocol".to_owned())),
             Ok(None) => return,
             Err(error) => Frame::Exit(ExitStatus::Error(lost(&error).to_string())),
         };

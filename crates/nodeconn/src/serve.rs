@@ -111,11 +111,7 @@ async fn stream(mut input: In, mut out: Out, handler: Arc<dyn NodeHandler>) {
 
 /// Frames from the handler to the server, until the handler is done or the server gives the stream up (which is
 /// also how a lost connection shows).
-async fn send(
-    mut out: Out,
-    mut from_handler: mpsc::Receiver<Frame>,
-    mut result: oneshot::Receiver<Result<(), Error>>,
-) {
+async fn send(mut out: Out, mut from_handler: mpsc::Receiver<Frame>, mut result: oneshot::Receiver<Result<(), Error>>) {
     let mut open = true;
     let mut returned = None;
     while open || returned.is_none() {
@@ -145,7 +141,9 @@ async fn receive(mut input: In, to_handler: mpsc::Sender<Frame>) -> bool {
     loop {
         match input.next().await {
             // A handler that takes no input has dropped its end; the rest is read and thrown away.
-            Ok(Some(Wire::Frame(frame))) => { let _ = to_handler.send(frame).await; }
+            Ok(Some(Wire::Frame(frame))) => {
+                let _ = to_handler.send(frame).await;
+            }
             Ok(Some(_)) | Err(_) => return false,
             Ok(None) => return true,
         }

@@ -34,7 +34,8 @@ pub fn check_write(
         Some("Role" | "ClusterRole") => {
             let plural = if namespace.is_empty() { "clusterroles" } else { "roles" };
             let aggregation = &new["aggregationRule"];
-            let unchanged = old.is_some_and(|old| old["rules"] == new["rules"] && old["aggregationRule"] == *aggregation);
+            let unchanged =
+                old.is_some_and(|old| old["rules"] == new["rules"] && old["aggregationRule"] == *aggregation);
             if unchanged || allowed(authorizer, identity, "escalate", plural, namespace, name) {
                 return Ok(());
             }
@@ -48,23 +49,30 @@ pub fn check_write(
         }
         Some("RoleBinding" | "ClusterRoleBinding") => {
             let plural = if namespace.is_empty() { "clusterrolebindings" } else { "rolebindings" };
-            let unchanged = old.is_some_and(|old| old["roleRef"] == new["roleRef"] && old["subjects"] == new["subjects"]);
+            let unchanged =
+                old.is_some_and(|old| old["roleRef"] == new["roleRef"] && old["subjects"] == new["subjects"]);
             let role = RoleRef::from_binding(new);
             let (roles, role_namespace) =
                 if role.kind == "ClusterRole" { ("clusterroles", "") } else { ("roles", namespace) };
             if unchanged || allowed(authorizer, identity, "bind", roles, role_namespace, &role.name) {
                 return Ok(());
             }
-            let rules = rbac
-                .rules_of(&role, namespace)
-                .ok_or_else(|| Box::new(Status::not_found(GROUP, roles, &role.name)))?;
+            let rules =
+                rbac.rules_of(&role, namespace).ok_or_else(|| Box::new(Status::not_found(GROUP, roles, &role.name)))?;
             confirm(rbac, identity, namespace, plural, name, &rules)
         }
         _ => Ok(()),
     }
 }
 
-fn allowed(authorizer: &dyn Authorizer, identity: &Identity, verb: &str, plural: &str, namespace: &str, name: &str) -> bool {
+fn allowed(
+    authorizer: &dyn Authorizer,
+    identity: &Identity,
+    verb: &str,
+    plural: &str,
+    namespace: &str,
+    name: &str,
+) -> bool {
     authorizer.authorize(&Attributes {
         identity: identity.clone(),
         verb: verb.to_owned(),
@@ -87,11 +95,8 @@ fn confirm(
     wanted: &[Rule],
 ) -> Result<(), Box<Status>> {
     let held = rbac.rules_for(identity, namespace);
-    let missing: Vec<Rule> = wanted
-        .iter()
-        .flat_map(Rule::atoms)
-        .filter(|atom| !held.iter().any(|own| own.covers(atom)))
-        .collect();
+    let missing: Vec<Rule> =
+        wanted.iter().flat_map(Rule::atoms).filter(|atom| !held.iter().any(|own| own.covers(atom))).collect();
     if missing.is_empty() {
         return Ok(());
     }
@@ -161,9 +166,7 @@ mod tests {
 
     #[test]
     fn binding_a_stronger_role_is_refused_and_a_missing_one_not_found() {
-        let bind = |kind: &str, name: &str| {
-            json!({"kind": "RoleBinding", "roleRef": {"kind": kind, "name": name}, "subjects": []})
-        };
+        let bind = |kind: &str, name: &str| json!({"kind": "RoleBinding", "roleRef": {"kind": kind, "name": name}, "subjects": []});
         let refused = write(&keeper(), "b3", bind("ClusterRole", "cluster-admin")).unwrap_err();
         assert!(refused.ends_with(
             "{APIGroups:[\"*\"], Resources:[\"*\"], Verbs:[\"*\"]}\n{NonResourceURLs:[\"*\"], Verbs:[\"*\"]}"

@@ -147,7 +147,8 @@ fn percent_decoded(text: &str) -> String {
     let mut rest = text.as_bytes();
     while let Some((&first, tail)) = rest.split_first() {
         let escaped = (first == b'%').then(|| tail.get(..2)).flatten();
-        let escaped = escaped.and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
+        let escaped =
+            escaped.and_then(|hex| std::str::from_utf8(hex).ok()).and_then(|hex| u8::from_str_radix(hex, 16).ok());
         match escaped {
             Some(byte) => {
                 out.push(byte);
@@ -228,7 +229,8 @@ mod tests {
         let ann = Identity::user("ann", &[]);
         let refused = impersonate(&headers(&[(GROUP, "crew")]), &ann, &Only("groups")).unwrap_err();
         assert_eq!(refused.to_string(), "requested [{Group  crew    }] without impersonating a user");
-        let refused = impersonate(&headers(&[(USER, ""), ("impersonate-extra-scopes", "x")]), &ann, &Only("")).unwrap_err();
+        let refused =
+            impersonate(&headers(&[(USER, ""), ("impersonate-extra-scopes", "x")]), &ann, &Only("")).unwrap_err();
         assert_eq!(
             refused.to_string(),
             "requested [{UserExtra  x  authentication.k8s.io/v1  scopes}] without impersonating a user"

@@ -140,7 +140,9 @@ fn everywhere(request: &Attributes) -> bool {
 fn own(request: &Attributes, node: &str) -> bool {
     let Attributes { verb, group, resource, subresource, namespace, name, .. } = request;
     match (group.as_str(), resource.as_str(), subresource.as_str()) {
-        ("", "nodes", "") => verb == "create" || (name == node && matches!(verb.as_str(), "update" | "patch" | "delete")),
+        ("", "nodes", "") => {
+            verb == "create" || (name == node && matches!(verb.as_str(), "update" | "patch" | "delete"))
+        }
         ("", "nodes", "status") => name == node && matches!(verb.as_str(), "get" | "update" | "patch"),
         ("coordination.k8s.io", "leases", "") => {
             namespace == LEASES
@@ -166,7 +168,9 @@ impl Graph {
             ("pods", "eviction") => verb == "create" && self.runs(node, namespace, name),
             ("secrets", "") => follow(verb) && self.any(node, namespace, |pod| pod.secrets.contains(name)),
             ("configmaps", "") => follow(verb) && self.any(node, namespace, |pod| pod.config_maps.contains(name)),
-            ("persistentvolumeclaims", "") => follow(verb) && self.any(node, namespace, |pod| pod.claims.contains(name)),
+            ("persistentvolumeclaims", "") => {
+                follow(verb) && self.any(node, namespace, |pod| pod.claims.contains(name))
+            }
             ("persistentvolumeclaims", "status") => {
                 (change || verb == "get") && self.any(node, namespace, |pod| pod.claims.contains(name))
             }

@@ -227,12 +227,8 @@ impl Policy {
     /// The bindings that apply: cluster-wide ones first.
     fn bound<'a>(&'a self, identity: &'a Identity, namespace: &'a str) -> impl Iterator<Item = Bound<'a>> {
         let wide = self.cluster_bindings.iter().map(|(name, binding)| ("", name, binding));
-        let narrow = self
-            .bindings
-            .get(namespace)
-            .into_iter()
-            .flatten()
-            .map(move |(name, binding)| (namespace, name, binding));
+        let narrow =
+            self.bindings.get(namespace).into_iter().flatten().map(move |(name, binding)| (namespace, name, binding));
         wide.chain(narrow).filter_map(move |(namespace, name, binding)| {
             let subject = binding.subjects.iter().find(|subject| subject.is(identity, namespace))?;
             Some(Bound { namespace, name, binding, subject })
@@ -242,14 +238,17 @@ impl Policy {
     /// The rules of a role, or the sentence that says that there is none.
     fn rules(&self, role: &RoleRef, namespace: &str) -> Result<Vec<&Rule>, String> {
         if role.kind == "ClusterRole" {
-            return self.cluster_roles.get(&role.name).map(|found| self.expand(found)).ok_or_else(|| {
-                format!("clusterrole.rbac.authorization.k8s.io {:?} not found", role.name)
-            });
+            return self
+                .cluster_roles
+                .get(&role.name)
+                .map(|found| self.expand(found))
+                .ok_or_else(|| format!("clusterrole.rbac.authorization.k8s.io {:?} not found", role.name));
         }
         let key = (namespace.to_owned(), role.name.clone());
-        self.roles.get(&key).map(|rules| rules.iter().collect()).ok_or_else(|| {
-            format!("role.rbac.authorization.k8s.io {:?} not found", role.name)
-        })
+        self.roles
+            .get(&key)
+            .map(|rules| rules.iter().collect())
+            .ok_or_else(|| format!("role.rbac.authorization.k8s.io {:?} not found", role.name))
     }
 
     /// A cluster role's rules, with those that it aggregates, also through other aggregated roles.

@@ -147,8 +147,11 @@ impl fmt::Display for Rule {
             ("ResourceNames", &self.names),
             ("Verbs", &self.verbs),
         ];
-        let parts: Vec<String> =
-            parts.iter().filter(|(_, list)| !list.is_empty()).map(|(name, list)| format!("{name}:{}", quoted(list))).collect();
+        let parts: Vec<String> = parts
+            .iter()
+            .filter(|(_, list)| !list.is_empty())
+            .map(|(name, list)| format!("{name}:{}", quoted(list)))
+            .collect();
         write!(f, "{{{}}}", parts.join(", "))
     }
 }
@@ -222,7 +225,8 @@ mod tests {
 
     #[test]
     fn resource_names_restrict_to_those_objects() {
-        let one = rule(json!({"apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"], "verbs": ["get", "list"]}));
+        let one =
+            rule(json!({"apiGroups": [""], "resources": ["pods"], "resourceNames": ["a"], "verbs": ["get", "list"]}));
         assert!(one.allows(&request("get", "pods", "", "a")));
         assert!(!one.allows(&request("get", "pods", "", "b")));
         assert!(!one.allows(&request("list", "pods", "", "")));
@@ -243,8 +247,19 @@ mod tests {
             proptest::collection::vec(proptest::sample::select(items), 0..3)
                 .prop_map(|list| list.into_iter().map(str::to_owned).collect::<Vec<_>>())
         };
-        (some(&["", "apps", "*"]), some(&["pods", "pods/log", "*/log", "*"]), some(&["a", "b"]), some(&["get", "list", "*"]))
-            .prop_map(|(groups, resources, names, verbs)| Rule { groups, resources, names, urls: Vec::new(), verbs })
+        (
+            some(&["", "apps", "*"]),
+            some(&["pods", "pods/log", "*/log", "*"]),
+            some(&["a", "b"]),
+            some(&["get", "list", "*"]),
+        )
+            .prop_map(|(groups, resources, names, verbs)| Rule {
+                groups,
+                resources,
+                names,
+                urls: Vec::new(),
+                verbs,
+            })
     }
 
     proptest! {

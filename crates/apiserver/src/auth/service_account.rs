@@ -96,11 +96,8 @@ impl Issuer {
         };
         let damaged = |why: String| tls::Error::Damaged { path: path.clone(), why };
         let der = PrivatePkcs8KeyDer::from_pem_slice(pem.as_bytes()).map_err(|e| damaged(e.to_string()))?;
-        let key = EcdsaKeyPair::from_pkcs8(
-            &ECDSA_P256_SHA256_FIXED_SIGNING,
-            der.secret_pkcs8_der(),
-            &SystemRandom::new(),
-        );
+        let key =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der(), &SystemRandom::new());
         let key = key.map_err(|e| damaged(e.to_string()))?;
         let key_id = URL_SAFE_NO_PAD.encode(Sha256::digest(key.public_key().as_ref()));
         Ok(Arc::new(Self { key, key_id, ambient }))

@@ -20,14 +20,8 @@ pub struct Standard {
 
 impl Standard {
     /// Kinds that it wants to be fed with.
-    pub const KINDS: [&'static str; 6] = [
-        "Role",
-        "ClusterRole",
-        "RoleBinding",
-        "ClusterRoleBinding",
-        "Pod",
-        "PersistentVolume",
-    ];
+    pub const KINDS: [&'static str; 6] =
+        ["Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding", "Pod", "PersistentVolume"];
 
     /// Knows nothing yet.
     pub fn new() -> Arc<Self> {

@@ -48,8 +48,10 @@ impl StaticTokens {
             if token.is_empty() || user.is_empty() {
                 return Err(TokenFileError { line: index + 1 });
             }
-            let groups: Vec<&str> =
-                rest.first().map(|groups| groups.split(',').map(str::trim).filter(|g| !g.is_empty()).collect()).unwrap_or_default();
+            let groups: Vec<&str> = rest
+                .first()
+                .map(|groups| groups.split(',').map(str::trim).filter(|g| !g.is_empty()).collect())
+                .unwrap_or_default();
             tokens.insert(token, Identity { uid: uid.clone(), ..Identity::user(user.as_str(), &groups) });
         }
         Ok(tokens)

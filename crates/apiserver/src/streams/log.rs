@@ -62,9 +62,10 @@ impl Options {
         let since_seconds = query.number("sinceSeconds")?;
         let since_time = match query.text("sinceTime") {
             "" => None,
-            text => Some(text.parse::<Timestamp>().map_err(|_| {
-                Box::new(Status::bad_request(format!("sinceTime: {text:?} is no RFC 3339 time")))
-            })?),
+            text => Some(
+                text.parse::<Timestamp>()
+                    .map_err(|_| Box::new(Status::bad_request(format!("sinceTime: {text:?} is no RFC 3339 time"))))?,
+            ),
         };
         let mut errors = Vec::new();
         if let Some(lines) = tail.filter(|lines| *lines < 0) {
@@ -75,7 +76,8 @@ impl Options {
         }
         match (since_seconds, since_time) {
             (Some(_), Some(_)) => {
-                errors.push(FieldError::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
+                errors
+                    .push(FieldError::forbidden("[]", "at most one of `sinceTime` or `sinceSeconds` may be specified"));
             }
             (Some(seconds), None) if seconds < 1 => {
                 errors.push(FieldError::invalid("sinceSeconds", seconds, "must be greater than 0"));

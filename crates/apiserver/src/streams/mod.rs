@@ -167,7 +167,9 @@ impl Call<'_> {
 fn refusal(error: nodeconn::Error) -> Fail {
     let text = error.to_string();
     Box::new(match error {
-        nodeconn::Error::NotConnected(_) => Status::service_unavailable(format!("{text}; try again when its agent is back")),
+        nodeconn::Error::NotConnected(_) => {
+            Status::service_unavailable(format!("{text}; try again when its agent is back"))
+        }
         nodeconn::Error::NotFound(_) => Status::new(404, "NotFound", text),
         nodeconn::Error::BadRequest(_) => Status::bad_request(text),
         nodeconn::Error::Failed(_) => Status::internal(text),

@@ -103,7 +103,8 @@ impl Wanted {
         let flag = |name: &str| call.query.flag(name);
         let tty = flag("tty");
         // A terminal has one output.
-        let wanted = Self { container, stdin: flag("stdin"), stdout: flag("stdout"), stderr: flag("stderr") && !tty, tty };
+        let wanted =
+            Self { container, stdin: flag("stdin"), stdout: flag("stdout"), stderr: flag("stderr") && !tty, tty };
         if !wanted.stdin && !wanted.stdout && !wanted.stderr {
             return Err(Box::new(Status::bad_request("you must specify at least 1 of stdin, stdout, stderr")));
         }

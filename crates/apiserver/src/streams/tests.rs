@@ -41,7 +41,9 @@ impl NodeHandler for Node {
         let guard = Guard(self.dropped.lock().unwrap().take());
         let out = |data: String| Frame::Stdout(Bytes::from(data));
         match request {
-            StreamRequest::Log { tail_lines: Some(0), .. } => Err(nodeconn::Error::BadRequest("container is waiting".into())),
+            StreamRequest::Log { tail_lines: Some(0), .. } => {
+                Err(nodeconn::Error::BadRequest("container is waiting".into()))
+            }
             StreamRequest::Log { target, follow, .. } => {
                 stream.tx.send(out(format!("{} {follow}\n", target.container))).await.unwrap();
                 Ok(())

@@ -6,7 +6,9 @@ use std::time::Duration;
 use api::status::Status;
 use bytes::Bytes;
 use futures::{Sink, SinkExt, Stream, StreamExt, sink, stream};
-use http::header::{CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE};
+use http::header::{
+    CONNECTION, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, SEC_WEBSOCKET_PROTOCOL, SEC_WEBSOCKET_VERSION, UPGRADE,
+};
 use http::request::Parts;
 use http::{Method, Response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -15,10 +17,10 @@ use nodeconn::{Frame, StreamRequest};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
 use tokio_tungstenite::tungstenite::protocol::frame::coding::CloseCode;
 use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Role, WebSocketConfig};
-use tokio_tungstenite::tungstenite::Message;
 
 use super::channels::{self, Protocol};
 use super::remote::{self, FromClient, Remote, ToClient};
@@ -195,8 +197,12 @@ fn queued(queue: mpsc::Sender<Message>) -> impl Sink<Message, Error = Gone> {
 struct Gone;
 
 /// Bridges a client's socket and a node's stream until one of them is done.
-pub(super) async fn run_remote<T>(socket: WebSocketStream<T>, protocol: Protocol, remote: Remote, node: nodeconn::Stream)
-where
+pub(super) async fn run_remote<T>(
+    socket: WebSocketStream<T>,
+    protocol: Protocol,
+    remote: Remote,
+    node: nodeconn::Stream,
+) where
     T: AsyncRead + AsyncWrite + Unpin,
 {
     let (to_socket, from_socket) = socket.split();
@@ -214,8 +220,8 @@ where
             let event: Option<FromClient> = protocol.to_process(message);
             std::future::ready(event)
         });
-        let to = queued(queue)
-            .with_flat_map(|item: ToClient| stream::iter(protocol.to_client(&item).map(Ok::<_, Gone>)));
+        let to =
+            queued(queue).with_flat_map(|item: ToClient| stream::iter(protocol.to_client(&item).map(Ok::<_, Gone>)));
         remote::bridge(&remote, node, from, to).await;
     };
     upgrade::finish(bridging, outgoing(to_socket, messages, |message| message)).await;

@@ -22,8 +22,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> Result<(), Error> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".new");
     let written = (|| {
-        let mut file =
-            OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(mode).open(&temporary)?;
         // A file left by an earlier attempt keeps its mode.
         file.set_permissions(Permissions::from_mode(mode))?;
         file.write_all(content)?;
@@ -48,11 +47,11 @@ pub(crate) fn read(path: &Path) -> Result<Option<String>, Error> {
 
 /// A directory that only its owner enters.
 pub(crate) fn private_dir(path: &Path) -> Result<(), Error> {
-    fs::DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(|source| Error::Io { what: "create", path: path.to_owned(), source })
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(|source| Error::Io {
+        what: "create",
+        path: path.to_owned(),
+        source,
+    })
 }
 
 #[cfg(test)]

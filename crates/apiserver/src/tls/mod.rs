@@ -28,8 +28,8 @@ use rcgen::{
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
-pub(crate) use files::{private_dir, read};
 pub use files::write_private;
+pub(crate) use files::{private_dir, read};
 pub use kubeconfig::kubeconfig;
 pub use server::{identity_of, server_config};
 
@@ -214,8 +214,7 @@ fn create(ambient: &Ambient) -> Result<Issued, Error> {
     let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
     let mut params = validity(CertificateParams::default(), ambient.now(), AUTHORITY_VALIDITY);
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    params.key_usages =
-        vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign, KeyUsagePurpose::DigitalSignature];
     let mut name = DistinguishedName::new();
     name.push(DnType::CommonName, format!("statefuld-ca-{}", ambient.suffix(8)));
     params.distinguished_name = name;

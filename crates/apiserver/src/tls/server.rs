@@ -91,8 +91,7 @@ impl ResolvesServerCert for Renewing {
 fn show(authority: &Authority, purpose: &Purpose, provider: &CryptoProvider) -> Result<Shown, Error> {
     let Issued { certificate_pem, key_pem } = authority.load_or_issue("apiserver", purpose)?;
     let general = |why: String| Error::Rustls(rustls::Error::General(why));
-    let certificate =
-        CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|e| general(e.to_string()))?;
+    let certificate = CertificateDer::from_pem_slice(certificate_pem.as_bytes()).map_err(|e| general(e.to_string()))?;
     let key = PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|e| general(e.to_string()))?;
     let renew_at = facts(&certificate).map_err(general)?.not_after - RENEW_BEFORE.as_secs() as i64;
     let key = provider.key_provider.load_private_key(key)?;

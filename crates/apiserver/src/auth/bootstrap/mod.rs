@@ -68,9 +68,10 @@ pub fn reconcile(stored: &Value, wanted: &Value) -> Option<Value> {
     let mut out = stored.clone();
     if stored["aggregationRule"].is_null() {
         let held = Rule::list(stored);
-        let lacking = wanted["rules"].as_array().into_iter().flatten().filter(|rule| {
-            !Rule::from_value(rule).atoms().iter().all(|atom| held.iter().any(|own| own.covers(atom)))
-        });
+        let lacking =
+            wanted["rules"].as_array().into_iter().flatten().filter(|rule| {
+                !Rule::from_value(rule).atoms().iter().all(|atom| held.iter().any(|own| own.covers(atom)))
+            });
         extend(&mut out, "rules", lacking);
     }
     let subjects = stored["subjects"].as_array().cloned().unwrap_or_default();
@@ -238,7 +239,9 @@ mod tests {
 
     #[test]
     fn binding_is_the_schedulers_alone() {
-        for name in ["statefulset-controller", "persistent-volume-binder", "node-controller", "generic-garbage-collector"] {
+        for name in
+            ["statefulset-controller", "persistent-volume-binder", "node-controller", "generic-garbage-collector"]
+        {
             assert!(!may(Identity::service_account("kube-system", name), "create", "pods/binding", "a"), "{name}");
         }
         assert!(may(Identity::service_account("kube-system", "kube-scheduler"), "create", "pods/binding", "a"));
@@ -255,7 +258,11 @@ mod tests {
         assert!(covers("admin", "edit"));
         assert!(!covers("view", "edit"));
         assert!(!covers("edit", "admin"));
-        assert!(!rules("view").iter().any(|rule| rule.covers(&Rule::from_value(&super::rule(&["get"], &[""], &["secrets"])))));
+        assert!(!rules("view").iter().any(|rule| rule.covers(&Rule::from_value(&super::rule(
+            &["get"],
+            &[""],
+            &["secrets"]
+        )))));
     }
 
     #[test]

@@ -138,11 +138,7 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
         ),
         (
             "resourcequota-controller",
-            vec![
-                rule(&["list", "watch"], &["*"], &["*"]),
-                rule(change, &[""], &["resourcequotas/status"]),
-                events(),
-            ],
+            vec![rule(&["list", "watch"], &["*"], &["*"]), rule(change, &[""], &["resourcequotas/status"]), events()],
         ),
     ]
 }
@@ -196,7 +192,11 @@ pub(super) fn roles() -> Vec<Value> {
         cluster_role(
             "system:volume-scheduler",
             vec![
-                rule(&["get", "list", "patch", "update", "watch"], &[""], &["persistentvolumes", "persistentvolumeclaims"]),
+                rule(
+                    &["get", "list", "patch", "update", "watch"],
+                    &[""],
+                    &["persistentvolumes", "persistentvolumeclaims"],
+                ),
                 rule(READ, &[STORAGE], &["storageclasses"]),
             ],
         ),

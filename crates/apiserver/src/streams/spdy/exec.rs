@@ -79,10 +79,7 @@ async fn serve(channels: Channels, protocol: &'static str, remote: &Remote, node
         status: protocol == "v4.channel.k8s.io",
     };
     let stdin = channels.stdin.into_iter().map(|mut stdin| stream::poll_fn(move |cx| stdin.rx.poll_recv(cx)));
-    let stdin = stream::iter(stdin)
-        .flatten()
-        .map(FromClient::Stdin)
-        .chain(stream::iter([FromClient::StdinEof]));
+    let stdin = stream::iter(stdin).flatten().map(FromClient::Stdin).chain(stream::iter([FromClient::StdinEof]));
     let resize = channels.resize.into_iter().map(|mut resize| stream::poll_fn(move |cx| resize.rx.poll_recv(cx)));
     let resize = stream::iter(resize).flatten().filter_map(|data| std::future::ready(size(&data)));
     // The end of input is not the end of the client: that shows on the connection.

@@ -15,7 +15,11 @@ use crate::streams::{Call, upgrade};
 const VERSIONS: &str = "x-stream-protocol-version";
 
 /// Exec and attach.
-pub(in crate::streams) async fn answer_remote(call: &Call<'_>, remote: Remote, mut parts: Parts) -> Outcome<Response<Body>> {
+pub(in crate::streams) async fn answer_remote(
+    call: &Call<'_>,
+    remote: Remote,
+    mut parts: Parts,
+) -> Outcome<Response<Body>> {
     let protocol = choose(&parts, &exec::PROTOCOLS)?;
     let upgrade = upgrade::take(&mut parts)?;
     let node = call.open(remote.request.clone()).await?;

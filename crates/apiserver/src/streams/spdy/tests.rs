@@ -106,8 +106,7 @@ async fn pings_are_answered_and_strangers_are_cut_off() {
 async fn an_exec_has_a_stream_per_channel() {
     use crate::streams::remote::Remote;
     let (mut client, input, out) = Client::new();
-    let target =
-        nodeconn::Target { namespace: "ns".into(), pod: "p".into(), uid: "u".into(), container: "c".into() };
+    let target = nodeconn::Target { namespace: "ns".into(), pod: "p".into(), uid: "u".into(), container: "c".into() };
     let request = nodeconn::StreamRequest::Exec { target, command: vec!["cat".into()], stdin: true, tty: false };
     let (to_node, mut at_node) = mpsc::channel(8);
     let (from_node, rx) = mpsc::channel(8);
