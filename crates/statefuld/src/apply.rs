@@ -46,7 +46,9 @@ pub async fn check(client: &Client, objects: &[Object]) -> Result<()> {
     let mut refusals = Vec::new();
     for object in objects {
         // An object in a namespace that this run creates cannot be tried before: the namespace is not there.
-        if namespaces.contains(object.namespace.as_str()) && !exists(client, "v1", "namespaces", &object.namespace).await? {
+        if namespaces.contains(object.namespace.as_str())
+            && !exists(client, "v1", "namespaces", &object.namespace).await?
+        {
             continue;
         }
         if let Err(error) = write(client, object, true).await {
@@ -90,7 +92,9 @@ async fn write(client: &Client, object: &Object, dry_run: bool) -> Result<Outcom
             Err(error) => return Err(explain(object, error)),
         };
         let patch = patch_towards(&live, &desired);
-        match send(client, object, Method::PATCH, &path, "application/strategic-merge-patch+json", &patch, dry_run).await {
+        match send(client, object, Method::PATCH, &path, "application/strategic-merge-patch+json", &patch, dry_run)
+            .await
+        {
             Ok(after) => {
                 let same = after.pointer("/metadata/resourceVersion") == live.pointer("/metadata/resourceVersion");
                 return Ok(if same { Outcome::Unchanged } else { Outcome::Configured });
@@ -105,7 +109,8 @@ async fn write(client: &Client, object: &Object, dry_run: bool) -> Result<Outcom
 /// The path of the object's collection.
 pub fn collection(object: &Object) -> String {
     let r = &object.resource;
-    let root = if r.group.is_empty() { format!("/api/{}", r.version) } else { format!("/apis/{}/{}", r.group, r.version) };
+    let root =
+        if r.group.is_empty() { format!("/api/{}", r.version) } else { format!("/apis/{}/{}", r.group, r.version) };
     if r.namespaced {
         format!("{root}/namespaces/{}/{}", object.namespace, r.plural)
     } else {

@@ -63,7 +63,8 @@ pub async fn run(args: cli::Bench) -> Result<ExitCode> {
             let mut table = Table::new();
             table.load_style(presets::NOTHING).set_header(["WHAT", "MEASURED", "BUDGET"]);
             for f in &figures {
-                let (measured, budget) = (format!("{:.1} {}", f.measured, f.unit), format!("{:.0} {}", f.budget, f.unit));
+                let (measured, budget) =
+                    (format!("{:.1} {}", f.measured, f.unit), format!("{:.0} {}", f.budget, f.unit));
                 table.add_row([f.what.clone(), measured, budget]);
             }
             println!("{table}");

@@ -134,7 +134,8 @@ async fn converse(stream: UnixStream, calls: mpsc::Sender<Call>) {
 
 /// Asks a daemon, passing on its progress.
 pub async fn ask(path: &Path, request: Request, mut progress: impl FnMut(&str)) -> Result<()> {
-    let mut stream = UnixStream::connect(path).await.with_context(|| format!("nobody answers at {}", path.display()))?;
+    let mut stream =
+        UnixStream::connect(path).await.with_context(|| format!("nobody answers at {}", path.display()))?;
     let envelope = Envelope { magic: MAGIC.to_owned(), version: VERSION, request };
     let mut line = serde_json::to_string(&envelope).expect("requests are plain data");
     line.push('\n');

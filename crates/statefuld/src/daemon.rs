@@ -18,8 +18,8 @@ use apiserver::ApiServer;
 use apiserver::auth::Identity;
 use apiserver::listen::{ListenOptions, serve};
 use apiserver::tls;
-use controllers::informers::Informers;
 use controllers::Term;
+use controllers::informers::Informers;
 use kube::Client;
 use store::embedded::Embedded;
 use tokio::net::TcpListener;
@@ -244,7 +244,9 @@ fn require_root() -> Result<()> {
 fn require_cgroups() -> Result<()> {
     let layout = node::cgroup::Layout::detect().context("the machine's control groups cannot be read")?;
     if layout.kind() == node::cgroup::Kind::None {
-        bail!("no control groups are mounted, and pods cannot be limited or ended without; mount them (mount -t cgroup2 cgroup2 /sys/fs/cgroup)");
+        bail!(
+            "no control groups are mounted, and pods cannot be limited or ended without; mount them (mount -t cgroup2 cgroup2 /sys/fs/cgroup)"
+        );
     }
     Ok(())
 }

@@ -36,9 +36,7 @@ pub async fn run(args: cli::Down) -> Result<ExitCode> {
     if let Some(config) = node::Config::load(data.path())?
         && !args.keep_pods
     {
-        node::agent::stop_pods(&config, None, &Ambient::system())
-            .await
-            .context("not all pods could be stopped")?;
+        node::agent::stop_pods(&config, None, &Ambient::system()).await.context("not all pods could be stopped")?;
     }
     said(&data, args.keep_pods);
     Ok(ExitCode::SUCCESS)

@@ -79,7 +79,11 @@ fn helper_process() -> Option<ExitCode> {
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("STATEFULD_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn,kube=error"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(std::io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
 }
 
 fn fail(message: &str) -> ExitCode {

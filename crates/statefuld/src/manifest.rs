@@ -93,16 +93,13 @@ fn read_text(path: &Path) -> Result<String> {
     if path == Path::new("-") {
         return std::io::read_to_string(std::io::stdin()).context("standard input cannot be read");
     }
-    let size = std::fs::metadata(path)
-        .with_context(|| format!("{}: cannot be read", path.display()))?
-        .len();
+    let size = std::fs::metadata(path).with_context(|| format!("{}: cannot be read", path.display()))?.len();
     if size > MAX_FILE_BYTES {
         bail!("{}: {size} bytes is too large for a manifest (limit {MAX_FILE_BYTES})", path.display());
     }
     let bytes = std::fs::read(path).with_context(|| format!("{}: cannot be read", path.display()))?;
-    String::from_utf8(bytes).map_err(|e| {
-        anyhow!("{}: not UTF-8 text (byte {})", path.display(), e.utf8_error().valid_up_to())
-    })
+    String::from_utf8(bytes)
+        .map_err(|e| anyhow!("{}: not UTF-8 text (byte {})", path.display(), e.utf8_error().valid_up_to()))
 }
 
 /// The objects of one file's text.
@@ -273,9 +270,7 @@ fn documents(text: &str) -> Vec<Document<'_>> {
 }
 
 fn lines_before_content(text: &str) -> usize {
-    text.lines()
-        .take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#'))
-        .count()
+    text.lines().take_while(|line| line.trim().is_empty() || line.trim_start().starts_with('#')).count()
 }
 
 /// One line for a YAML error: file, line and column, what is wrong, what to do.
@@ -315,6 +310,13 @@ mod tests {
     }
 
     #[test]
+    fn file_modes_are_octal() {
+        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{name: v, configMap: {defaultMode: 0644}}]}\n";
+        let objects = parse_text(text).expect("is right");
+        assert_eq!(objects[0].value["spec"]["volumes"][0]["configMap"]["defaultMode"], 0o644);
+    }
+
+    #[test]
     fn a_list_stands_for_its_items() {
         let text = r#"{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"}}]}"#;
         assert_eq!(parse_text(text).expect("is right")[0].title(), "Secret \"s\"");
@@ -350,7 +352,8 @@ mod tests {
 
     #[test]
     fn file_modes_are_octal() {
-        let objects = parse_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nmode: 0755\n").expect("is right");
+        let objects =
+            parse_text("apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\nmode: 0755\n").expect("is right");
         assert_eq!(objects[0].value["mode"], 0o755);
     }
 

@@ -76,13 +76,10 @@ impl DataDir {
             format!("the data directory {} cannot be made; choose another with --data-dir", self.0.display())
         })?;
         let path = self.0.join("statefuld.lock");
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .with_context(|| format!("{} cannot be written; run as root, or choose another --data-dir", path.display()))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path).with_context(|| {
+                format!("{} cannot be written; run as root, or choose another --data-dir", path.display())
+            })?;
         if flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
             let who = self.recorded_pid().map_or_else(String::new, |pid| format!(" (process {pid})"));
             bail!(
@@ -105,8 +102,8 @@ pub struct Lock {
 impl Lock {
     /// Says who holds the lock, for people and scripts.
     pub fn write_pid(&self) -> Result<()> {
-        let mut file = File::create(&self.pid_file)
-            .with_context(|| format!("{} cannot be written", self.pid_file.display()))?;
+        let mut file =
+            File::create(&self.pid_file).with_context(|| format!("{} cannot be written", self.pid_file.display()))?;
         writeln!(file, "{}", std::process::id())
             .with_context(|| format!("{} cannot be written; is the disk full?", self.pid_file.display()))
     }

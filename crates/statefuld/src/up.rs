@@ -12,13 +12,13 @@ use comfy_table::{ContentArrangement, Table, presets};
 use kube::Client;
 use serde::Serialize;
 
+use crate::apply;
 use crate::cli::{self, Output};
 use crate::control::{self, Call, Request};
 use crate::daemon::{Daemon, Signals};
 use crate::manifest::{self, Object};
 use crate::place::DataDir;
 use crate::watch::{self, End, PodRow, Wanted};
-use crate::apply;
 
 /// How often a starting daemon is asked whether it serves.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -202,9 +202,17 @@ async fn start_in_background(args: &cli::Up, data: &DataDir) -> Result<()> {
         }
         if let Some(status) = child.try_wait().context("the daemon cannot be watched")? {
             let said = std::fs::read(&log_path).unwrap_or_default();
-            let said = String::from_utf8_lossy(said.get(usize::try_from(log_start)?..).unwrap_or_default()).into_owned();
+            let said =
+                String::from_utf8_lossy(said.get(usize::try_from(log_start)?..).unwrap_or_default()).into_owned();
             let last = said.lines().rev().find_map(|l| l.strip_prefix("statefuld: ")).unwrap_or("");
-            bail!("{}", if last.is_empty() { format!("the daemon ended ({status}); see {}", log_path.display()) } else { last.to_owned() });
+            bail!(
+                "{}",
+                if last.is_empty() {
+                    format!("the daemon ended ({status}); see {}", log_path.display())
+                } else {
+                    last.to_owned()
+                }
+            );
         }
         tokio::select! {
             () = tokio::time::sleep(READY_POLL) => {}

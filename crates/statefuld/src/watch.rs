@@ -142,14 +142,10 @@ pub async fn rows(client: &Client, wanted: &Wanted) -> Result<Vec<PodRow>> {
     }
     let claims = Api::<PersistentVolumeClaim>::all(client.clone()).list(&Default::default()).await.context(lost)?;
     let volumes = Api::<PersistentVolume>::all(client.clone()).list(&Default::default()).await.context(lost)?;
-    let folders: BTreeMap<String, String> = volumes
-        .into_iter()
-        .filter_map(|v| Some((v.name_any(), v.spec?.local?.path)))
-        .collect();
-    let claims: BTreeMap<Key, String> = claims
-        .into_iter()
-        .filter_map(|c| Some((key(&c), c.spec?.volume_name?)))
-        .collect();
+    let folders: BTreeMap<String, String> =
+        volumes.into_iter().filter_map(|v| Some((v.name_any(), v.spec?.local?.path))).collect();
+    let claims: BTreeMap<Key, String> =
+        claims.into_iter().filter_map(|c| Some((key(&c), c.spec?.volume_name?))).collect();
     let rows = view.lines(wanted).into_iter();
     Ok(rows.map(|(name, step)| row(&name, &step, view.pods.get(&name), &claims, &folders)).collect())
 }

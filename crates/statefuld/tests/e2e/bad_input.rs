@@ -36,10 +36,19 @@ fn e2e_a_bad_manifest_is_refused_whole_with_file_object_field_and_remedy() {
     let long = "x".repeat(64);
     for (text, words) in [
         (format!("{GOOD}---\nkind: [ConfigMap\n"), vec!["bad.yaml:5", "not valid YAML"]),
-        (format!("{GOOD}---\napiVersion: apps/v1\nkind: Statefulset\nmetadata: {{name: a}}\n"), vec!["bad.yaml:5", "write it as apps/v1 StatefulSet"]),
-        (format!("{GOOD}---\napiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: a}}\n"), vec!["bad.yaml:5", "Widget", "not served"]),
+        (
+            format!("{GOOD}---\napiVersion: apps/v1\nkind: Statefulset\nmetadata: {{name: a}}\n"),
+            vec!["bad.yaml:5", "write it as apps/v1 StatefulSet"],
+        ),
+        (
+            format!("{GOOD}---\napiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: a}}\n"),
+            vec!["bad.yaml:5", "Widget", "not served"],
+        ),
         (set("web", "replicas: three"), vec!["bad.yaml:5", "StatefulSet \"web\"", "replicas"]),
-        (set("web", "replicas: -1"), vec!["bad.yaml:5", "StatefulSet \"web\"", "spec.replicas", "greater than or equal to 0"]),
+        (
+            set("web", "replicas: -1"),
+            vec!["bad.yaml:5", "StatefulSet \"web\"", "spec.replicas", "greater than or equal to 0"],
+        ),
         (set("web", "replica: 1"), vec!["bad.yaml:5", "StatefulSet \"web\"", "unknown field \"spec.replica\""]),
         (set(&long, "replicas: 1"), vec!["bad.yaml:5", "metadata.name", "63"]),
         (format!("{GOOD}---\n{GOOD}"), vec!["bad.yaml:5", "ConfigMap \"good\"", "a second time"]),
@@ -127,7 +136,8 @@ fn e2e_a_full_disk_is_said_and_nothing_acknowledged_is_lost() {
     let large = "x".repeat(400_000);
     let mut refused = None;
     for n in 0..40 {
-        let manifest = format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large-{n}}}\ndata: {{a: {large}}}\n");
+        let manifest =
+            format!("apiVersion: v1\nkind: ConfigMap\nmetadata: {{name: large-{n}}}\ndata: {{a: {large}}}\n");
         if let Err(error) = instance.kubectl_with(&["create", "-f", "-"], &manifest) {
             refused = Some(error);
             break;

@@ -108,9 +108,20 @@ fn e2e_kubectl_drives_a_set_through_its_life() {
     for word in ["shell-0", "3/3", "ClusterIP", "None", "Bound", "local", "Ready"] {
         assert!(wide.contains(word), "{word} is missing: {wide}");
     }
-    assert!(instance.kubectl(&["describe", "statefulset", "shell"]).contains("create Pod shell-0 in StatefulSet shell successful"));
+    assert!(
+        instance
+            .kubectl(&["describe", "statefulset", "shell"])
+            .contains("create Pod shell-0 in StatefulSet shell successful")
+    );
     assert!(instance.kubectl(&["describe", "pod", "shell-0"]).contains("Started"));
     assert!(instance.kubectl(&["get", "sts", "shell", "-o", "yaml"]).contains("serviceName: shell"));
+
+    // Every kind that is served can be listed, in every form.
+    for kind in instance.kubectl(&["api-resources", "--verbs=list", "-o", "name"]).lines() {
+        for form in ["wide", "yaml", "json"] {
+            instance.kubectl(&["get", kind, "-A", "-o", form]);
+        }
+    }
 
     // An update goes from the top down, and is a new revision.
     instance.kubectl(&["rollout", "restart", "statefulset/shell"]);
@@ -171,7 +182,8 @@ fn e2e_exec_logs_and_restarts_are_as_on_any_cluster() {
 
     // The pod sees neither the data directory nor the machine's secrets, and cannot change its programs.
     let data = instance.data();
-    let inside = instance.exec("shell-0", &format!("ls {} 2>/dev/null; ls -A /root", data.display())).unwrap_or_default();
+    let inside =
+        instance.exec("shell-0", &format!("ls {} 2>/dev/null; ls -A /root", data.display())).unwrap_or_default();
     assert_eq!(inside.trim(), "", "hidden from pods");
     instance.exec("shell-0", "touch /usr/bin/x").expect_err("/usr is read-only");
     instance.exec("shell-0", "touch /etc/only-in-the-pod").expect("/etc is the pod's own");
@@ -180,7 +192,8 @@ fn e2e_exec_logs_and_restarts_are_as_on_any_cluster() {
     // Logs, followed; and of the run before.
     let first = "started shell-0 incarnation 1";
     assert!(instance.kubectl(&["logs", "shell-0"]).contains(first));
-    let mut follow = instance.kubectl_command(&["logs", "-f", "shell-0"]).stdout(Stdio::piped()).spawn().expect("kubectl runs");
+    let mut follow =
+        instance.kubectl_command(&["logs", "-f", "shell-0"]).stdout(Stdio::piped()).spawn().expect("kubectl runs");
     let mut lines = BufReader::new(follow.stdout.take().expect("a pipe")).lines();
     assert_eq!(lines.next().expect("a line").expect("text"), first);
     instance.kill_container("shell-0");
@@ -198,7 +211,8 @@ fn e2e_exec_logs_and_restarts_are_as_on_any_cluster() {
 /// Answers of the node's DNS server, one a line.
 fn dig(server: &str, name: &str, kind: &str) -> Vec<String> {
     let server = format!("@{server}");
-    let output = Command::new("dig").args([&server, "+short", "+time=1", "+tries=2", name, kind]).output().expect("dig runs");
+    let output =
+        Command::new("dig").args([&server, "+short", "+time=1", "+tries=2", name, kind]).output().expect("dig runs");
     let mut lines: Vec<String> = String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect();
     lines.sort();
     lines
@@ -221,21 +235,29 @@ spec:
   containers: [{name: c, image: host, command: [/bin/sleep, infinity]}]
 "#;
     apply(&instance, single);
-    instance.settled("shell", 3);
+    // And a pod of another set that the service selects as well.
+    let second = shells(1, "")
+        .split_once("---")
+        .expect("two documents")
+        .1
+        .replace("metadata: {name: shell}", "metadata: {name: other}");
+    apply(&instance, &second);
+    instance.settled("shell", 4);
     let address = |pod: &str| instance.get("pod", pod)["status"]["podIP"].as_str().expect("an address").to_owned();
-    let (zero, one, alone) = (address("shell-0"), address("shell-1"), address("alone"));
+    let (zero, one, alone, other) = (address("shell-0"), address("shell-1"), address("alone"), address("other-0"));
     let resolv = instance.exec("shell-0", "cat /etc/resolv.conf").expect("exec");
     let server = resolv.lines().find_map(|l| l.strip_prefix("nameserver ")).expect("a name server").to_owned();
 
     let zone = "shell.default.svc.cluster.local";
     let check = || {
-        let mut all = vec![zero.clone(), one.clone(), alone.clone()];
+        let mut all = vec![zero.clone(), one.clone(), alone.clone(), other.clone()];
         all.sort();
         assert_eq!(dig(&server, zone, "A"), all);
         assert_eq!(dig(&server, &format!("shell-1.{zone}"), "A"), [one.clone()]);
         assert_eq!(dig(&server, &format!("hermit.{zone}"), "A"), [alone.clone()]);
         let srv = dig(&server, &format!("_talk._tcp.{zone}"), "SRV");
-        assert_eq!(srv.len(), 3, "{srv:?}");
+        assert_eq!(srv.len(), 4, "{srv:?}");
+        assert_eq!(dig(&server, &format!("other-0.{zone}"), "A"), [other.clone()]);
         assert!(srv.iter().any(|l| l.ends_with(&format!("7000 shell-0.{zone}."))), "{srv:?}");
         assert!(dig(&server, &format!("shell-9.{zone}"), "A").is_empty());
     };

@@ -60,6 +60,11 @@ impl Instance {
         self.root.path()
     }
 
+    /// Something was started by other means than [`Instance::up`]; it is taken down all the same.
+    pub fn mark_started(&mut self) {
+        self.started = true;
+    }
+
     /// `statefuld up --detach` with these files; the report.
     pub fn up(&mut self, files: &[PathBuf]) -> Value {
         self.started = true;
@@ -130,12 +135,8 @@ impl Instance {
     /// kubectl with something on its standard input.
     pub fn kubectl_with(&self, arguments: &[&str], input: &str) -> Result<String, String> {
         let mut command = self.kubectl_command(arguments);
-        let mut child = command
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .expect("kubectl runs");
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().expect("kubectl runs");
         child.stdin.take().expect("a pipe").write_all(input.as_bytes()).expect("kubectl reads");
         text_of(&child.wait_with_output().expect("kubectl ends"))
     }
@@ -183,7 +184,8 @@ impl Instance {
                 let name = format!("data-{set}-{n}");
                 let claim = self.get("pvc", &name);
                 let volume = claim["spec"]["volumeName"].as_str().expect("the claim is bound").to_owned();
-                let folder = self.get("pv", &volume)["spec"]["local"]["path"].as_str().expect("a local volume").to_owned();
+                let folder =
+                    self.get("pv", &volume)["spec"]["local"]["path"].as_str().expect("a local volume").to_owned();
                 assert!(Path::new(&folder).is_dir(), "{folder} is a folder that a person can find");
                 (name, claim["metadata"]["uid"].as_str().expect("a uid").to_owned(), folder)
             })

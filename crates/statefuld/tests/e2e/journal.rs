@@ -3,7 +3,10 @@
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 
-use crate::harness::{Instance, example};
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Stdio};
+
+use crate::harness::{Instance, eventually, example, statefuld};
 
 /// GET over plain HTTP to a pod's address, from the machine.
 fn fetch(address: &str, path: &str) -> String {
@@ -34,6 +37,7 @@ fn e2e_up_gives_every_pod_its_identity_and_a_second_up_finds_them_again() {
     }
     let identities = instance.identities("journal", 3);
     instance.down(&[]);
+    stopped_from_the_top(&instance);
     let again = instance.up(&[]);
     assert!(again["server"].as_str().expect("a URL").starts_with("https://127.0.0.1:"));
     instance.settled("journal", 3);
@@ -55,7 +59,12 @@ fn e2e_pods_survive_the_daemon_and_are_taken_over() {
     instance.settled("journal", 3);
     for (n, before) in before.iter().enumerate() {
         let after = instance.get("pod", &format!("journal-{n}"));
-        for field in ["/metadata/uid", "/status/podIP", "/status/containerStatuses/0/containerID", "/status/containerStatuses/0/restartCount"] {
+        for field in [
+            "/metadata/uid",
+            "/status/podIP",
+            "/status/containerStatuses/0/containerID",
+            "/status/containerStatuses/0/restartCount",
+        ] {
             assert_eq!(after.pointer(field), before.pointer(field), "{field}");
         }
     }
@@ -77,4 +86,89 @@ fn e2e_two_instances_run_side_by_side() {
     assert!(fetch(&b, "/healthz").contains("200"));
     one.down(&[]);
     assert!(fetch(&b, "/healthz").contains("200"), "one instance's end is not the other's");
+}
+
+/// The last line of each journal says when its pod was stopped.
+fn stopped_from_the_top(instance: &Instance) {
+    let stopped: Vec<String> = (0..3)
+        .map(|n| {
+            let file = instance.data().join(format!("volumes/default/journal-{n}-data/journal"));
+            let journal = std::fs::read_to_string(file).expect("the data stays");
+            let last = journal.lines().last().expect("a line").to_owned();
+            assert!(last.contains("stopped"), "SIGTERM was seen: {last}");
+            last
+        })
+        .collect();
+    assert!(stopped[2] < stopped[1] && stopped[1] < stopped[0], "in reverse order: {stopped:#?}");
+}
+
+/// `statefuld up` in the foreground; returns when it has printed its report.
+fn foreground(instance: &mut Instance, file: &std::path::Path) -> (Child, String) {
+    let mut child = statefuld()
+        .args(["up", "--listen", "127.0.0.1:0", "--data-dir"])
+        .arg(instance.data())
+        .arg(file)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("statefuld runs");
+    instance.mark_started();
+    let mut printed = String::new();
+    for line in BufReader::new(child.stdout.as_mut().expect("a pipe")).lines() {
+        let line = line.expect("text");
+        printed.push_str(&line);
+        printed.push('\n');
+        if line.starts_with("export KUBECONFIG=") {
+            break;
+        }
+    }
+    (child, printed)
+}
+
+fn interrupt(child: &Child) {
+    let pid = rustix::process::Pid::from_child(child);
+    rustix::process::kill_process(pid, rustix::process::Signal::INT).expect("it runs");
+}
+
+#[test]
+fn e2e_in_the_foreground_an_interrupt_means_down() {
+    let mut instance = Instance::new();
+    let (mut child, printed) = foreground(&mut instance, &example("journal.yaml"));
+    for word in ["POD", "READY", "NODE", "IP", "DNS NAME", "VOLUMES", "journal-2.journal.default.svc.cluster.local"] {
+        assert!(printed.contains(word), "{word} is missing: {printed}");
+    }
+    instance.settled("journal", 3);
+    interrupt(&child);
+    assert!(child.wait().expect("it ends").success());
+    stopped_from_the_top(&instance);
+}
+
+#[test]
+fn e2e_a_second_interrupt_leaves_pods_running_and_says_how_to_return() {
+    let mut instance = Instance::new();
+    let manifest = std::fs::read_to_string(example("journal.yaml")).expect("the example");
+    // It does not end by itself within the test: preStop holds it for most of a long grace period.
+    let stubborn = manifest.replace("terminationGracePeriodSeconds: 10", "terminationGracePeriodSeconds: 600").replace(
+        "          readinessProbe:",
+        "          lifecycle: {preStop: {exec: {command: [/statefuld, sample, --listen, \"127.0.0.1:9\", --data, /tmp]}}}\n          readinessProbe:",
+    );
+    let file = instance.scratch().join("stubborn.yaml");
+    std::fs::write(&file, stubborn).expect("a file");
+    let (mut child, _) = foreground(&mut instance, &file);
+    instance.settled("journal", 3);
+    let ip = address(&instance, "journal-0");
+    let mut said = BufReader::new(child.stderr.take().expect("a pipe")).lines();
+    interrupt(&child);
+    said.by_ref().map(|l| l.expect("text")).find(|l| l.contains("Ctrl-C again")).expect("it says what it does");
+    interrupt(&child);
+    let hint = said.map(|l| l.expect("text")).find(|l| l.contains("go on running")).expect("it says so");
+    assert!(hint.contains("statefuld up --data-dir"), "{hint}");
+    assert!(child.wait().expect("it ends").success());
+    assert!(fetch(&ip, "/healthz").contains("200"), "the pods run on");
+    instance.up(&[]);
+    eventually("the pods are taken over", || {
+        instance.try_kubectl(&["get", "pod", "journal-0"]).ok().filter(|text| text.contains("Running"))
+    });
+    instance.kubectl(&["delete", "statefulset", "journal"]);
+    instance.kubectl(&["delete", "pods", "--all", "--grace-period=1", "--timeout=120s"]);
 }

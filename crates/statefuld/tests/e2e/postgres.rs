@@ -106,8 +106,6 @@ fn e2e_postgres_keeps_names_volumes_and_every_acknowledged_commit() {
     });
     for replica in ["postgres-1", "postgres-2"] {
         let replica = address(&instance, replica);
-        eventually("the replica has caught up", || {
-            sql(&replica, &missing).filter(|n| n == "0")
-        });
+        eventually("the replica has caught up", || sql(&replica, &missing).filter(|n| n == "0"));
     }
 }
