@@ -310,13 +310,6 @@ mod tests {
     }
 
     #[test]
-    fn file_modes_are_octal() {
-        let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {volumes: [{name: v, configMap: {defaultMode: 0644}}]}\n";
-        let objects = parse_text(text).expect("is right");
-        assert_eq!(objects[0].value["spec"]["volumes"][0]["configMap"]["defaultMode"], 0o644);
-    }
-
-    #[test]
     fn a_list_stands_for_its_items() {
         let text = r#"{"apiVersion":"v1","kind":"List","items":[{"apiVersion":"v1","kind":"Secret","metadata":{"name":"s"}}]}"#;
         assert_eq!(parse_text(text).expect("is right")[0].title(), "Secret \"s\"");
