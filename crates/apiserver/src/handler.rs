@@ -6,7 +6,7 @@ use api::resource::{Resource, Subresource};
 use api::status::Status;
 use api::table::IncludeObject;
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE};
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Response};
 
@@ -20,6 +20,11 @@ use crate::respond::{self, View};
 use crate::route::{self, Route, Target};
 use crate::server::Shared;
 use crate::{discovery, sub, verbs};
+
+/// Media type of what a manager wants.
+pub(crate) const APPLY: &str = "application/apply-patch+yaml";
+/// Longest name of a manager, in characters.
+const MANAGER_MAX: usize = 128;
 
 /// A request for objects, taken apart and authorized.
 #[derive(Clone)]
@@ -38,6 +43,8 @@ pub(crate) struct Call {
     pub(crate) query: Query,
     /// The body's media type.
     pub(crate) content_type: String,
+    /// What the client calls itself.
+    pub(crate) user_agent: String,
     /// The body.
     pub(crate) body: Bytes,
     /// What the client wants to read.
@@ -63,6 +70,19 @@ impl Call {
             }
         };
         Ok(View { resource: self.resource.clone(), wanted: self.wanted, include, now: self.shared.ambient.now() })
+    }
+
+    /// Whether the body is what a manager wants (server-side apply).
+    pub(crate) fn applies(&self) -> bool {
+        self.verb == "patch" && media::bare(&self.content_type) == APPLY
+    }
+
+    /// The name under which the client's changes are noted: its own choice, or the program's name.
+    pub(crate) fn manager(&self) -> String {
+        let chosen = self.query.text("fieldManager");
+        let name = if chosen.is_empty() { self.user_agent.split('/').next().unwrap_or_default() } else { chosen };
+        let name: String = name.chars().take(MANAGER_MAX).collect();
+        if name.is_empty() { "unknown".to_owned() } else { name }
     }
 
     /// 404 for the object that the path names.
@@ -164,6 +184,7 @@ async fn resource(
         verb,
         query,
         content_type: header(&parts, &CONTENT_TYPE),
+        user_agent: header(&parts, &USER_AGENT),
         body,
         wanted: media::wanted(&header(&parts, &ACCEPT))?,
     };

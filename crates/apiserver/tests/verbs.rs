@@ -68,9 +68,29 @@ async fn patches_of_three_notations_are_applied() {
             .await;
         assert_eq!((answer.code, &answer.body["data"]), (200, &expected), "{media}: {}", answer.body);
     }
-    let apply = [("content-type", "application/apply-patch+yaml")];
-    let refused = server.ask_as(support::admin(), Method::PATCH, &format!("{MAPS}/a"), &apply, Some(json!({}))).await;
-    assert_eq!(refused.code, 415);
+}
+
+#[tokio::test]
+async fn what_a_manager_wants_is_applied_and_conflicts_are_told() {
+    let server = Server::start().await;
+    let media = [("content-type", "application/apply-patch+yaml")];
+    let want = |value: &str| {
+        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}})
+    };
+    let apply = async |manager: &str, value: &str, force: bool| {
+        let path = format!("{MAPS}/a?fieldManager={manager}&force={force}");
+        server.ask_as(support::admin(), Method::PATCH, &path, &media, Some(want(value))).await
+    };
+    let created = apply("one", "1", false).await;
+    assert_eq!((created.code, &created.body["metadata"]["managedFields"][0]["manager"]), (201, &json!("one")), "{}", created.body);
+    let same = apply("one", "1", false).await;
+    assert_eq!(same.body["metadata"]["resourceVersion"], created.body["metadata"]["resourceVersion"]);
+    let conflict = apply("two", "2", false).await;
+    assert_eq!((conflict.code, &conflict.body["reason"]), (409, &json!("Conflict")), "{}", conflict.body);
+    let forced = apply("two", "2", true).await;
+    assert_eq!((forced.code, &forced.body["data"]["k"]), (200, &json!("2")), "{}", forced.body);
+    let nobody = server.ask_as(support::admin(), Method::PATCH, &format!("{MAPS}/a"), &media, Some(want("3"))).await;
+    assert_eq!(nobody.code, 422);
 }
 
 #[tokio::test]

@@ -102,8 +102,11 @@ fn stamp(call: &Call, object: &mut Value) {
     let uid = call.shared.ambient.uid();
     let now = seconds(call.shared.ambient.now());
     let metadata = metadata(object);
-    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion", "managedFields"] {
+    for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);
+    }
+    if !call.applies() {
+        metadata.remove("managedFields");
     }
     metadata.insert("uid".to_owned(), uid.into());
     metadata.insert("creationTimestamp".to_owned(), now.into());

@@ -1,17 +1,17 @@
 //! patch: changes to an object, or to its status, in one of four notations.
 
-use api::decode::{self, Decoded, FieldValidation};
-use api::status::Status;
+use api::decode::{self, Decoded, FieldValidation, MediaType};
+use api::managed::{self, Change};
+use api::status::{FieldError, Status};
 use api::{defaults, schema};
 use http::Response;
 use serde_json::Value;
 
-use super::create::text;
-use super::update;
-use super::{options, write};
+use super::create::{self, metadata, seconds, text};
+use super::{options, update, write};
 use crate::body::Body;
 use crate::errors::Outcome;
-use crate::handler::Call;
+use crate::handler::{APPLY, Call};
 use crate::{media, respond};
 
 /// The notations.
@@ -23,6 +23,8 @@ pub(crate) enum Notation {
     Merge,
     /// Kubernetes' own.
     Strategic,
+    /// What a manager wants (server-side apply).
+    Apply,
 }
 
 /// A patch, read.
@@ -37,6 +39,9 @@ pub(crate) async fn patch(call: Call) -> Outcome<Response<Body>> {
     let dry_run = call.query.dry_run("PatchOptions")?;
     let mode = options::field_validation(&call)?;
     let patch = read(&call)?;
+    if patch.notation == Notation::Apply {
+        return server_side(&call, patch.document, mode, dry_run).await;
+    }
     let mut warnings = Vec::new();
     let written = write::modify(&call, dry_run, |current, extra| {
         let mut new = current.value.clone();
@@ -56,17 +61,14 @@ pub(crate) fn read(call: &Call) -> Outcome<Patch> {
         "application/json-patch+json" => Notation::Json,
         "application/merge-patch+json" => Notation::Merge,
         "application/strategic-merge-patch+json" => Notation::Strategic,
-        "application/apply-patch+yaml" | "application/apply-patch+cbor" => {
-            let why = "server-side apply is not available in this version of statefuld: use client-side apply \
-                       (kubectl apply without --server-side), or a JSON, merge or strategic merge patch";
-            return Err(Box::new(Status::new(415, "UnsupportedMediaType", why)));
-        }
+        APPLY => Notation::Apply,
         _ => {
             let why = "415: Unsupported Media Type";
             return Err(Box::new(Status::new(415, "UnsupportedMediaType", why).with_details(Default::default())));
         }
     };
-    let document: Value = serde_json::from_slice(&call.body)
+    let media = if notation == Notation::Apply { MediaType::Yaml } else { MediaType::Json };
+    let document = decode::parse(&call.resource.type_name, &call.body, media)
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
     if notation != Notation::Json && !document.is_object() {
         return Err(Box::new(Status::bad_request("error decoding patch: a merge patch of an object is an object")));
@@ -86,6 +88,10 @@ pub(crate) fn apply(call: &Call, patch: &Patch, target: &mut Value) -> Outcome<(
             let schema = schema::merge_schema(&call.resource);
             patch::strategic::apply(target, &patch.document, &schema)
         }
+        Notation::Apply => {
+            let why = "server-side apply is not offered here: send a JSON or merge patch";
+            return Err(Box::new(Status::new(415, "UnsupportedMediaType", why)));
+        }
     };
     outcome.map_err(|error| {
         let code = match error {
@@ -103,6 +109,41 @@ pub(crate) fn apply(call: &Call, patch: &Patch, target: &mut Value) -> Outcome<(
         };
         Box::new(status)
     })
+}
+
+/// Makes the object what a manager wants, creates it if there is none.
+async fn server_side(call: &Call, mut config: Value, mode: FieldValidation, dry_run: bool) -> Outcome<Response<Body>> {
+    let view = call.view()?;
+    if call.query.text("fieldManager").is_empty() {
+        let error = FieldError::required("fieldManager", "is required for apply patch");
+        return Err(Box::new(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![error])));
+    }
+    if text(&config, "name").is_empty() {
+        metadata(&mut config).insert("name".to_owned(), call.target.name.clone().into());
+    }
+    let warnings = check(call, config.clone(), mode)?.warnings;
+    let (manager, force) = (call.manager(), call.query.flag("force"));
+    let now = seconds(call.shared.ambient.now());
+    let change = Change { manager: &manager, subresource: &call.target.subresource, now: &now };
+    let result = |live: Option<&Value>| -> Outcome<Value> {
+        let new = managed::apply(&call.resource, live, config.clone(), &change, force)?;
+        Ok(check(call, new, FieldValidation::Ignore)?.object)
+    };
+    let changed = write::modify(call, dry_run, |current, extra| {
+        if !text(&config, "resourceVersion").is_empty() || !text(&config, "uid").is_empty() {
+            update::precondition(call, &config, &current.value)?;
+        }
+        update::replace(call, result(Some(&current.value))?, current, extra)
+    })
+    .await;
+    match changed {
+        Err(status) if status.code == 404 && call.target.subresource.is_empty() => {
+            let written = create::create_object(call, result(None)?, dry_run).await?;
+            Ok(respond::warn(view.object(201, &written.raw, written.revision), &warnings))
+        }
+        Err(status) => Err(status),
+        Ok(written) => Ok(respond::warn(view.object(200, &written.raw, written.revision), &warnings)),
+    }
 }
 
 /// Checks what a patch made.

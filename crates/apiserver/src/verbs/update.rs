@@ -1,6 +1,7 @@
 //! update: an object, or its status, as a whole.
 
 use api::decode::{self, Decoded};
+use api::managed::{self, Change};
 use api::status::{FieldError, Status};
 use api::{defaults, strategy, validate};
 use http::Response;
@@ -96,7 +97,7 @@ pub(crate) fn precondition(call: &Call, new: &Value, current: &Value) -> Outcome
 pub(crate) fn replace(call: &Call, mut new: Value, current: &Current, extra: &mut Extra) -> Outcome<Step> {
     let resource = &call.resource;
     let old = &current.value;
-    keep(&mut new, old);
+    keep(call, &mut new, old);
     let errors = if call.target.subresource == "status" {
         strategy::prepare_status_update(resource, &mut new, old);
         admission::update(call, &mut new, old)?;
@@ -109,6 +110,7 @@ pub(crate) fn replace(call: &Call, mut new: Value, current: &Current, extra: &mu
     };
     respond::invalid(resource, &call.target.name, errors)?;
     decode::normalize(resource, &mut new);
+    track(call, &mut new, old);
     Ok(finish(call, new, extra))
 }
 
@@ -123,10 +125,23 @@ pub(crate) fn finish(call: &Call, new: Value, extra: &mut Extra) -> Step {
     Step::Write(new)
 }
 
+/// Notes who changed what, where that is noted: on objects that somebody has applied.
+fn track(call: &Call, new: &mut Value, old: &Value) {
+    if call.applies() || old.pointer("/metadata/managedFields").is_none() {
+        return;
+    }
+    let (manager, now) = (call.manager(), create::seconds(call.shared.ambient.now()));
+    let change = Change { manager: &manager, subresource: &call.target.subresource, now: &now };
+    managed::track(&call.resource, Some(old), new, &change);
+}
+
 /// What no update changes.
-fn keep(new: &mut Value, old: &Value) {
+fn keep(call: &Call, new: &mut Value, old: &Value) {
     let kept = metadata(new);
     for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+        if field == "managedFields" && call.applies() {
+            continue;
+        }
         match old.get("metadata").and_then(|m| m.get(field)) {
             Some(value) => kept.insert(field.to_owned(), value.clone()),
             None => kept.remove(field),
