@@ -2,7 +2,7 @@
 //! between two, their merge, and the removal of a set.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
 use serde_json::{Map, Value};
 
@@ -87,14 +87,14 @@ impl Typed<'_> {
             }
             (Shape::Set | Shape::Keyed(..), Value::Array(_)) => {
                 let items = self.items(&shape, Some(value)).map_err(|why| format!("{path}: {why}"))?;
-                let mut seen = BTreeMap::new();
+                let mut seen = BTreeSet::new();
                 for (element, child) in items {
-                    if seen.insert(element.clone(), ()).is_some() {
-                        let [shown] = FieldSet::of_elements(&element).paths().try_into().unwrap_or_default();
+                    let shown = FieldSet::of_element(&element).paths().concat();
+                    if !seen.insert(element) {
                         return Err(format!("{path}: duplicate entries for key {shown}"));
                     }
                     if let Shape::Keyed(item, _) = &shape {
-                        self.check(Some(*item), child, &format!("{path}{}", FieldSet::of_elements(&element).paths().concat()))?;
+                        self.check(Some(*item), child, &format!("{path}{shown}"))?;
                     }
                 }
                 Ok(())
@@ -168,10 +168,9 @@ impl Typed<'_> {
                 let old = old.and_then(Value::as_object);
                 let new = new.and_then(Value::as_object);
                 let names = old.into_iter().flatten().chain(new.into_iter().flatten()).map(|(name, _)| name);
-                for name in names.collect::<std::collections::BTreeSet<_>>() {
-                    let get = |object: Option<&'_ Map<String, Value>>| object.and_then(|o| o.get(name)).cloned();
-                    let (old, new) = (get(old), get(new));
-                    include(&format!("f:{name}"), self.below(place, &shape, name), old.as_ref(), new.as_ref());
+                for name in names.collect::<BTreeSet<_>>() {
+                    let (old, new) = (old.and_then(|o| o.get(name)), new.and_then(|o| o.get(name)));
+                    include(&format!("f:{name}"), self.below(place, &shape, name), old, new);
                 }
             }
         }
@@ -210,7 +209,7 @@ impl Typed<'_> {
         let below = if let Shape::Keyed(item, _) = shape { Some(*item) } else { None };
         let mut shared = new.iter().map(|(element, _)| element).filter(|element| item(old, element).is_some()).peekable();
         let merged = |element: &str| self.merge(below, item(old, element), item(new, element));
-        let mut done = std::collections::BTreeSet::new();
+        let mut done = BTreeSet::new();
         let mut out = Vec::new();
         let (mut o, mut n) = (0, 0);
         while o < old.len() || n < new.len() {
@@ -327,7 +326,7 @@ impl Typed<'_> {
 
 impl FieldSet {
     /// The set of one element.
-    fn of_elements(element: &str) -> Self {
+    fn of_element(element: &str) -> Self {
         let mut set = FieldSet::default();
         set.children.insert(element.to_owned(), FieldSet { member: true, ..FieldSet::default() });
         set
