@@ -130,6 +130,19 @@ async fn a_node_sees_its_own_pods_only() {
 }
 
 #[tokio::test]
+async fn a_pod_leaves_the_unbound_when_it_is_bound() {
+    let server = Server::start().await;
+    let pods = "/api/v1/namespaces/default/pods";
+    let mut unbound = Lines::open(&server, "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3D").await;
+    let mut bound = Lines::open(&server, "/api/v1/pods?watch=1&fieldSelector=spec.nodeName%3Dn1").await;
+    server.create(pods, pod("a")).await;
+    assert_eq!(unbound.brief().await, "ADDED a");
+    server.create(&format!("{pods}/a/binding"), json!({"target": {"kind": "Node", "name": "n1"}})).await;
+    assert_eq!(unbound.brief().await, "DELETED a");
+    assert_eq!(bound.brief().await, "ADDED a");
+}
+
+#[tokio::test]
 async fn initial_events_end_with_a_marked_bookmark() {
     let server = Server::start().await;
     server.create(MAPS, config_map("a", "1")).await;

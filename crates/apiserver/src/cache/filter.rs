@@ -57,7 +57,7 @@ impl Filter {
     }
 }
 
-/// The value of the indexed field.
-pub(super) fn indexed(object: &Object) -> Option<&str> {
-    object.fields.get(INDEXED_FIELD).map(String::as_str).filter(|v| !v.is_empty())
+/// The value of the indexed field; an object without it has the empty one, which selectors can ask for too.
+pub(super) fn indexed(object: &Object) -> &str {
+    object.fields.get(INDEXED_FIELD).map_or("", String::as_str)
 }

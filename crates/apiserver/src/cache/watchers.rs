@@ -119,11 +119,10 @@ impl Watchers {
         }
         let key = change.key().clone();
         let mut scopes = vec![Scope::All, Scope::Namespace(key.namespace.clone()), Scope::Object(key)];
-        let fields = [&change.current, &change.previous].map(|o| o.as_deref().and_then(indexed));
-        scopes.extend(fields[0].map(|v| Scope::Field(v.into())));
-        if fields[1] != fields[0] {
-            scopes.extend(fields[1].map(|v| Scope::Field(v.into())));
-        }
+        // An object that moves from one value to another concerns those who watch either.
+        let mut values: Vec<&str> = [&change.current, &change.previous].into_iter().flatten().map(|o| indexed(o)).collect();
+        values.dedup();
+        scopes.extend(values.into_iter().map(|value| Scope::Field(value.into())));
         for scope in scopes {
             let Some(sinks) = self.by_scope.get_mut(&scope) else { continue };
             sinks.retain(|_, sink| sink.tell(change));
