@@ -87,6 +87,7 @@ impl Config {
         fs::create_dir_all(data_dir.join("node")).map_err(|e| Error::io("create", &data_dir.join("node"), e))?;
         let data_dir = data_dir.canonicalize().map_err(|e| Error::io("resolve", data_dir, e))?;
         let _lock = lock_claims()?;
+        prune_claims();
         let path = data_dir.join("node/config.json");
         let recorded = Self::load(&data_dir)?;
         let mut config = match &recorded {
@@ -307,13 +308,31 @@ fn claim(range: Cidr, data_dir: &Path) -> Result<(), Error> {
 
 /// A claim counts for as long as its claimant's own record names the range.
 fn claimed_by_nobody_else(range: Cidr, data_dir: &Path) -> bool {
-    use std::os::unix::ffi::OsStrExt as _;
-    let Ok(holder) = fs::read(claim_path(range)) else { return true };
-    let holder = Path::new(std::ffi::OsStr::from_bytes(&holder)).to_path_buf();
-    if holder == data_dir {
-        return true;
+    let path = claim_path(range);
+    claimant(&path).is_none_or(|holder| holder == data_dir) || !is_live(&path)
+}
+
+/// The data directory that a claim file names.
+fn claimant(path: &Path) -> Option<PathBuf> {
+    use std::os::unix::ffi::OsStringExt as _;
+    fs::read(path).ok().map(|text| PathBuf::from(std::ffi::OsString::from_vec(text)))
+}
+
+/// Whether the claimant of that file still records that very range.
+fn is_live(path: &Path) -> bool {
+    let Some(holder) = claimant(path) else { return false };
+    matches!(Config::load(&holder), Ok(Some(config)) if claim_path(config.pod_cidr) == path)
+}
+
+/// Claims of data directories that are gone, or have moved to another range, are removed.
+fn prune_claims() {
+    for entry in fs::read_dir(CLAIMS).into_iter().flatten().flatten() {
+        let path = entry.path();
+        let hidden = entry.file_name().as_encoded_bytes().starts_with(b".");
+        if !hidden && !is_live(&path) {
+            let _ = fs::remove_file(&path);
+        }
     }
-    !matches!(Config::load(&holder), Ok(Some(other)) if other.pod_cidr == range)
 }
 
 /// The first free range, looking from a place that the data directory's path decides.

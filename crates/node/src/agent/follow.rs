@@ -17,8 +17,12 @@ use crate::shim::state::{Phase, PodState, Status};
 
 /// Reports of probes that wait for the worker.
 const REPORTS: usize = 32;
-/// How often a broken connection to a shim is tried again before the shim counts as dead.
-const RECONNECTS: u32 = 5;
+/// First pause before a shim that could not be asked is asked again; it doubles.
+const RETRY_FIRST: Duration = Duration::from_millis(20);
+/// Longest pause before a shim is asked again.
+const RETRY_MAX: Duration = Duration::from_secs(5);
+/// A shim that lives and was silent so often is stuck; with the client's own limit that is half a minute.
+const MAX_SILENCES: u32 = 3;
 
 /// Why following ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,25 +37,61 @@ pub(super) enum Follow {
     AgentEnds,
 }
 
+/// Tells a dead shim from one that cannot be asked just now. Taking a living shim for dead would kill its pod.
+#[derive(Debug, Default)]
+pub(super) struct Patience {
+    silences: u32,
+    pauses: u32,
+}
+
+impl Patience {
+    /// Whether this error shows that the shim is dead, or stuck for good.
+    pub(super) fn is_dead(&mut self, error: &ClientError) -> bool {
+        match error {
+            // Nothing listens there: a socket ends with its process. Anything else (no descriptors left, a full
+            // queue, no permission) says nothing about the shim.
+            ClientError::Unreachable { source, .. } => {
+                matches!(source.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::ConnectionRefused)
+            }
+            ClientError::Silent => {
+                self.silences += 1;
+                self.silences >= MAX_SILENCES
+            }
+            _ => false,
+        }
+    }
+
+    /// How long to wait before asking again.
+    pub(super) fn pause(&mut self) -> Duration {
+        let pause = RETRY_FIRST.saturating_mul(1 << self.pauses.min(10)).min(RETRY_MAX);
+        self.pauses += 1;
+        pause
+    }
+}
+
 impl Worker {
     /// Follows the pod until something has to be decided.
     pub(super) async fn follow(&mut self, shim: &Shim) -> Follow {
         let (reports, mut incoming) = mpsc::channel(REPORTS);
         let mut probes: BTreeMap<String, Running> = BTreeMap::new();
-        let mut broken = 0;
+        let mut patience = Patience::default();
         loop {
-            let mut changes = match shim.subscribe().await {
-                Ok(changes) => changes,
-                Err(error) if self.is_dead(&error, &mut broken).await => return Follow::Lost,
-                Err(_) => continue,
-            };
-            let ended = self.follow_connection(shim, &mut changes, &mut probes, &reports, &mut incoming).await;
-            if let Some(ended) = ended {
-                return ended;
+            match shim.subscribe().await {
+                Ok(mut changes) => {
+                    patience = Patience::default();
+                    let ended = self.follow_connection(shim, &mut changes, &mut probes, &reports, &mut incoming).await;
+                    if let Some(ended) = ended {
+                        return ended;
+                    }
+                }
+                Err(error) if patience.is_dead(&error) => return Follow::Lost,
+                Err(error) => tracing::debug!(pod = %self.id.name, %error, "the shim cannot be asked; trying again"),
             }
-            broken += 1;
-            if broken > RECONNECTS {
-                return Follow::Lost;
+            if self.nap(patience.pause()).await {
+                return Follow::AgentEnds;
+            }
+            if self.must_leave() {
+                return Follow::Leaving;
             }
         }
     }
@@ -86,16 +126,6 @@ impl Worker {
                 () = term.cancelled() => return Some(Follow::AgentEnds),
             }
         }
-    }
-
-    /// Whether the shim is gone. One that cannot be asked is tried a few times: it may be busy.
-    async fn is_dead(&self, error: &ClientError, broken: &mut u32) -> bool {
-        *broken += 1;
-        if matches!(error, ClientError::Unreachable { .. }) || *broken > RECONNECTS {
-            return true;
-        }
-        tokio::time::sleep(Duration::from_millis(50)).await;
-        self.shared.term.is_cancelled()
     }
 
     /// Takes a new state of the shim. Answers whether everything has ended.
@@ -238,4 +268,41 @@ fn probe_grace(pod: &Pod, container: &str, kind: Kind) -> Duration {
     let own = probe.and_then(|p| p.termination_grace_period_seconds);
     let seconds = own.or(spec.termination_grace_period_seconds).unwrap_or(DEFAULT_GRACE_S);
     Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Error, ErrorKind};
+
+    use super::*;
+
+    fn unreachable(kind: ErrorKind) -> ClientError {
+        ClientError::Unreachable { pod_dir: "/pod".into(), source: Error::from(kind) }
+    }
+
+    #[test]
+    fn only_a_socket_without_listener_shows_death() {
+        let mut patience = Patience::default();
+        assert!(patience.is_dead(&unreachable(ErrorKind::ConnectionRefused)));
+        assert!(patience.is_dead(&unreachable(ErrorKind::NotFound)));
+        for alive in [ErrorKind::WouldBlock, ErrorKind::PermissionDenied, ErrorKind::Other] {
+            assert!(!patience.is_dead(&unreachable(alive)), "{alive}");
+        }
+        assert!(!patience.is_dead(&ClientError::Closed));
+    }
+
+    #[test]
+    fn silence_is_forgiven_a_few_times() {
+        let mut patience = Patience::default();
+        let verdicts: Vec<bool> = (0..3).map(|_| patience.is_dead(&ClientError::Silent)).collect();
+        assert_eq!(verdicts, [false, false, true]);
+    }
+
+    #[test]
+    fn pauses_grow_to_a_limit() {
+        let mut patience = Patience::default();
+        let pauses: Vec<Duration> = (0..20).map(|_| patience.pause()).collect();
+        assert!(pauses.windows(2).all(|w| w[0] <= w[1]));
+        assert_eq!(pauses.last(), Some(&RETRY_MAX));
+    }
 }

@@ -6,8 +6,10 @@ use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
 use k8s_openapi::api::core::v1::Pod;
 
+use super::follow::Patience;
 use super::translate::DEFAULT_GRACE_S;
 use super::worker::Worker;
+use crate::shim::client::Changes;
 use crate::shim::state::{Phase, Status};
 use crate::shim::{self, Shim};
 use crate::volume;
@@ -32,7 +34,9 @@ impl Worker {
                 return;
             }
             self.publish();
-            self.reporter.flush().await;
+            if !self.flush().await {
+                return;
+            }
             let _ = shim.acknowledge().await;
         }
         self.hold = None;
@@ -49,48 +53,64 @@ impl Worker {
 
     /// Waits until everything in the pod has ended. False where the agent ends first.
     async fn stop(&mut self, shim: &Shim) -> bool {
-        let term = self.shared.term.clone();
-        let mut grace = self.grace();
-        let mut deadline = self.shared.ambient.boottime() + grace;
-        let mut order = true;
-        while let Ok(mut changes) = shim.subscribe().await {
-            if std::mem::take(&mut order) && shim.stop(grace).await.is_err() {
-                break;
+        let mut end = self.shared.ambient.boottime() + self.grace();
+        let mut patience = Patience::default();
+        loop {
+            let left = end.saturating_sub(self.shared.ambient.boottime());
+            // Said again on every connection: a stop that has begun is only ever shortened.
+            let asked = match shim.stop(left).await {
+                Ok(()) => shim.subscribe().await,
+                Err(error) => Err(error),
+            };
+            match asked {
+                Ok(mut changes) => match self.watch_end(shim, &mut changes, &mut end).await {
+                    Some(stopped) => return stopped,
+                    None => {}
+                },
+                // What a dead shim left is killed with its cgroup.
+                Err(error) if patience.is_dead(&error) => return true,
+                Err(error) => tracing::warn!(pod = %self.id.name, %error, "the shim cannot be asked; trying again"),
             }
-            loop {
-                let left = (deadline + KILL_MARGIN).saturating_sub(self.shared.ambient.boottime());
-                tokio::select! {
-                    state = changes.next() => match state {
-                        Ok(Some(state)) => {
-                            let finished = state.phase == Phase::Finished;
-                            self.state = Some(state);
-                            if finished {
-                                return true;
-                            }
-                            self.publish();
-                        }
-                        // The connection broke: subscribe again, or find that the shim is dead.
-                        Ok(None) | Err(_) => break,
-                    },
-                    Ok(()) = self.pod.changed() => {
-                        let now = self.grace();
-                        let at = self.shared.ambient.boottime() + now;
-                        if at < deadline {
-                            (grace, deadline) = (now, at);
-                            let _ = shim.stop(grace).await;
-                        }
-                    }
-                    () = tokio::time::sleep(left) => {
-                        tracing::warn!(pod = %self.id.name, "the shim did not end its containers in time; killing what is left");
-                        let _ = shim.kill().await;
-                        return true;
-                    }
-                    () = term.cancelled() => return false,
-                }
+            if self.shared.ambient.boottime() > end + KILL_MARGIN {
+                return true;
+            }
+            if self.nap(patience.pause()).await {
+                return false;
             }
         }
-        // The shim is dead: what it left is killed with its cgroup.
-        true
+    }
+
+    /// Watches a pod stop. Whether it has; none where the connection broke.
+    async fn watch_end(&mut self, shim: &Shim, changes: &mut Changes, end: &mut Duration) -> Option<bool> {
+        let term = self.shared.term.clone();
+        loop {
+            let left = (*end + KILL_MARGIN).saturating_sub(self.shared.ambient.boottime());
+            tokio::select! {
+                state = changes.next() => {
+                    let Ok(Some(state)) = state else { return None };
+                    let finished = state.phase == Phase::Finished;
+                    self.state = Some(state);
+                    if finished {
+                        return Some(true);
+                    }
+                    self.publish();
+                }
+                Ok(()) = self.pod.changed() => {
+                    let grace = self.grace();
+                    let at = self.shared.ambient.boottime() + grace;
+                    if at < *end {
+                        *end = at;
+                        let _ = shim.stop(grace).await;
+                    }
+                }
+                () = tokio::time::sleep(left) => {
+                    tracing::warn!(pod = %self.id.name, "its containers did not end in time; killing what is left");
+                    let _ = shim.kill().await;
+                    return Some(true);
+                }
+                () = term.cancelled() => return Some(false),
+            }
+        }
     }
 
     /// How long the pod may take to end.
@@ -165,8 +185,14 @@ impl Worker {
         loop {
             match api.delete(&self.id.name, &params).await {
                 Ok(_) => return,
-                // Gone already, or the name is another pod's by now.
-                Err(kube::Error::Api(status)) if status.code == 404 || status.code == 409 => return,
+                // Gone already, or the name is another pod's by now (403: one that is not on this node): the name
+                // itself may still be held for this one.
+                Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {
+                    match self.release_name().await {
+                        Ok(()) => return,
+                        Err(error) => tracing::warn!(pod = %self.id.name, %error, "cannot release its name; trying again"),
+                    }
+                }
                 Err(error) => tracing::warn!(pod = %self.id.name, %error, "cannot report the pod gone; trying again"),
             }
             if self.pause(&mut wait).await {
@@ -175,13 +201,23 @@ impl Worker {
         }
     }
 
+    /// The node's word that a pod is gone whose object was removed by force.
+    async fn release_name(&self) -> Result<(), kube::Error> {
+        let (namespace, name, uid) = (&self.id.namespace, &self.id.name, &self.id.uid);
+        let path = format!("/apis/statefuld.io/v1/namespaces/{namespace}/holders/{name}?uid={uid}");
+        let request = http::Request::delete(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
+        match self.shared.client.request::<serde_json::Value>(request).await {
+            Ok(_) => Ok(()),
+            // Not held, or held for another, or by another node.
+            Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Waits a little longer each time. True where the agent ends.
     async fn pause(&self, wait: &mut Duration) -> bool {
-        tokio::select! {
-            () = tokio::time::sleep(*wait) => {}
-            () = self.shared.term.cancelled() => return true,
-        }
+        let ends = self.nap(*wait).await;
         *wait = (*wait * 2).min(RETRY_MAX);
-        false
+        ends
     }
 }

@@ -40,13 +40,14 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP};
 use tokio::sync::{oneshot, watch};
 
 use super::Shared;
-use super::follow::Follow;
+use super::follow::{Follow, Patience};
 use super::report::Reporter;
 use super::sources::Needs;
 use super::status::{self, Carried, Facts, Health, Hold};
 use super::translate::{self, Inputs, Refusal};
 use crate::network::files::{self, NameSettings};
 use crate::shim::spec::ShimSpec;
+use crate::shim::client::ClientError;
 use crate::shim::state::{Phase, PodState};
 use crate::shim::{self, Shim};
 use crate::volume::Place;
@@ -58,6 +59,9 @@ const HOLD_MAX: Duration = Duration::from_secs(60);
 
 /// How often a pod looks whether the node's stop was given up.
 const STOP_POLL: Duration = Duration::from_millis(500);
+
+/// How long an ending agent tries to get a last status written.
+const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Who a pod is. Known even where its object is gone.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,6 +99,8 @@ pub struct Worker {
 enum Found {
     /// Its shim answers.
     Living(Shim),
+    /// Its shim lives and cannot be talked to: it is another version's. It is left alone.
+    Foreign(String),
     /// It had a sandbox, or part of one.
     Remains,
     /// Nothing.
@@ -139,7 +145,7 @@ impl Worker {
             if self.must_leave() {
                 return self.leave(found_shim(found)).await;
             }
-            if self.is_over() && !matches!(found, Found::Living(_)) {
+            if self.is_over() && !matches!(found, Found::Living(_) | Found::Foreign(_)) {
                 self.clear_sandbox().await;
                 self.release_order();
                 self.wait_for_change(None).await;
@@ -147,6 +153,11 @@ impl Worker {
             }
             let shim = match std::mem::replace(&mut found, Found::Remains) {
                 Found::Living(shim) => shim,
+                Found::Foreign(why) => {
+                    self.be_held(hold("FailedCreatePodSandBox", why)).await;
+                    found = self.find().await;
+                    continue;
+                }
                 earlier => match self.bring_up(matches!(earlier, Found::Remains)).await {
                     Raised::Up(shim) => shim,
                     Raised::Held(hold) => {
@@ -180,19 +191,25 @@ impl Worker {
             return Found::Nothing;
         }
         self.remember_reported();
-        match Shim::connect(&dir).await {
-            Ok(shim) => {
-                self.state = shim.state().await.ok();
-                // It may have been created and never started, when the agent died in between: Start again is harmless,
-                // but without a network it would be wrong.
-                if self.state.as_ref().is_some_and(|s| s.phase == Phase::Created) {
-                    return Found::Remains;
+        let mut patience = Patience::default();
+        loop {
+            let error = match Shim::connect(&dir).await {
+                Ok(shim) => {
+                    self.state = shim.state().await.ok();
+                    // Created and never started, because the agent died in between: it may have no network.
+                    let unborn = self.state.as_ref().is_some_and(|s| s.phase == Phase::Created);
+                    return if unborn { Found::Remains } else { Found::Living(shim) };
                 }
-                Found::Living(shim)
-            }
-            Err(_) => {
+                Err(ClientError::Protocol(error)) => return Found::Foreign(error.to_string()),
+                Err(error) => error,
+            };
+            if patience.is_dead(&error) {
                 self.note_lost().await;
-                Found::Remains
+                return Found::Remains;
+            }
+            tracing::warn!(pod = %self.id.name, %error, "the shim cannot be asked; trying again");
+            if self.nap(patience.pause()).await {
+                return Found::Foreign(error.to_string());
             }
         }
     }
@@ -220,7 +237,7 @@ impl Worker {
                 self.state = by_itself.then_some(state);
                 self.publish();
                 if by_itself {
-                    self.reporter.flush().await;
+                    self.flush().await;
                 }
                 self.state = None;
             }
@@ -242,9 +259,10 @@ impl Worker {
             return;
         }
         self.publish();
-        self.reporter.flush().await;
-        let _ = shim.acknowledge().await;
-        self.clear_sandbox().await;
+        if self.flush().await {
+            let _ = shim.acknowledge().await;
+            self.clear_sandbox().await;
+        }
     }
 
     /// The steps of bringing up; see the module's picture.
@@ -288,7 +306,10 @@ impl Worker {
     async fn prepare(&mut self, incarnation: u64) -> Result<(), Hold> {
         let pod = self.object().ok_or_else(|| hold("PodDeleted", "the pod is gone".to_owned()))?;
         let needs = Needs::of(&pod);
-        let fetched = needs.fetch(&self.shared.client, &self.id.namespace).await;
+        let fetched = tokio::select! {
+            fetched = needs.fetch(&self.shared.client, &self.id.namespace) => fetched,
+            () = self.shared.term.cancelled() => return Err(hold("ContainerCreating", "the agent ends".to_owned())),
+        };
         let fetched = fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
@@ -427,6 +448,28 @@ impl Worker {
         self.reporter.publish(built);
     }
 
+    /// Waits until the newest status is written, or the pod is gone. False where the agent ends first.
+    pub(super) async fn flush(&mut self) -> bool {
+        let term = self.shared.term.clone();
+        // The server is usually still there when the agent ends: a moment for the last word.
+        let too_late = async {
+            term.cancelled().await;
+            tokio::time::sleep(LAST_WORD).await;
+        };
+        tokio::select! {
+            () = self.reporter.flush() => true,
+            () = too_late => false,
+        }
+    }
+
+    /// Waits a moment. True where the agent ends meanwhile.
+    pub(super) async fn nap(&self, pause: Duration) -> bool {
+        tokio::select! {
+            () = tokio::time::sleep(pause) => false,
+            () = self.shared.term.cancelled() => true,
+        }
+    }
+
     /// The pod as last seen.
     pub(super) fn object(&self) -> Option<Arc<Pod>> {
         self.pod.borrow().clone()
@@ -548,6 +591,6 @@ fn hold(reason: &str, message: String) -> Hold {
 fn found_shim(found: Found) -> Option<Shim> {
     match found {
         Found::Living(shim) => Some(shim),
-        Found::Remains | Found::Nothing => None,
+        Found::Foreign(_) | Found::Remains | Found::Nothing => None,
     }
 }

@@ -10,10 +10,10 @@
 //!                          └─ failureThreshold misses ──▶ restart
 //! ```
 //!
-//! One difference from a kubelet, on purpose: a readiness or startup probe without initial delay asks a
-//! little more often than `periodSeconds` in the container's first two seconds, so that a program that is
-//! up in 20 ms is ready in 30 ms and not a period later. Such extra questions can only succeed early; their
-//! failures never count.
+//! One difference from a kubelet, on purpose: a readiness or startup probe without initial delay asks more
+//! often than `periodSeconds` in the first period, at once and then after pauses that double, so that a program
+//! that is up in 20 ms is ready in 30 ms and not a period later. Such extra questions can only succeed early;
+//! their failures neither count nor make an event. Questions that count begin one period after the start.
 
 pub mod run;
 
@@ -21,8 +21,6 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Probe;
 
-/// Extra questions are asked for so long after the start.
-const EAGER_FOR: Duration = Duration::from_secs(2);
 /// The first pause between extra questions to a socket; it doubles.
 const EAGER_SOCKET: Duration = Duration::from_millis(4);
 /// The first pause between extra questions that start a program; it doubles.
@@ -107,8 +105,6 @@ pub enum Verdict {
 pub struct Track {
     kind: Kind,
     timing: Timing,
-    /// When counting began: the container's start, or the startup probe's success.
-    begun: Duration,
     /// When the next regular question is due.
     regular: Duration,
     /// When the next extra question is due, and the pause after it.
@@ -122,8 +118,9 @@ impl Track {
     /// A container started at `started`; questions may be asked from `now` (later where a startup probe held it back).
     pub fn new(kind: Kind, timing: Timing, started: Duration, now: Duration) -> Self {
         let first = (started + timing.initial_delay).max(now);
-        let extra = timing.eager.map(|pause| (first + pause, pause * 2));
-        Self { kind, timing, begun: now, regular: first, extra, successes: 0, failures: 0, verdict: None }
+        let extra = timing.eager.map(|pause| (first, pause));
+        let regular = if extra.is_some() { first + timing.period } else { first };
+        Self { kind, timing, regular, extra, successes: 0, failures: 0, verdict: None }
     }
 
     /// Which probe it is.
@@ -176,10 +173,10 @@ impl Track {
         (Verdict::Same, counted)
     }
 
-    /// Extra questions go on while there was no success and the container is young.
+    /// Extra questions go on while there was no success, until their pauses are as long as the period.
     fn plan_extra(&mut self, success: bool, now: Duration) {
         let Some((at, pause)) = self.extra else { return };
-        if success || now >= self.begun + EAGER_FOR {
+        if success || pause >= self.timing.period {
             self.extra = None;
         } else if now >= at {
             self.extra = Some((now + pause, pause * 2));
@@ -249,9 +246,8 @@ mod tests {
     #[test]
     fn extra_questions_come_early_succeed_early_and_never_count_as_failures() {
         let eager = Timing { eager: Some(EAGER_SOCKET), ..timing(0, 10, 1, 1) };
-        let mut track = Track::new(Kind::Startup, eager, S, S);
+        let mut track = Track::new(Kind::Startup, eager.clone(), S, S);
         assert_eq!(track.due(), S);
-        assert_eq!(track.record(false, S, S), (Verdict::Fails, true));
         let mut asked = 0;
         while track.due() < S * 11 {
             let at = track.due();
@@ -259,7 +255,8 @@ mod tests {
             asked += 1;
         }
         assert!((5..20).contains(&asked), "{asked}");
-        let mut quick = Track::new(Kind::Startup, Timing { failure_threshold: 3, ..track.timing }, S, S);
+        assert_eq!(track.record(false, S * 11, S * 11), (Verdict::Fails, true));
+        let mut quick = Track::new(Kind::Startup, eager, S, S);
         assert_eq!(quick.record(false, S, S).0, Verdict::Same);
         let at = quick.due();
         assert!(at < S * 2);

@@ -24,7 +24,25 @@ pub(crate) struct Cluster {
     pub(crate) api: Arc<ApiServer>,
     pub(crate) config: Config,
     agent: Option<(CancellationToken, JoinHandle<()>)>,
-    folder: tempfile::TempDir,
+    /// Last, because it is removed after what lies in it was cleared away.
+    _folder: tempfile::TempDir,
+}
+
+/// What a failed test leaves is killed and removed.
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if let Some((term, _)) = &self.agent {
+            term.cancel();
+        }
+        for uid in self.uids() {
+            let dir = self.config.pod_dir(&uid);
+            let _ = statefuld_node::shim::launch::cleanup_blocking(&dir);
+            let _ = statefuld_node::volume::remove_pod_dir(&dir);
+        }
+        let _ = std::process::Command::new("ip").args(["link", "delete", &self.config.bridge]).output();
+        let claim = format!("/run/statefuld/ranges/{}", self.config.pod_cidr.to_string().replace('/', "-"));
+        let _ = std::fs::remove_file(claim);
+    }
 }
 
 impl Cluster {
@@ -36,7 +54,7 @@ impl Cluster {
         let api = ApiServer::start(Options::new(store.expect("a store"), Ambient::system())).await.expect("an API server");
         let wishes = Wishes { node_name: Some("node-a".to_owned()), ..Wishes::default() };
         let config = Config::choose(folder.path(), &wishes).expect("a configuration");
-        let mut cluster = Self { api, config, agent: None, folder };
+        let mut cluster = Self { api, config, agent: None, _folder: folder };
         cluster.start_agent();
         let nodes: Api<Node> = Api::all(cluster.admin());
         until("the node is registered", || async {
@@ -134,9 +152,6 @@ impl Cluster {
         for uid in self.uids() {
             assert!(shim_pids(&self.config, &uid).is_empty(), "no process is left of {uid}");
         }
-        let claim = format!("/run/statefuld/ranges/{}", self.config.pod_cidr.to_string().replace('/', "-"));
-        let _ = std::fs::remove_file(claim);
-        let _ = &self.folder;
     }
 
     /// Uids that have a folder.
