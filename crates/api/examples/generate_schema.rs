@@ -181,7 +181,8 @@ impl Generator<'_> {
         }
         match field["listType"].as_str() {
             Some("map") => {
-                let keys: Vec<&str> = field["listMapKeys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+                let keys: Vec<&str> =
+                    field["listMapKeys"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
                 let _ = write!(out, " list=map:{}", keys.join(","));
             }
             Some(kind) => {

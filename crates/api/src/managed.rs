@@ -263,12 +263,16 @@ mod tests {
         let status = applied(Some(&live), config(json!({"a": "2"})), "bob").unwrap_err();
         let answer = status.to_value();
         assert_eq!(status.code, 409);
-        assert_eq!(answer["details"]["causes"], json!([{"reason": "FieldManagerConflict", "message": "conflict with \"alice\"", "field": ".data.a"}]));
+        assert_eq!(
+            answer["details"]["causes"],
+            json!([{"reason": "FieldManagerConflict", "message": "conflict with \"alice\"", "field": ".data.a"}])
+        );
     }
 
     #[test]
     fn objects_without_managers_get_one_for_what_is_there() {
-        let live = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "uid": "u"}, "data": {"a": "1"}});
+        let live =
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "c", "uid": "u"}, "data": {"a": "1"}});
         let new = applied(Some(&live), config(json!({"b": "1"})), "alice").unwrap();
         let list = &new["metadata"]["managedFields"];
         assert_eq!(list[1]["manager"], "before-first-apply");

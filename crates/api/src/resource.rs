@@ -59,11 +59,7 @@ impl Resource {
 
     /// `plural.group`, or the plural alone for the core group: how messages name a kind.
     pub fn group_resource(&self) -> String {
-        if self.group.is_empty() {
-            self.plural.clone()
-        } else {
-            format!("{}.{}", self.plural, self.group)
-        }
+        if self.group.is_empty() { self.plural.clone() } else { format!("{}.{}", self.plural, self.group) }
     }
 
     /// The subresource of this name, if there is one.
@@ -89,11 +85,7 @@ impl Resource {
 
 /// `group/version`, or the version alone for the core group.
 pub fn api_version(group: &str, version: &str) -> String {
-    if group.is_empty() {
-        version.to_owned()
-    } else {
-        format!("{group}/{version}")
-    }
+    if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
 }
 
 /// All kinds that are served, found by URL or by kind.
@@ -120,17 +112,12 @@ impl Registry {
 
     /// The kind that is served at this group, version and plural.
     pub fn find(&self, group: &str, version: &str, plural: &str) -> Option<Arc<Resource>> {
-        self.by_plural
-            .get(&(group.to_owned(), version.to_owned(), plural.to_owned()))
-            .cloned()
+        self.by_plural.get(&(group.to_owned(), version.to_owned(), plural.to_owned())).cloned()
     }
 
     /// The resource of this group, version and kind.
     pub fn find_kind(&self, group: &str, version: &str, kind: &str) -> Option<Arc<Resource>> {
-        self.by_plural
-            .values()
-            .find(|r| r.group == group && r.version == version && r.kind == kind)
-            .cloned()
+        self.by_plural.values().find(|r| r.group == group && r.version == version && r.kind == kind).cloned()
     }
 
     /// All kinds, sorted by group, version and plural.
@@ -140,11 +127,7 @@ impl Registry {
 
     /// The kinds of one group and version, sorted by plural.
     pub fn in_group_version(&self, group: &str, version: &str) -> Vec<Arc<Resource>> {
-        self.by_plural
-            .values()
-            .filter(|r| r.group == group && r.version == version)
-            .cloned()
-            .collect()
+        self.by_plural.values().filter(|r| r.group == group && r.version == version).cloned().collect()
     }
 
     /// Every group and version that serves a kind, once, sorted.
@@ -286,7 +269,10 @@ impl Row {
             namespaced: self.namespaced,
             type_name: format!("{}/v1.{}", self.package, self.kind),
             // A namespace takes its content along: deleting all of them at once is not offered.
-            verbs: owned(&VERBS).into_iter().filter(|v| self.plural != "namespaces" || v != "deletecollection").collect(),
+            verbs: owned(&VERBS)
+                .into_iter()
+                .filter(|v| self.plural != "namespaces" || v != "deletecollection")
+                .collect(),
             subresources: self.subresources.iter().map(|text| self.subresource(text)).collect(),
         }
     }

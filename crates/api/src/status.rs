@@ -118,8 +118,7 @@ impl Status {
 
     /// 409: the object changed meanwhile, or its state does not allow the operation; `why` ends the sentence.
     pub fn conflict(group: &str, plural: &str, name: &str, why: impl fmt::Display) -> Self {
-        let message =
-            format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, plural), quote(name));
+        let message = format!("Operation cannot be fulfilled on {} {}: {why}", qualified(group, plural), quote(name));
         Self::about(409, "Conflict", message, group, plural, name)
     }
 
@@ -387,8 +386,7 @@ impl FieldError {
     /// A value is none of `supported`.
     pub fn not_supported(field: impl Into<String>, bad: impl Into<Value>, supported: &[&str]) -> Self {
         let list: Vec<String> = supported.iter().map(|s| quote(s)).collect();
-        let detail =
-            if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
+        let detail = if list.is_empty() { String::new() } else { format!("supported values: {}", list.join(", ")) };
         Self::new(ErrorKind::NotSupported, field, Some(bad.into()), detail)
     }
 
@@ -432,10 +430,8 @@ impl FieldError {
     /// The sentence without the field.
     pub fn body(&self) -> String {
         let title = self.kind.title();
-        let hidden = matches!(
-            self.kind,
-            ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal
-        );
+        let hidden =
+            matches!(self.kind, ErrorKind::Required | ErrorKind::Forbidden | ErrorKind::TooLong | ErrorKind::Internal);
         let start = match &self.bad {
             Some(bad) if !hidden => format!("{title}: {}", show(bad)),
             _ => title.to_owned(),
@@ -498,8 +494,7 @@ fn show(value: &Value) -> String {
 /// All findings in one line; equal ones once. `None` without findings.
 fn aggregate(errors: &[FieldError]) -> Option<String> {
     let mut seen = HashSet::new();
-    let lines: Vec<String> =
-        errors.iter().map(ToString::to_string).filter(|line| seen.insert(line.clone())).collect();
+    let lines: Vec<String> = errors.iter().map(ToString::to_string).filter(|line| seen.insert(line.clone())).collect();
     match lines.len() {
         0 => None,
         1 => lines.into_iter().next(),
@@ -543,10 +538,7 @@ mod tests {
         let one = FieldError::required("a", "");
         let two = FieldError::forbidden("b", "no");
         let status = Status::invalid("apps", "StatefulSet", "web", vec![one.clone(), one, two]);
-        assert_eq!(
-            status.message,
-            "StatefulSet.apps \"web\" is invalid: [a: Required value, b: Forbidden: no]"
-        );
+        assert_eq!(status.message, "StatefulSet.apps \"web\" is invalid: [a: Required value, b: Forbidden: no]");
         assert_eq!(status.details.expect("invalid has details").causes.len(), 3);
     }
 

@@ -38,7 +38,8 @@ fn creates_are_stored_as_recorded() {
     let cases: Vec<Value> = serde_json::from_str(include_str!("data/creates.json")).expect("test data");
     for case in &cases {
         let resource = resource(case);
-        let mut object = completed(&resource, case["given"].clone()).unwrap_or_else(|e| panic!("{}: {e:?}", case["from"]));
+        let mut object =
+            completed(&resource, case["given"].clone()).unwrap_or_else(|e| panic!("{}: {e:?}", case["from"]));
         let object_fields = object.as_object_mut().expect("an object");
         object_fields.remove("status");
         if resource.plural == "namespaces" {
@@ -176,9 +177,7 @@ fn managers(object: &Value) -> Value {
 
 /// Every value at a path such as `a.b[0].c`.
 fn find<'a>(value: &'a Value, path: &str) -> Vec<&'a Value> {
-    path.split('.').fold(vec![value], |found, part| {
-        found.into_iter().filter_map(|value| value.get(part)).collect()
-    })
+    path.split('.').fold(vec![value], |found, part| found.into_iter().filter_map(|value| value.get(part)).collect())
 }
 
 #[test]

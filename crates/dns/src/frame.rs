@@ -116,7 +116,8 @@ pub(crate) async fn read_hello(stream: &mut (impl AsyncRead + Unpin)) -> io::Res
 pub(crate) async fn send<T: Serialize>(stream: &mut (impl AsyncWrite + Unpin), message: &T) -> io::Result<()> {
     let body = serde_json::to_vec(message)?;
     let length = u32::try_from(body.len()).ok().filter(|length| *length <= FRAME_MAX);
-    let length = length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the state is too large for a frame"))?;
+    let length =
+        length.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidInput, "the state is too large for a frame"))?;
     stream.write_all(&length.to_be_bytes()).await?;
     stream.write_all(&body).await?;
     stream.flush().await
@@ -143,7 +144,8 @@ mod tests {
 
     #[test]
     fn a_delta_leads_from_one_state_to_the_other() {
-        let service = |name: &str, headless| Service { namespace: "n".into(), name: name.into(), headless, ..Service::default() };
+        let service =
+            |name: &str, headless| Service { namespace: "n".into(), name: name.into(), headless, ..Service::default() };
         let state = |services: &[Service], slices: &[&str]| Cluster {
             services: services.iter().map(|s| (s.key(), s.clone())).collect(),
             slices: slices.iter().map(|s| ((*s).to_owned(), EndpointSlice::default())).collect(),

@@ -265,8 +265,7 @@ impl Snapshot {
         if port.name.is_empty() {
             return;
         }
-        let name =
-            format!("_{}._{}.{service_name}", port.name.to_lowercase(), port.protocol.to_lowercase());
+        let name = format!("_{}._{}.{service_name}", port.name.to_lowercase(), port.protocol.to_lowercase());
         if is_askable(&name) {
             self.entry(&name, ttl).services.insert((port.port, target.to_owned()));
         }

@@ -2,11 +2,11 @@
 
 use std::net::IpAddr;
 
-use statefuld_dns::records::{Cluster, Endpoint, EndpointSlice, Port, Service};
-use statefuld_dns::{Outcome, Snapshot, Transport, answer};
 use hickory_proto::op::{Edns, Message, MessageType, OpCode, Query, ResponseCode};
 use hickory_proto::rr::{DNSClass, Name, RData, RecordType};
 use proptest::prelude::*;
+use statefuld_dns::records::{Cluster, Endpoint, EndpointSlice, Port, Service};
+use statefuld_dns::{Outcome, Snapshot, Transport, answer};
 
 const ZONE: &str = "cluster.local";
 
@@ -128,7 +128,8 @@ fn a_service_with_an_address_has_address_pointer_and_ports() {
 
 #[test]
 fn a_headless_service_has_an_address_per_ready_endpoint() {
-    let members = vec![endpoint("10.1.0.1", "web-0", true), endpoint("10.1.0.2", "web-1", false), endpoint("10.1.0.3", "", true)];
+    let members =
+        vec![endpoint("10.1.0.1", "web-0", true), endpoint("10.1.0.2", "web-1", false), endpoint("10.1.0.3", "", true)];
     let zone = zone(vec![headless("web")], vec![("web", vec![], members)]);
     let reply = ask(&zone, "web.ns.svc.cluster.local", RecordType::A);
     assert_eq!(data(&reply), ["10.1.0.1", "10.1.0.3"]);
@@ -142,10 +143,7 @@ fn a_headless_service_has_an_address_per_ready_endpoint() {
 #[test]
 fn members_are_found_through_srv_with_their_addresses() {
     let reply = ask(&etcd(), "_etcd-server._tcp.etcd.ns.svc.cluster.local", RecordType::SRV);
-    assert_eq!(
-        data(&reply),
-        [0, 1, 2].map(|i| format!("0 33 2380 etcd-{i}.etcd.ns.svc.cluster.local."))
-    );
+    assert_eq!(data(&reply), [0, 1, 2].map(|i| format!("0 33 2380 etcd-{i}.etcd.ns.svc.cluster.local.")));
     let addresses: Vec<String> = reply.additionals.iter().map(|r| format!("{} {}", r.name, r.data)).collect();
     assert_eq!(addresses, [0, 1, 2].map(|i| format!("etcd-{i}.etcd.ns.svc.cluster.local. 10.1.0.{i}")));
 }
@@ -204,10 +202,7 @@ fn an_external_name_is_an_alias() {
     outside.external_name = Some("db.example.com".into());
     let members = vec![endpoint("10.1.0.1", "etcd-0", true)];
     let zone = zone(vec![inside, outside, headless("etcd")], vec![("etcd", vec![], members)]);
-    assert_eq!(
-        get(&zone, "inside.ns.svc.cluster.local", RecordType::A),
-        ["etcd.ns.svc.cluster.local.", "10.1.0.1"]
-    );
+    assert_eq!(get(&zone, "inside.ns.svc.cluster.local", RecordType::A), ["etcd.ns.svc.cluster.local.", "10.1.0.1"]);
     assert_eq!(get(&zone, "outside.ns.svc.cluster.local", RecordType::CNAME), ["db.example.com."]);
     let bytes = query("outside.ns.svc.cluster.local", RecordType::A).to_vec().expect("encodes");
     let Outcome::Resolve(unresolved) = answer(&zone, &bytes, Transport::Udp) else { panic!("the target is not ours") };

@@ -304,8 +304,12 @@ mod tests {
             (json!({"a": 1}), json!([{"op": "replace", "path": "/a", "value": null}]), json!({"a": null})),
             (json!({"a": {"b": 1}}), json!([{"op": "move", "from": "/a/b", "path": "/c"}]), json!({"a": {}, "c": 1})),
             (json!({"a": [1]}), json!([{"op": "copy", "from": "/a", "path": "/b"}]), json!({"a": [1], "b": [1]})),
-            (json!({"a/b": 1, "t~t": 2}), json!([{"op": "test", "path": "/a~1b", "value": 1.0},
-                {"op": "replace", "path": "/t~0t", "value": 3}]), json!({"a/b": 1, "t~t": 3})),
+            (
+                json!({"a/b": 1, "t~t": 2}),
+                json!([{"op": "test", "path": "/a~1b", "value": 1.0},
+                {"op": "replace", "path": "/t~0t", "value": 3}]),
+                json!({"a/b": 1, "t~t": 3}),
+            ),
             (json!({"": 1}), json!([{"op": "remove", "path": "/"}]), json!({})),
             (json!({"a": 1}), json!([]), json!({"a": 1})),
         ] {

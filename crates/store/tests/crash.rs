@@ -22,11 +22,8 @@ const WRITERS: usize = 8;
 #[test]
 fn child_writes_until_it_is_killed() {
     let Ok(folder) = std::env::var(FOLDER) else { return };
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()
-        .expect("a runtime");
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
     runtime.block_on(async {
         let store = open(Path::new(&folder));
         let start = store.current_revision().await.expect("open");
@@ -48,11 +45,7 @@ async fn write_for_ever(store: Arc<statefuld_store::embedded::Embedded>, writer:
         let mut out = std::io::stdout().lock();
         let what = if n % 7 == 6 { "-".to_owned() } else { value };
         // One line, one write: a kill leaves at most the last line cut.
-        if out
-            .write_all(format!("ack {revision} {key} {what}\n").as_bytes())
-            .and_then(|()| out.flush())
-            .is_err()
-        {
+        if out.write_all(format!("ack {revision} {key} {what}\n").as_bytes()).and_then(|()| out.flush()).is_err() {
             return;
         }
     }

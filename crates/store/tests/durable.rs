@@ -230,10 +230,7 @@ async fn limits_on_sizes_are_kept() {
     };
     assert_eq!(too_large(ops(vec![put("123456789", "")])).await, "key");
     assert_eq!(too_large(ops(vec![put("k", &"v".repeat(17))])).await, "value");
-    assert_eq!(
-        too_large(ops((0..4).map(|i| put(&i.to_string(), &"v".repeat(16))).collect())).await,
-        "transaction"
-    );
+    assert_eq!(too_large(ops((0..4).map(|i| put(&i.to_string(), &"v".repeat(16))).collect())).await, "transaction");
     let mut full = false;
     for i in 0..10 {
         match store.txn(ops(vec![put(&i.to_string(), &"v".repeat(16))])).await {

@@ -87,8 +87,7 @@ impl Model {
     }
 
     fn after(&self, prefix: &str, revision: u64) -> Seen {
-        let wanted =
-            |(at, key, _): &&(u64, String, Option<String>)| *at > revision && key.starts_with(prefix);
+        let wanted = |(at, key, _): &&(u64, String, Option<String>)| *at > revision && key.starts_with(prefix);
         self.history.iter().filter(wanted).cloned().collect()
     }
 }
@@ -130,20 +129,15 @@ async fn run(steps: Vec<Step>) {
                     model.apply(&ops);
                     assert_eq!(outcome, TxnOutcome::Committed { revision: model.revision });
                 } else {
-                    assert!(
-                        matches!(outcome, TxnOutcome::Failed { revision, .. } if revision == model.revision)
-                    );
+                    assert!(matches!(outcome, TxnOutcome::Failed { revision, .. } if revision == model.revision));
                 }
             }
             Step::Burst(puts) => {
-                let all =
-                    puts.iter().map(|(k, v)| store.txn(Txn { compare: vec![], ops: vec![op(*k, Some(*v))] }));
+                let all = puts.iter().map(|(k, v)| store.txn(Txn { compare: vec![], ops: vec![op(*k, Some(*v))] }));
                 let outcomes = futures::future::join_all(all).await;
                 let mut order: Vec<(u64, (u8, Option<u8>))> = Vec::new();
                 for (outcome, (k, v)) in outcomes.into_iter().zip(puts) {
-                    let TxnOutcome::Committed { revision } = outcome.expect("open") else {
-                        panic!("no compare")
-                    };
+                    let TxnOutcome::Committed { revision } = outcome.expect("open") else { panic!("no compare") };
                     order.push((revision, (k, Some(v))));
                 }
                 order.sort_by_key(|(revision, _)| *revision);

@@ -74,7 +74,12 @@ pub fn decode_kind(
     media: MediaType,
     mode: FieldValidation,
 ) -> Result<Decoded, Status> {
-    decode_as(&Expected { api_version: api_version.into(), kind: kind.into(), type_name: type_name.into() }, body, media, mode)
+    decode_as(
+        &Expected { api_version: api_version.into(), kind: kind.into(), type_name: type_name.into() },
+        body,
+        media,
+        mode,
+    )
 }
 
 /// Checks and normalises a document that is already parsed, such as the result of a patch.

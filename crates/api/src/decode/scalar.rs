@@ -11,7 +11,10 @@ use crate::quantity::Quantity;
 pub(super) fn quantity(text: &str) -> Result<String, String> {
     match Quantity::parse(text.trim()) {
         Ok(quantity) => Ok(quantity.to_string()),
-        Err(_) => Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'".to_owned()),
+        Err(_) => {
+            Err("quantities must match the regular expression '^([+-]?[0-9.]+)([eEinumkKMGTP]*[-+]?[0-9]*)$'"
+                .to_owned())
+        }
     }
 }
 
@@ -66,9 +69,14 @@ mod tests {
 
     #[test]
     fn quantities_become_canonical() {
-        for (given, canonical) in
-            [("0.5", "500m"), ("1024Mi", "1Gi"), ("1e3", "1e3"), ("2.0", "2"), ("1.5Gi", "1536Mi"), ("128974848", "128974848")]
-        {
+        for (given, canonical) in [
+            ("0.5", "500m"),
+            ("1024Mi", "1Gi"),
+            ("1e3", "1e3"),
+            ("2.0", "2"),
+            ("1.5Gi", "1536Mi"),
+            ("128974848", "128974848"),
+        ] {
             assert_eq!(quantity(given).as_deref(), Ok(canonical));
         }
         assert!(quantity("5GB").is_err() && quantity("1 Gi").is_err() && quantity("").is_err());

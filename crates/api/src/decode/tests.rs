@@ -34,7 +34,10 @@ fn refused(plural: &str, body: &str) -> String {
 #[test]
 fn version_and_kind_are_filled_in() {
     for body in [json!({"metadata": {"name": "a"}}), json!({"kind": "ConfigMap", "metadata": {"name": "a"}})] {
-        assert_eq!(object("configmaps", body), json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}}));
+        assert_eq!(
+            object("configmaps", body),
+            json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}})
+        );
     }
     assert_eq!(core("configmaps", &Value::Null, FieldValidation::Strict).unwrap().object["metadata"], json!({}));
 }
@@ -84,7 +87,10 @@ fn wrong_types_name_the_field() {
         (r#"{"spec":{"containers":{}}}"#, "spec.containers of type []v1.Container"),
         (r#"{"metadata":{"labels":{"a":1}}}"#, "metadata.labels.a of type string"),
         (r#"{"metadata":{"creationTimestamp":"now"}}"#, "metadata.creationTimestamp: parsing time"),
-        (r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"1 "}, "requests":{"cpu":"x"}}}]}}"#, "requests.cpu: quantities must match"),
+        (
+            r#"{"spec":{"containers":[{"resources":{"limits":{"cpu":"1 "}, "requests":{"cpu":"x"}}}]}}"#,
+            "requests.cpu: quantities must match",
+        ),
     ] {
         let message = refused("pods", body);
         assert!(message.contains(place), "{message}");
@@ -103,7 +109,10 @@ fn syntax_errors_show_the_beginning() {
 
 #[test]
 fn an_object_of_another_kind_or_version_is_refused() {
-    assert!(refused("configmaps", r#"{"kind":"Secret","data":{"a":1}}"#).starts_with("Secret in version \"v1\" cannot be handled as a ConfigMap"));
+    assert!(
+        refused("configmaps", r#"{"kind":"Secret","data":{"a":1}}"#)
+            .starts_with("Secret in version \"v1\" cannot be handled as a ConfigMap")
+    );
     assert_eq!(
         refused("configmaps", r#"{"apiVersion":"v2"}"#),
         "the API version in the data (v2) does not match the expected API version (v1)"
@@ -119,28 +128,40 @@ fn too_long_a_body_is_refused_unread() {
 
 #[test]
 fn null_is_absent_and_inside_lists_and_maps_zero() {
-    let found = object("configmaps", json!({"metadata": {"labels": null, "annotations": {"a": null}, "finalizers": [null]}, "data": null}));
+    let found = object(
+        "configmaps",
+        json!({"metadata": {"labels": null, "annotations": {"a": null}, "finalizers": [null]}, "data": null}),
+    );
     assert_eq!(found["metadata"], json!({"annotations": {"a": ""}, "finalizers": [""]}));
     assert!(found.get("data").is_none());
 }
 
 #[test]
 fn a_pod_has_the_shape_of_upstreams_encoder() {
-    let found = object("pods", json!({"metadata": {"labels": {}}, "spec": {
+    let found = object(
+        "pods",
+        json!({"metadata": {"labels": {}}, "spec": {
         "hostNetwork": false, "enableServiceLinks": false, "terminationGracePeriodSeconds": 0, "nodeName": "",
         "containers": [{"name": "a", "command": [], "env": [{"name": "e", "value": ""}, {"name": "r",
             "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}}]}],
-        "volumes": [{"name": "v", "emptyDir": {}}]}}));
-    assert_eq!(found, json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "status": {}, "spec": {
+        "volumes": [{"name": "v", "emptyDir": {}}]}}),
+    );
+    assert_eq!(
+        found,
+        json!({"apiVersion": "v1", "kind": "Pod", "metadata": {}, "status": {}, "spec": {
         "enableServiceLinks": false, "terminationGracePeriodSeconds": 0,
         "containers": [{"name": "a", "resources": {}, "env": [{"name": "e"}, {"name": "r",
             "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu", "divisor": "0"}}}]}],
-        "volumes": [{"name": "v", "emptyDir": {}}]}}));
+        "volumes": [{"name": "v", "emptyDir": {}}]}})
+    );
 }
 
 #[test]
 fn values_are_written_canonically() {
-    let found = object("persistentvolumeclaims", json!({"spec": {"resources": {"requests": {"storage": "1.5Ti", "x": 2, "y": 0.5}}}}));
+    let found = object(
+        "persistentvolumeclaims",
+        json!({"spec": {"resources": {"requests": {"storage": "1.5Ti", "x": 2, "y": 0.5}}}}),
+    );
     assert_eq!(found["spec"]["resources"]["requests"], json!({"storage": "1536Gi", "x": "2", "y": "500m"}));
     let event = object("events", json!({"firstTimestamp": "2021-01-01T01:00:00+01:00"}));
     assert_eq!(event["firstTimestamp"], "2021-01-01T00:00:00Z");
@@ -164,7 +185,8 @@ fn free_form_data_is_kept() {
 
 #[test]
 fn what_is_wrong_after_a_patch_is_about_the_patch() {
-    let status = check_value(&resource("", "configmaps"), json!({"data": {"a": 1}}), FieldValidation::Warn).unwrap_err();
+    let status =
+        check_value(&resource("", "configmaps"), json!({"data": {"a": 1}}), FieldValidation::Warn).unwrap_err();
     assert_eq!((status.code, status.reason.as_str()), (422, "Invalid"));
     assert!(status.message.starts_with(" \"\" is invalid: patch: Invalid value: "), "{}", status.message);
     assert!(check_value(&resource("", "configmaps"), json!([1]), FieldValidation::Warn).is_err());
@@ -178,7 +200,8 @@ fn yaml_reads_as_json_does() {
     assert_eq!(found.object["data"]["1"], "text\n");
     assert_eq!(found.object["metadata"], json!({"name": "b", "labels": {"x": "on"}}));
     assert_eq!(found.warnings, [r#"duplicate field "metadata.name""#, r#"unknown field "metadata.nope""#]);
-    let wrong = decode(&resource("", "configmaps"), b"data:\n  a: 1\n", MediaType::Yaml, FieldValidation::Warn).unwrap_err();
+    let wrong =
+        decode(&resource("", "configmaps"), b"data:\n  a: 1\n", MediaType::Yaml, FieldValidation::Warn).unwrap_err();
     assert!(wrong.message.contains("data.a of type string"), "{wrong}");
     let broken = decode(&resource("", "configmaps"), b"a: [", MediaType::Yaml, FieldValidation::Warn).unwrap_err();
     assert!(broken.message.contains("yaml parse error"), "{broken}");
@@ -195,7 +218,11 @@ fn file_modes_in_yaml_are_octal() {
 
 #[test]
 fn deep_nesting_is_refused() {
-    let body = format!("{{\"metadata\":{{\"managedFields\":[{{\"fieldsV1\":{}{}}}]}}}}", "{\"a\":".repeat(5000), "}".repeat(5000));
+    let body = format!(
+        "{{\"metadata\":{{\"managedFields\":[{{\"fieldsV1\":{}{}}}]}}}}",
+        "{\"a\":".repeat(5000),
+        "}".repeat(5000)
+    );
     assert!(refused("configmaps", &body).contains("recursion limit exceeded"));
 }
 
@@ -209,8 +236,21 @@ fn documents() -> impl Strategy<Value = Value> {
         "[a-zA-Z0-9:.-]{0,12}".prop_map(Value::from),
     ];
     let name = prop::sample::select(vec![
-        "metadata", "spec", "status", "template", "containers", "volumes", "resources", "limits", "labels", "name",
-        "ports", "env", "replicas", "creationTimestamp", "x",
+        "metadata",
+        "spec",
+        "status",
+        "template",
+        "containers",
+        "volumes",
+        "resources",
+        "limits",
+        "labels",
+        "name",
+        "ports",
+        "env",
+        "replicas",
+        "creationTimestamp",
+        "x",
     ]);
     leaf.prop_recursive(5, 48, 5, move |inner| {
         prop_oneof![

@@ -86,7 +86,9 @@ fn pod_level_requests(spec: &mut Object) {
             Some(sum) => Value::from(sum.to_string()),
             None => spec["resources"]["limits"][&name].clone(),
         };
-        if let Some(requests) = spec.get_mut("resources").and_then(Value::as_object_mut).and_then(|r| object_at(r, "requests")) {
+        if let Some(requests) =
+            spec.get_mut("resources").and_then(Value::as_object_mut).and_then(|r| object_at(r, "requests"))
+        {
             requests.insert(name, value);
         }
     }

@@ -68,10 +68,8 @@ pub(super) fn of_group_version(
     for resource in resources {
         used.extend(Schema::builtin().find(&resource.type_name));
         let collection = if resource.namespaced {
-            let everywhere = operation(resource, "list").map(|list| Operation {
-                id: list.id.replacen("Namespaced", "", 1) + "ForAllNamespaces",
-                ..list
-            });
+            let everywhere = operation(resource, "list")
+                .map(|list| Operation { id: list.id.replacen("Namespaced", "", 1) + "ForAllNamespaces", ..list });
             add(dialect, &mut out, format!("{base}/{}", resource.plural), [everywhere]);
             format!("{base}/namespaces/{{namespace}}/{}", resource.plural)
         } else {
@@ -218,12 +216,17 @@ fn describe(dialect: Dialect, operation: Operation) -> Value {
                 let types: &[&str] = if operation.body == PATCH { &PATCH_TYPES } else { &["*/*"] };
                 out.insert("requestBody".to_owned(), json!({"content": content(types, schema(&operation.body))}));
             }
-            out.insert("responses".to_owned(), json!({"200": {"description": "OK", "content": content(&MEDIA_TYPES, answer)}}));
+            out.insert(
+                "responses".to_owned(),
+                json!({"200": {"description": "OK", "content": content(&MEDIA_TYPES, answer)}}),
+            );
         }
         Dialect::V2 => {
             if !operation.body.is_empty() {
                 let is_optional = operation.body == DELETE_OPTIONS;
-                parameters.push(json!({"name": "body", "in": "body", "required": !is_optional, "schema": schema(&operation.body)}));
+                parameters.push(
+                    json!({"name": "body", "in": "body", "required": !is_optional, "schema": schema(&operation.body)}),
+                );
                 let types: &[&str] = if operation.body == PATCH { &PATCH_TYPES } else { &["*/*"] };
                 out.insert("consumes".to_owned(), json!(types));
             }

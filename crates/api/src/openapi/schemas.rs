@@ -17,7 +17,11 @@ pub(super) struct Describer<'a> {
 }
 
 /// Every type that is reached from `roots`, the lists of `resources`, and what requests need.
-pub(super) fn all(describer: &Describer<'_>, roots: BTreeSet<NodeId>, resources: &[Arc<Resource>]) -> Map<String, Value> {
+pub(super) fn all(
+    describer: &Describer<'_>,
+    roots: BTreeSet<NodeId>,
+    resources: &[Arc<Resource>],
+) -> Map<String, Value> {
     let schema = describer.schema;
     let always = ["meta/v1.DeleteOptions", "meta/v1.Status", "meta/v1.ListMeta"];
     let mut open: Vec<NodeId> = roots.into_iter().chain(always.iter().filter_map(|name| schema.find(name))).collect();
@@ -41,7 +45,10 @@ pub(super) fn all(describer: &Describer<'_>, roots: BTreeSet<NodeId>, resources:
             out.insert(list_name(&resource.type_name), describer.list(resource, id));
         }
     }
-    out.insert(PATCH.to_owned(), json!({"description": "A patch, in the form that its content type names.", "type": "object"}));
+    out.insert(
+        PATCH.to_owned(),
+        json!({"description": "A patch, in the form that its content type names.", "type": "object"}),
+    );
     out
 }
 
@@ -87,7 +94,9 @@ impl<'a> Describer<'a> {
                 json!({"description": "A whole number or a text.", "format": "int-or-string", "type": "string"})
             }
             Node::Time => json!({"description": "A time in whole seconds.", "type": "string", "format": "date-time"}),
-            Node::MicroTime => json!({"description": "A time in microseconds.", "type": "string", "format": "date-time"}),
+            Node::MicroTime => {
+                json!({"description": "A time in microseconds.", "type": "string", "format": "date-time"})
+            }
             Node::Duration => json!({"description": "A length of time, such as 1m30s.", "type": "string"}),
             Node::FieldsV1 => json!({"description": "The set of fields that a manager owns.", "type": "object"}),
             _ => json!({"description": "Any object.", "type": "object"}),
@@ -104,8 +113,7 @@ impl<'a> Describer<'a> {
         if !properties.is_empty() {
             out.insert("properties".to_owned(), properties.into());
         }
-        let required: Vec<&str> =
-            s.fields.iter().filter(|f| is_required(f)).map(|f| f.name.as_ref()).collect();
+        let required: Vec<&str> = s.fields.iter().filter(|f| is_required(f)).map(|f| f.name.as_ref()).collect();
         if !required.is_empty() {
             out.insert("required".to_owned(), required.into());
         }
@@ -184,10 +192,11 @@ impl<'a> Describer<'a> {
             let kind = if atomic { "atomic" } else { "granular" };
             out.insert("x-kubernetes-map-type".to_owned(), kind.into());
         }
-        let strategies: Vec<&str> = [(field.merge, "merge"), (field.replace, "replace"), (field.retain_keys, "retainKeys")]
-            .into_iter()
-            .filter_map(|(is_set, name)| is_set.then_some(name))
-            .collect();
+        let strategies: Vec<&str> =
+            [(field.merge, "merge"), (field.replace, "replace"), (field.retain_keys, "retainKeys")]
+                .into_iter()
+                .filter_map(|(is_set, name)| is_set.then_some(name))
+                .collect();
         if !strategies.is_empty() {
             out.insert("x-kubernetes-patch-strategy".to_owned(), strategies.join(",").into());
         }

@@ -88,7 +88,10 @@ fn schemas_carry_kinds_merge_keys_and_requirements() {
     let schemas = &document["components"]["schemas"];
     let set = &schemas["io.k8s.api.apps.v1.StatefulSet"];
     assert_eq!(set["x-kubernetes-group-version-kind"][0]["kind"], "StatefulSet");
-    assert_eq!(set["properties"]["spec"]["allOf"][0]["$ref"], "#/components/schemas/io.k8s.api.apps.v1.StatefulSetSpec");
+    assert_eq!(
+        set["properties"]["spec"]["allOf"][0]["$ref"],
+        "#/components/schemas/io.k8s.api.apps.v1.StatefulSetSpec"
+    );
     let containers = &schemas["io.k8s.api.core.v1.PodSpec"]["properties"]["containers"];
     assert_eq!(containers["x-kubernetes-patch-merge-key"], "name");
     assert_eq!(containers["x-kubernetes-patch-strategy"], "merge");

@@ -65,7 +65,13 @@ fn fields(
 }
 
 /// Adds one occurrence of a field.
-fn add(schema: &Schema, field: &Field, found: &WireField<'_>, depth: usize, object: &mut Map<String, Value>) -> Result<(), Error> {
+fn add(
+    schema: &Schema,
+    field: &Field,
+    found: &WireField<'_>,
+    depth: usize,
+    object: &mut Map<String, Value>,
+) -> Result<(), Error> {
     let name = field.name.as_ref();
     match schema.node(field.node) {
         Node::List(item) => {

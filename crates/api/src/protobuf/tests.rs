@@ -43,14 +43,18 @@ fn a_secret_is_written_byte_for_byte_as_other_clients_do() {
     envelope.bytes(3, b"");
     envelope.bytes(4, b"");
     let expected = [MAGIC.as_slice(), &envelope.into_bytes()].concat();
-    let (type_name, object) = stored("", "secrets", json!({"metadata": {"name": "s"}, "data": {"a": "Yg=="}, "type": "Opaque"}));
+    let (type_name, object) =
+        stored("", "secrets", json!({"metadata": {"name": "s"}, "data": {"a": "Yg=="}, "type": "Opaque"}));
     assert_eq!(encode(&type_name, &object).unwrap(), expected);
     assert_eq!(decode(&type_name, &expected).unwrap(), object);
 }
 
 #[test]
 fn every_sort_of_field_round_trips() {
-    round_trips("", "pods", json!({"metadata": {"name": "p", "generation": 5, "creationTimestamp": "2021-01-01T00:00:00Z",
+    round_trips(
+        "",
+        "pods",
+        json!({"metadata": {"name": "p", "generation": 5, "creationTimestamp": "2021-01-01T00:00:00Z",
         "labels": {"a": "b", "empty": ""}, "finalizers": ["x/y"],
         "managedFields": [{"manager": "m", "fieldsV1": {"f:spec": {}}, "time": "2021-01-01T00:00:00Z"}]},
         "spec": {"terminationGracePeriodSeconds": 0, "priority": -5, "enableServiceLinks": false, "hostNetwork": true,
@@ -59,10 +63,19 @@ fn every_sort_of_field_round_trips() {
             "containers": [{"name": "a", "image": "x", "resources": {"limits": {"cpu": "500m"}},
                 "readinessProbe": {"httpGet": {"port": "web"}, "periodSeconds": 3}, "livenessProbe": {"tcpSocket": {"port": 80}},
                 "env": [{"name": "A", "valueFrom": {"secretKeyRef": {"name": "s", "key": "k", "optional": true}}}]}]},
-        "status": {"startTime": "2021-01-01T00:00:00Z"}}));
+        "status": {"startTime": "2021-01-01T00:00:00Z"}}),
+    );
     round_trips("apps", "controllerrevisions", json!({"data": {"spec": {"a": [1, "x"]}}, "revision": 7}));
-    round_trips("coordination.k8s.io", "leases", json!({"spec": {"renewTime": "2021-01-01T00:00:00.123456Z", "leaseDurationSeconds": 15}}));
-    round_trips("rbac.authorization.k8s.io", "roles", json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}));
+    round_trips(
+        "coordination.k8s.io",
+        "leases",
+        json!({"spec": {"renewTime": "2021-01-01T00:00:00.123456Z", "leaseDurationSeconds": 15}}),
+    );
+    round_trips(
+        "rbac.authorization.k8s.io",
+        "roles",
+        json!({"rules": [{"verbs": ["get"], "apiGroups": [""], "resources": ["pods"]}]}),
+    );
 }
 
 #[test]

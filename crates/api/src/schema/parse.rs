@@ -62,8 +62,7 @@ impl Builder {
         match words.next() {
             Some("type") => {
                 let name = words.next().ok_or("a type without a name")?;
-                let mut declared =
-                    StructType { name: name.into(), fields: Vec::new(), is_kind: false, atomic: false };
+                let mut declared = StructType { name: name.into(), fields: Vec::new(), is_kind: false, atomic: false };
                 for word in words {
                     match word {
                         "kind" => declared.is_kind = true,
@@ -89,9 +88,7 @@ impl Builder {
     /// Reads one field.
     fn field(&mut self, text: &'static str) -> Result<Field, String> {
         let (text, default) = match text.split_once(" default=") {
-            Some((text, default)) => {
-                (text, Some(serde_json::from_str(default).map_err(|e| format!("default: {e}"))?))
-            }
+            Some((text, default)) => (text, Some(serde_json::from_str(default).map_err(|e| format!("default: {e}"))?)),
             None => (text, None),
         };
         let mut words = text.split(' ');

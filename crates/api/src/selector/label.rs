@@ -430,12 +430,29 @@ mod tests {
     fn every_operator_selects() {
         let l = json!({"n": "2", "half": "high", "odd": ""});
         for good in [
-            "", "n=2", "n==2", "n!=1", "missing!=1", "n in (1,2)", "n notin (1,3)", "missing notin (1)", "odd", "odd=",
-            "!even", "n>1", "n<3", "n=2,half=high", "odd in ()", "odd in (,x)", "in notin (x)", " n = 2 ,  odd ",
+            "",
+            "n=2",
+            "n==2",
+            "n!=1",
+            "missing!=1",
+            "n in (1,2)",
+            "n notin (1,3)",
+            "missing notin (1)",
+            "odd",
+            "odd=",
+            "!even",
+            "n>1",
+            "n<3",
+            "n=2,half=high",
+            "odd in ()",
+            "odd in (,x)",
+            "in notin (x)",
+            " n = 2 ,  odd ",
         ] {
             assert!(selects(good, &l), "{good}");
         }
-        for bad in ["n=1", "n!=2", "missing", "!odd", "n>2", "n<2", "half>1", "n in (1,3)", "n notin (2)", "n=2,!half"] {
+        for bad in ["n=1", "n!=2", "missing", "!odd", "n>2", "n<2", "half>1", "n in (1,3)", "n notin (2)", "n=2,!half"]
+        {
             assert!(!selects(bad, &l), "{bad}");
         }
     }
@@ -449,7 +466,10 @@ mod tests {
         assert_eq!(error("a in b"), "unable to parse requirement: found 'b' expected: '('");
         assert!(error("a>b").contains("the value must be an integer"));
         assert!(error("-a=b").starts_with("unable to parse requirement: <nil>: Invalid value: \"-a\": name part must"));
-        assert!(error("a=-b").starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-b\": a valid label"));
+        assert!(
+            error("a=-b")
+                .starts_with("unable to parse requirement: values[0][a]: Invalid value: \"-b\": a valid label")
+        );
     }
 
     #[test]

@@ -268,7 +268,8 @@ mod tests {
         let sets = resource("apps", "statefulsets");
         let old = json!({"metadata": {"name": "a", "uid": "u", "generation": 4, "creationTimestamp": "t"},
             "spec": {"replicas": 1}, "status": {"replicas": 1}});
-        let mut labelled = json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"replicas": 1}, "status": {}});
+        let mut labelled =
+            json!({"metadata": {"name": "a", "labels": {"x": "y"}}, "spec": {"replicas": 1}, "status": {}});
         prepare_update(&sets, &mut labelled, &old);
         assert_eq!(labelled["metadata"]["generation"], 4);
         assert_eq!(labelled["metadata"]["uid"], "u");
@@ -293,7 +294,8 @@ mod tests {
     #[test]
     fn a_deletion_once_begun_is_not_taken_back() {
         let pods = resource("", "pods");
-        let old = json!({"metadata": {"name": "a", "deletionTimestamp": "t", "deletionGracePeriodSeconds": 30}, "spec": {}});
+        let old =
+            json!({"metadata": {"name": "a", "deletionTimestamp": "t", "deletionGracePeriodSeconds": 30}, "spec": {}});
         let mut new = json!({"metadata": {"name": "a"}, "spec": {}});
         prepare_update(&pods, &mut new, &old);
         assert_eq!(new["metadata"]["deletionTimestamp"], "t");
@@ -306,7 +308,9 @@ mod tests {
         assert_eq!(qos_class(&with(json!({}))), "BestEffort");
         assert_eq!(qos_class(&with(json!({"limits": {"cpu": "1", "memory": "1Gi"}}))), "Guaranteed");
         assert_eq!(
-            qos_class(&with(json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}}))),
+            qos_class(&with(
+                json!({"limits": {"cpu": "1", "memory": "1Gi"}, "requests": {"cpu": "500m", "memory": "1Gi"}})
+            )),
             "Burstable"
         );
         assert_eq!(qos_class(&with(json!({"requests": {"cpu": "1"}}))), "Burstable");

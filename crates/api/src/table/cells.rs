@@ -33,7 +33,13 @@ pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Va
         ("coordination.k8s.io", "Lease") => vec![name, at(item, "/spec/holderIdentity").into(), age],
         ("policy", "PodDisruptionBudget") => {
             let bound = |field: &str| scalar(&item["spec"][field]).unwrap_or_else(|| "N/A".into()).into();
-            vec![name, bound("minAvailable"), bound("maxUnavailable"), number(item, "/status/disruptionsAllowed").into(), age]
+            vec![
+                name,
+                bound("minAvailable"),
+                bound("maxUnavailable"),
+                number(item, "/status/disruptionsAllowed").into(),
+                age,
+            ]
         }
         ("rbac.authorization.k8s.io", "RoleBinding" | "ClusterRoleBinding") => binding(item, age),
         ("node.k8s.io", "RuntimeClass") => vec![name, at(item, "/handler").into(), age],
@@ -136,7 +142,9 @@ fn endpoints(item: &Value) -> String {
         }
         for port in ports {
             let port = number(port, "/port");
-            all.extend(addresses().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }));
+            all.extend(
+                addresses().map(|ip| if ip.contains(':') { format!("[{ip}]:{port}") } else { format!("{ip}:{port}") }),
+            );
         }
     }
     abridged(&all, NONE)
@@ -211,7 +219,8 @@ fn volume(item: &Value, age: Value) -> Vec<Value> {
 
 fn storage_class(item: &Value, age: Value) -> Vec<Value> {
     let flag = |name: &str| item["metadata"]["annotations"][name] == "true";
-    let default = flag("storageclass.kubernetes.io/is-default-class") || flag("storageclass.beta.kubernetes.io/is-default-class");
+    let default =
+        flag("storageclass.kubernetes.io/is-default-class") || flag("storageclass.beta.kubernetes.io/is-default-class");
     let name = at(item, "/metadata/name");
     vec![
         if default { format!("{name} (default)") } else { name.to_owned() }.into(),

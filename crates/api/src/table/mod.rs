@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use serde_json::{Map, Value, json};
 
 use crate::resource::Resource;
-use crate::status::quote;
 use crate::status::Status;
+use crate::status::quote;
 
 pub use columns::columns;
 pub use text::human_duration;
@@ -162,7 +162,8 @@ mod tests {
             cells("", "persistentvolumes", &volume),
             json!(["v", "5Gi", "RWO,ROX", "Retain", "Pending", "ns/c", "", "<unset>", "", "5m", "Filesystem"])
         );
-        let budget = json!({"metadata": named("b"), "spec": {"minAvailable": "50%"}, "status": {"disruptionsAllowed": 0}});
+        let budget =
+            json!({"metadata": named("b"), "spec": {"minAvailable": "50%"}, "status": {"disruptionsAllowed": 0}});
         assert_eq!(cells("policy", "poddisruptionbudgets", &budget), json!(["b", "50%", "N/A", 0, "5m"]));
         let event = json!({"metadata": named("ev"), "involvedObject": {"kind": "Pod", "name": "p"}, "reason": "R",
             "message": " m ", "type": "Warning", "count": 3, "lastTimestamp": "2024-01-01T00:59:00Z"});
@@ -170,13 +171,11 @@ mod tests {
             cells("", "events", &event),
             json!(["60s", "Warning", "R", "pod/p", "", "", "m", "<unknown>", 3, "ev"])
         );
-        let endpoints = json!({"metadata": named("e"), "subsets": [{"addresses": [{"ip": "10.1.1.1"}], "ports": [{"port": 80}]}]});
+        let endpoints =
+            json!({"metadata": named("e"), "subsets": [{"addresses": [{"ip": "10.1.1.1"}], "ports": [{"port": 80}]}]});
         assert_eq!(cells("", "endpoints", &endpoints), json!(["e", "10.1.1.1:80", "5m"]));
         let role = json!({"metadata": named("r")});
-        assert_eq!(
-            cells("rbac.authorization.k8s.io", "roles", &role),
-            json!(["r", "2024-01-01T00:55:00Z"])
-        );
+        assert_eq!(cells("rbac.authorization.k8s.io", "roles", &role), json!(["r", "2024-01-01T00:55:00Z"]));
     }
 
     #[test]

@@ -59,9 +59,8 @@ impl Summary {
 /// Walks through the pod's state as its life goes: scheduling, init containers, containers, end.
 fn summarize(pod: &Value) -> Summary {
     let phase = at(pod, "/status/phase");
-    let gated = list(pod, "/status/conditions")
-        .iter()
-        .any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated");
+    let gated =
+        list(pod, "/status/conditions").iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated");
     let reason = if gated { "SchedulingGated" } else { or(at(pod, "/status/reason"), phase) };
     let sidecars = list(pod, "/spec/initContainers").iter().filter(|c| c["restartPolicy"] == "Always").count();
     let total = list(pod, "/spec/containers").len() + sidecars;
@@ -189,7 +188,10 @@ mod tests {
                     "containerStatuses": [{"name": "a", "state": {"waiting": {"reason": "PodInitializing"}}}]}})
         };
         assert_eq!(shown(&init(json!({"running": {}})))[1], "Init:1/2");
-        assert_eq!(shown(&init(json!({"waiting": {"reason": "CrashLoopBackOff"}}))), ["0/1", "Init:CrashLoopBackOff", "2"]);
+        assert_eq!(
+            shown(&init(json!({"waiting": {"reason": "CrashLoopBackOff"}}))),
+            ["0/1", "Init:CrashLoopBackOff", "2"]
+        );
         assert_eq!(shown(&init(json!({"terminated": {"exitCode": 3}})))[1], "Init:ExitCode:3");
         assert_eq!(shown(&init(json!({"terminated": {"exitCode": 137, "signal": 9}})))[1], "Init:Signal:9");
         assert_eq!(shown(&init(json!({"terminated": {"exitCode": 1, "reason": "Error"}})))[1], "Init:Error");

@@ -318,8 +318,15 @@ fn security_context(context: &At<'_>, out: &mut Errors) {
         if context.field("privileged").value == true {
             out.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `privileged` to true"));
         }
-        if context.field("capabilities").field("add").items().any(|c| c.text() == "SYS_ADMIN" || c.text() == "CAP_SYS_ADMIN") {
-            out.push(context.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"));
+        if context
+            .field("capabilities")
+            .field("add")
+            .items()
+            .any(|c| c.text() == "SYS_ADMIN" || c.text() == "CAP_SYS_ADMIN")
+        {
+            out.push(
+                context.invalid("cannot set `allowPrivilegeEscalation` to false and `capabilities.Add` CAP_SYS_ADMIN"),
+            );
         }
     }
 }

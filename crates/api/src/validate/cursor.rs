@@ -107,7 +107,9 @@ impl<'a> At<'a> {
 
     /// Findings for every sentence of a name check.
     pub(super) fn check(&self, check: impl Fn(&str) -> Vec<String>, out: &mut Errors) {
-        out.extend(check(self.text()).into_iter().map(|sentence| FieldError::invalid(&self.path, self.text(), sentence)));
+        out.extend(
+            check(self.text()).into_iter().map(|sentence| FieldError::invalid(&self.path, self.text(), sentence)),
+        );
     }
 
     /// [`Self::check`], and a finding if there is no text.

@@ -56,12 +56,8 @@ fn common(metadata: &At<'_>, out: &mut Errors) {
 pub(super) fn update(new: &At<'_>, old: &Value, out: &mut Errors) {
     if !old["deletionTimestamp"].is_null() {
         let known = old["finalizers"].as_array().map_or(&[][..], Vec::as_slice);
-        let added: Vec<&str> = new
-            .field("finalizers")
-            .items()
-            .filter(|f| !known.contains(f.value))
-            .map(|f| f.text())
-            .collect();
+        let added: Vec<&str> =
+            new.field("finalizers").items().filter(|f| !known.contains(f.value)).map(|f| f.text()).collect();
         if !added.is_empty() {
             let detail = format!(
                 "no new finalizers can be added if the object is being deleted, found new finalizers {}",
@@ -115,7 +111,11 @@ fn owners(owners: &At<'_>, out: &mut Errors) {
         let part = |name: &str| owner.field(name).named(format!("{}.{name}", owners.path));
         let version = part("apiVersion").text().rsplit('/').next().unwrap_or("");
         if version.is_empty() {
-            out.push(FieldError::invalid(part("apiVersion").path, part("apiVersion").text(), "version must not be empty"));
+            out.push(FieldError::invalid(
+                part("apiVersion").path,
+                part("apiVersion").text(),
+                "version must not be empty",
+            ));
         }
         for field in ["kind", "name", "uid"] {
             if part(field).text().is_empty() {

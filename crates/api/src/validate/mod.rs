@@ -188,11 +188,16 @@ mod tests {
     #[test]
     fn update_strategies_are_checked() {
         let (sets, old) = set();
-        let with = |rolling: Value| changed(&sets, &old, "/spec/updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": rolling}));
+        let with = |rolling: Value| {
+            changed(&sets, &old, "/spec/updateStrategy", json!({"type": "RollingUpdate", "rollingUpdate": rolling}))
+        };
         assert_eq!(with(json!({"maxUnavailable": "50%"})), [""; 0]);
         let path = "spec.updateStrategy.rollingUpdate.maxUnavailable: Invalid value:";
         assert_eq!(with(json!({"maxUnavailable": 0})), [format!("{path} 0: cannot be 0")]);
-        assert_eq!(with(json!({"maxUnavailable": "101%"})), [format!("{path} \"101%\": must not be greater than 100%")]);
+        assert_eq!(
+            with(json!({"maxUnavailable": "101%"})),
+            [format!("{path} \"101%\": must not be greater than 100%")]
+        );
         assert_eq!(with(json!({"maxUnavailable": "x"})).len(), 1);
     }
 
@@ -272,7 +277,10 @@ mod tests {
     fn what_is_immutable_in_other_kinds_stays() {
         let revisions = resource("apps", "controllerrevisions");
         let old = stored(&revisions, json!({"metadata": {"name": "r"}, "data": {"a": 1}, "revision": 1}));
-        assert_eq!(changed(&revisions, &old, "/data", json!({"a": 2})), ["data: Invalid value: {\"a\":2}: field is immutable"]);
+        assert_eq!(
+            changed(&revisions, &old, "/data", json!({"a": 2})),
+            ["data: Invalid value: {\"a\":2}: field is immutable"]
+        );
         assert_eq!(changed(&revisions, &old, "/revision", json!(2)), [""; 0]);
         let maps = resource("", "configmaps");
         let old = stored(&maps, json!({"metadata": {"name": "c"}, "data": {"a": "1"}, "immutable": true}));
@@ -300,7 +308,8 @@ mod tests {
             metadata["namespace"] = "ns".into();
             create(&maps, &json!({"metadata": metadata})).iter().map(ToString::to_string).collect::<Vec<_>>()
         };
-        let owner = |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
+        let owner =
+            |name: &str| json!({"apiVersion": "v1", "kind": "Pod", "name": name, "uid": "u", "controller": true});
         assert_eq!(judge(json!({"ownerReferences": [owner("a")]})), [""; 0]);
         assert!(judge(json!({"ownerReferences": [owner("a"), owner("b")]}))[0].contains("Only one reference"));
         assert_eq!(

@@ -152,7 +152,8 @@ fn ordinary(address: &At<'_>, out: &mut Errors) {
         _ => return,
     };
     // The loopback of the other family is named after its only address.
-    let detail = if address.text() == "::1" { "may not be in the loopback range (127.0.0.0/8, ::1/128)" } else { detail };
+    let detail =
+        if address.text() == "::1" { "may not be in the loopback range (127.0.0.0/8, ::1/128)" } else { detail };
     out.push(address.invalid(detail));
 }
 

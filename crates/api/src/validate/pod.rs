@@ -107,7 +107,11 @@ fn dns_config(spec: &At<'_>, out: &mut Errors) {
     let servers = config.field("nameservers");
     if spec.field("dnsPolicy").text() == "None" && servers.len() == 0 {
         let detail = "must provide at least one DNS nameserver when `dnsPolicy` is None";
-        out.push(if config.is_set() { servers.required(detail) } else { config.required("must provide `dnsConfig` when `dnsPolicy` is None") });
+        out.push(if config.is_set() {
+            servers.required(detail)
+        } else {
+            config.required("must provide `dnsConfig` when `dnsPolicy` is None")
+        });
     }
     if servers.len() > 3 {
         out.push(servers.invalid("must not have more than 3 nameservers"));
@@ -131,7 +135,12 @@ fn toleration(toleration: &At<'_>, out: &mut Errors) {
     match operator.text() {
         "" | "Equal" => toleration.field("value").check(names::label_value, out),
         "Exists" if !toleration.field("value").text().is_empty() => {
-            out.push(toleration.field("value").named(operator.path).invalid("value must be empty when `operator` is 'Exists'"));
+            out.push(
+                toleration
+                    .field("value")
+                    .named(operator.path)
+                    .invalid("value must be empty when `operator` is 'Exists'"),
+            );
         }
         "Exists" => {}
         _ => operator.one_of(&["Equal", "Exists"], out),

@@ -7,9 +7,23 @@ use crate::status::FieldError;
 
 /// Resources without a prefix that anything may be counted in.
 const STANDARD: [&str; 17] = [
-    "cpu", "memory", "ephemeral-storage", "storage", "pods", "services", "secrets", "configmaps",
-    "persistentvolumeclaims", "replicationcontrollers", "resourcequotas", "requests.cpu", "requests.memory",
-    "requests.storage", "limits.cpu", "limits.memory", "services.nodeports",
+    "cpu",
+    "memory",
+    "ephemeral-storage",
+    "storage",
+    "pods",
+    "services",
+    "secrets",
+    "configmaps",
+    "persistentvolumeclaims",
+    "replicationcontrollers",
+    "resourcequotas",
+    "requests.cpu",
+    "requests.memory",
+    "requests.storage",
+    "limits.cpu",
+    "limits.memory",
+    "services.nodeports",
 ];
 /// Those that containers can have.
 const OF_CONTAINERS: [&str; 3] = ["cpu", "ephemeral-storage", "memory"];
@@ -24,7 +38,8 @@ pub(super) fn requirements(resources: &At<'_>, out: &mut Errors) {
         check_amount(name, &amount, out);
         check_pair(name, &amount, &limits, &requests, out);
     }
-    let any = |wanted: fn(&str) -> bool| [&limits, &requests].iter().any(|list| list.members().any(|(name, _)| wanted(name)));
+    let any =
+        |wanted: fn(&str) -> bool| [&limits, &requests].iter().any(|list| list.members().any(|(name, _)| wanted(name)));
     if any(is_huge_pages) && !any(|name| matches!(name, "cpu" | "memory")) {
         out.push(resources.forbidden("HugePages require cpu or memory"));
     }

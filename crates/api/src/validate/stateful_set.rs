@@ -92,7 +92,8 @@ fn update_strategy(strategy: &At<'_>, out: &mut Errors) {
             let unavailable = rolling.field("maxUnavailable");
             if unavailable.is_set() {
                 int_or_percent(&unavailable, out);
-                if matches!(unavailable.value, Value::Number(n) if n.as_i64() == Some(0)) || unavailable.text() == "0%" {
+                if matches!(unavailable.value, Value::Number(n) if n.as_i64() == Some(0)) || unavailable.text() == "0%"
+                {
                     out.push(unavailable.invalid("cannot be 0"));
                 }
             }

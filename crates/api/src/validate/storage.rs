@@ -12,9 +12,28 @@ const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce
 const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
 /// Sources of volumes, in the order that upstream looks for them.
 const SOURCES: [&str; 22] = [
-    "hostPath", "gcePersistentDisk", "awsElasticBlockStore", "glusterfs", "flocker", "nfs", "rbd", "quobyte", "cephfs",
-    "iscsi", "cinder", "fc", "flexVolume", "azureFile", "vsphereVolume", "photonPersistentDisk", "portworxVolume",
-    "azureDisk", "scaleIO", "local", "storageos", "csi",
+    "hostPath",
+    "gcePersistentDisk",
+    "awsElasticBlockStore",
+    "glusterfs",
+    "flocker",
+    "nfs",
+    "rbd",
+    "quobyte",
+    "cephfs",
+    "iscsi",
+    "cinder",
+    "fc",
+    "flexVolume",
+    "azureFile",
+    "vsphereVolume",
+    "photonPersistentDisk",
+    "portworxVolume",
+    "azureDisk",
+    "scaleIO",
+    "local",
+    "storageos",
+    "csi",
 ];
 
 /// A new or changed claim.
@@ -34,7 +53,8 @@ pub(super) fn claim_spec(spec: &At<'_>, out: &mut Errors) {
         out.push(modes.required("at least 1 access mode is required"));
     }
     access_modes(&modes, out);
-    let size = spec.field("resources").field("requests").field("storage").named(format!("{}.resources[storage]", spec.path));
+    let size =
+        spec.field("resources").field("requests").field("storage").named(format!("{}.resources[storage]", spec.path));
     if !size.is_set() {
         out.push(size.required(""));
     }

@@ -40,11 +40,7 @@ pub(super) struct Forwarder {
 
 impl Forwarder {
     pub(super) fn new(config: &Config) -> Self {
-        Self {
-            fixed: config.upstreams.clone(),
-            own: config.listen.clone(),
-            seats: Semaphore::new(MAX_QUERIES),
-        }
+        Self { fixed: config.upstreams.clone(), own: config.listen.clone(), seats: Semaphore::new(MAX_QUERIES) }
     }
 
     /// The first resolver's answer. Fails with REFUSED where there is no resolver, and SERVFAIL where none answers.
@@ -68,9 +64,10 @@ impl Forwarder {
 
     /// The resolvers as they are now: a laptop changes networks.
     fn servers(&self) -> Vec<SocketAddr> {
-        let named = self.fixed.clone().unwrap_or_else(|| {
-            parse_resolv_conf(&fs::read_to_string(RESOLV_CONF).unwrap_or_default())
-        });
+        let named = self
+            .fixed
+            .clone()
+            .unwrap_or_else(|| parse_resolv_conf(&fs::read_to_string(RESOLV_CONF).unwrap_or_default()));
         named.into_iter().filter(|server| !self.own.contains(server)).take(MAX_SERVERS).collect()
     }
 }
@@ -120,7 +117,8 @@ mod tests {
 
     #[test]
     fn resolv_conf_is_read() {
-        let text = "# comment\nsearch a.example\nnameserver 10.0.0.1\n nameserver\t::1 \noptions ndots:5\nnameserver x\n";
+        let text =
+            "# comment\nsearch a.example\nnameserver 10.0.0.1\n nameserver\t::1 \noptions ndots:5\nnameserver x\n";
         let servers: Vec<String> = parse_resolv_conf(text).iter().map(ToString::to_string).collect();
         assert_eq!(servers, ["10.0.0.1:53", "[::1]:53"]);
     }

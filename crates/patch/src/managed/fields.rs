@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn paths_are_readable() {
-        let all = set(json!({"f:s": {"f:l": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {"f:x": {}}}, "f:f": {"v:\"a\"": {}}}}));
+        let all =
+            set(json!({"f:s": {"f:l": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {"f:x": {}}}, "f:f": {"v:\"a\"": {}}}}));
         assert_eq!(all.paths(), [".s.f[=\"a\"]", ".s.l[port=80,protocol=\"TCP\"].x"]);
     }
 }

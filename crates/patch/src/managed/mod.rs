@@ -21,8 +21,8 @@ use std::collections::BTreeMap;
 use serde_json::{Map, Value, json};
 
 pub use fields::FieldSet;
-pub use typed::{Place, Shape, TypeSchema};
 use typed::Typed;
+pub use typed::{Place, Shape, TypeSchema};
 
 /// Most managers by update that an object carries; the oldest are merged beyond it.
 const MAX_UPDATE_MANAGERS: usize = 10;
@@ -85,7 +85,8 @@ impl Managers {
                 "Update" => Operation::Update,
                 other => return Err(Error::Managers(format!("entry {index} has the unknown operation {other:?}"))),
             };
-            let fields = value.get("fieldsV1").filter(|v| !v.is_null()).map_or(Some(FieldSet::default()), FieldSet::parse);
+            let fields =
+                value.get("fieldsV1").filter(|v| !v.is_null()).map_or(Some(FieldSet::default()), FieldSet::parse);
             let fields = fields.ok_or_else(|| Error::Managers(format!("entry {index} has malformed fieldsV1")))?;
             let time = value.get("time").and_then(Value::as_str).map(str::to_owned);
             let (name, api_version, subresource) = (text("manager"), text("apiVersion"), text("subresource"));
@@ -240,7 +241,13 @@ pub fn apply(
 
 /// Notes what a write other than an apply changed: the object was `live` and becomes `new`;
 /// neither carries `metadata.managedFields`.
-pub fn update(live: &Value, new: &Value, mut managers: Managers, writer: &Writer<'_>, schema: &dyn TypeSchema) -> Managers {
+pub fn update(
+    live: &Value,
+    new: &Value,
+    mut managers: Managers,
+    writer: &Writer<'_>,
+    schema: &dyn TypeSchema,
+) -> Managers {
     let typed = Typed { schema };
     let difference = typed.compare(Some(schema.root()), Some(live), Some(new));
     let changed = tracked(difference.added.union(&difference.modified), writer);

@@ -61,7 +61,8 @@ impl Object {
     /// Applies as `name`.
     fn apply(&mut self, name: &str, config: Value, force: bool) -> Result<(), Error> {
         let ignored = FieldSet::default();
-        let writer = Writer { manager: manager(name, Operation::Apply), now: "2021-01-01T00:00:00Z", ignored: &ignored };
+        let writer =
+            Writer { manager: manager(name, Operation::Apply), now: "2021-01-01T00:00:00Z", ignored: &ignored };
         let (value, managers) = apply(&self.value, &config, self.managers.clone(), &writer, force, &Small)?;
         (self.value, self.managers) = (value, managers);
         Ok(())
@@ -70,7 +71,8 @@ impl Object {
     /// Replaces as `name`.
     fn update(&mut self, name: &str, value: Value) {
         let ignored = FieldSet::default();
-        let writer = Writer { manager: manager(name, Operation::Update), now: "2021-01-01T00:00:00Z", ignored: &ignored };
+        let writer =
+            Writer { manager: manager(name, Operation::Update), now: "2021-01-01T00:00:00Z", ignored: &ignored };
         self.managers = update(&self.value, &value, self.managers.clone(), &writer, &Small);
         self.value = value;
     }
@@ -91,7 +93,9 @@ fn manager(name: &str, operation: Operation) -> Manager {
 #[test]
 fn an_applier_owns_what_it_names() {
     let mut object = Object::new();
-    object.apply("a", json!({"data": {"x": "1"}, "items": [{"name": "i", "v": 1}], "inner": {}, "names": ["n"]}), false).unwrap();
+    object
+        .apply("a", json!({"data": {"x": "1"}, "items": [{"name": "i", "v": 1}], "inner": {}, "names": ["n"]}), false)
+        .unwrap();
     assert_eq!(
         object.fields("a"),
         json!({"f:data": {"f:x": {}}, "f:items": {"k:{\"name\":\"i\"}": {".": {}, "f:name": {}, "f:v": {}}}, "f:inner": {}, "f:names": {"v:\"n\"": {}}})
@@ -121,7 +125,9 @@ fn force_takes_fields_over() {
 #[test]
 fn what_nobody_wants_any_more_is_removed() {
     let mut object = Object::new();
-    object.apply("a", json!({"data": {"x": "1", "y": "1"}, "items": [{"name": "i"}, {"name": "j", "v": 1}]}), false).unwrap();
+    object
+        .apply("a", json!({"data": {"x": "1", "y": "1"}, "items": [{"name": "i"}, {"name": "j", "v": 1}]}), false)
+        .unwrap();
     object.apply("b", json!({"data": {"y": "1"}, "items": [{"name": "j"}]}), false).unwrap();
     object.apply("a", json!({}), false).unwrap();
     assert_eq!(object.value, json!({"data": {"y": "1"}, "items": [{"name": "j"}]}));
@@ -145,7 +151,8 @@ fn items_keep_the_order_of_the_applier_and_others_their_place() {
     let mut object = Object::new();
     object.update("u", json!({"items": [{"name": "a"}, {"name": "b"}, {"name": "c"}]}));
     object.apply("x", json!({"items": [{"name": "c"}, {"name": "n"}, {"name": "a"}]}), false).unwrap();
-    let names: Vec<&str> = object.value["items"].as_array().unwrap().iter().filter_map(|i| i["name"].as_str()).collect();
+    let names: Vec<&str> =
+        object.value["items"].as_array().unwrap().iter().filter_map(|i| i["name"].as_str()).collect();
     assert_eq!(names, ["b", "c", "n", "a"]);
 }
 
@@ -153,14 +160,20 @@ fn items_keep_the_order_of_the_applier_and_others_their_place() {
 fn keys_have_defaults() {
     let mut object = Object::new();
     object.apply("a", json!({"ports": [{"port": 80}]}), false).unwrap();
-    assert_eq!(object.fields("a"), json!({"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}}));
+    assert_eq!(
+        object.fields("a"),
+        json!({"f:ports": {"k:{\"port\":80,\"protocol\":\"TCP\"}": {".": {}, "f:port": {}}}})
+    );
 }
 
 #[test]
 fn a_configuration_of_another_form_is_refused() {
     let refused = |config: Value| Object::new().apply("a", config, false).unwrap_err().to_string();
     assert_eq!(refused(json!({"nope": 1})), ".nope: field not declared in schema");
-    assert_eq!(refused(json!({"items": [{"v": 1}]})), ".items: element 0: associative list with keys has an element that omits key field \"name\"");
+    assert_eq!(
+        refused(json!({"items": [{"v": 1}]})),
+        ".items: element 0: associative list with keys has an element that omits key field \"name\""
+    );
     assert_eq!(
         refused(json!({"ports": [{"port": 80}, {"port": 80, "protocol": "TCP"}]})),
         ".ports: duplicate entries for key [port=80,protocol=\"TCP\"]"
@@ -197,9 +210,15 @@ fn configs() -> impl Strategy<Value = Value> {
     let names = prop::collection::btree_set("[abc]", 0..3);
     (data, items, names, any::<(bool, bool, bool)>()).prop_map(|(data, items, names, (d, i, n))| {
         let mut out = json!({});
-        if d { out["data"] = json!(data); }
-        if i { out["items"] = items.into_iter().map(|(name, v)| json!({"name": name, "v": v})).collect(); }
-        if n { out["names"] = json!(names); }
+        if d {
+            out["data"] = json!(data);
+        }
+        if i {
+            out["items"] = items.into_iter().map(|(name, v)| json!({"name": name, "v": v})).collect();
+        }
+        if n {
+            out["names"] = json!(names);
+        }
         out
     })
 }

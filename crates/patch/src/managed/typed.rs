@@ -141,7 +141,10 @@ impl Typed<'_> {
         let mut difference = Difference {
             added: FieldSet { member: old.is_none() && new.is_some(), ..FieldSet::default() },
             removed: FieldSet { member: new.is_none() && old.is_some(), ..FieldSet::default() },
-            modified: FieldSet { member: is_leaf && old.is_some() && new.is_some() && old != new, ..FieldSet::default() },
+            modified: FieldSet {
+                member: is_leaf && old.is_some() && new.is_some() && old != new,
+                ..FieldSet::default()
+            },
         };
         if is_leaf {
             return difference;
@@ -207,7 +210,8 @@ impl Typed<'_> {
     /// possible to where they stood among those that both have.
     fn merge_items(&self, shape: &Shape<'_>, old: &Items<'_>, new: &Items<'_>) -> Vec<Value> {
         let below = if let Shape::Keyed(item, _) = shape { Some(*item) } else { None };
-        let mut shared = new.iter().map(|(element, _)| element).filter(|element| item(old, element).is_some()).peekable();
+        let mut shared =
+            new.iter().map(|(element, _)| element).filter(|element| item(old, element).is_some()).peekable();
         let merged = |element: &str| self.merge(below, item(old, element), item(new, element));
         let mut done = BTreeSet::new();
         let mut out = Vec::new();
@@ -312,7 +316,9 @@ impl Typed<'_> {
                 for (key, default) in keys {
                     let found = value.get(key.as_ref()).filter(|v| !v.is_null()).or(default.as_ref());
                     let found = found.ok_or_else(|| {
-                        format!("element {index}: associative list with keys has an element that omits key field {key:?}")
+                        format!(
+                            "element {index}: associative list with keys has an element that omits key field {key:?}"
+                        )
                     })?;
                     named.insert(key.as_ref().to_owned(), found.clone());
                 }

@@ -133,9 +133,9 @@ fn retain_keys(target: &mut Map<String, Value>, patch: &mut Map<String, Value>) 
     let invalid = || malformed("invalid patch format of retainKeys");
     let list = list.as_array().ok_or_else(invalid)?;
     let names = |key: &str| list.iter().any(|name| name == key);
-    let fields = patch.iter().filter(|(key, value)| {
-        !value.is_null() && !key.starts_with(DELETE_FROM_LIST) && !key.starts_with(SET_ORDER)
-    });
+    let fields = patch
+        .iter()
+        .filter(|(key, value)| !value.is_null() && !key.starts_with(DELETE_FROM_LIST) && !key.starts_with(SET_ORDER));
     for (key, _) in fields {
         if !names(key) {
             return Err(invalid());
@@ -183,9 +183,7 @@ fn merge_ordered_lists(
             (None, None) => continue,
             (Some(old), None) => (old.clone(), old),
             (None, Some(new)) => (plain_items(new), Vec::new()),
-            (Some(old), Some(new)) => {
-                (merge_lists(name, old.clone(), new, schema, merge.as_ref(), false)?, old)
-            }
+            (Some(old), Some(new)) => (merge_lists(name, old.clone(), new, schema, merge.as_ref(), false)?, old),
         };
         let sorted = order::arrange(merged, &wanted, &before, key)?;
         target.insert(name.to_owned(), Value::Array(sorted));
@@ -254,11 +252,7 @@ fn of_objects(name: &str, old: &[Value], patch: &[Value]) -> Result<Option<bool>
 }
 
 /// Carries out `$patch` in the items of a list. Returns the old items and the patch's plain ones.
-fn carry_out_directives(
-    mut old: Vec<Value>,
-    patch: Vec<Value>,
-    key: &str,
-) -> Result<(Vec<Value>, Vec<Value>), Error> {
+fn carry_out_directives(mut old: Vec<Value>, patch: Vec<Value>, key: &str) -> Result<(Vec<Value>, Vec<Value>), Error> {
     let mut plain_ones = Vec::with_capacity(patch.len());
     let mut replace = false;
     for item in patch {

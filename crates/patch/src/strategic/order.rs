@@ -46,12 +46,7 @@ fn interleave(server_only: Vec<Value>, named: Vec<Value>, before: &[Value], key:
 }
 
 /// Checks that the patched items stand in the order that `$setElementOrder` names.
-pub(super) fn check_consistent(
-    name: &str,
-    patch: &[Value],
-    wanted: &[Value],
-    key: Option<&str>,
-) -> Result<(), Error> {
+pub(super) fn check_consistent(name: &str, patch: &[Value], wanted: &[Value], key: Option<&str>) -> Result<(), Error> {
     let mut rest = wanted.iter();
     let plain = patch.iter().filter(|item| item.get("$patch").is_none());
     for item in plain {
@@ -69,8 +64,7 @@ pub(super) fn check_consistent(
 
 /// The value that tells this item apart.
 pub(super) fn key_of<'a>(item: &'a Value, key: &str) -> Result<&'a Value, Error> {
-    item.get(key)
-        .ok_or_else(|| Error::Malformed(format!("map: {item} does not contain declared merge key: {key}")))
+    item.get(key).ok_or_else(|| Error::Malformed(format!("map: {item} does not contain declared merge key: {key}")))
 }
 
 /// Where an item stands in a list.

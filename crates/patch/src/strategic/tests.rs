@@ -50,7 +50,11 @@ fn refused(document: Value, patch: Value, text: &str) {
 
 #[test]
 fn objects_merge_and_null_deletes() {
-    merges(json!({"map": {"a": 1, "b": 2}, "x": 1}), json!({"map": {"b": null, "c": 3}}), json!({"map": {"a": 1, "c": 3}, "x": 1}));
+    merges(
+        json!({"map": {"a": 1, "b": 2}, "x": 1}),
+        json!({"map": {"b": null, "c": 3}}),
+        json!({"map": {"a": 1, "c": 3}, "x": 1}),
+    );
     merges(json!({"map": {"a": 1}}), json!({"map": null, "other": null}), json!({}));
     merges(json!({}), json!({"map": {"a": null, "b": {"c": null}}}), json!({"map": {"b": {}}}));
 }
@@ -125,7 +129,11 @@ fn retain_keys_drops_what_it_does_not_name() {
 
 #[test]
 fn scalars_are_deleted_from_a_list() {
-    merges(json!({"names": ["a", "b", "c"]}), json!({"$deleteFromPrimitiveList/names": ["b", "x"]}), json!({"names": ["a", "c"]}));
+    merges(
+        json!({"names": ["a", "b", "c"]}),
+        json!({"$deleteFromPrimitiveList/names": ["b", "x"]}),
+        json!({"names": ["a", "c"]}),
+    );
 }
 
 #[test]
@@ -135,11 +143,7 @@ fn the_named_order_holds_and_server_items_keep_their_place() {
         json!({"$setElementOrder/items": [{"name": "b"}, {"name": "a"}, {"name": "n"}], "items": [{"name": "n"}]}),
         json!({"items": [{"name": "s"}, {"name": "b"}, {"name": "a"}, {"name": "n"}]}),
     );
-    merges(
-        json!({"names": ["a", "b"]}),
-        json!({"$setElementOrder/names": ["b", "a"]}),
-        json!({"names": ["b", "a"]}),
-    );
+    merges(json!({"names": ["a", "b"]}), json!({"$setElementOrder/names": ["b", "a"]}), json!({"names": ["b", "a"]}));
     merges(
         json!({"items": [{"name": "a", "v": 1}, {"name": "b"}]}),
         json!({"$setElementOrder/items": [{"name": "b"}], "items": [{"name": "a", "$patch": "delete"}]}),
@@ -169,23 +173,34 @@ fn what_cannot_be_understood_is_refused() {
 /// Documents over the small schema.
 fn documents() -> impl Strategy<Value = Value> {
     let scalar = prop_oneof![Just(Value::Null), any::<bool>().prop_map(Value::from), "[ab]".prop_map(Value::from)];
-    scalar.prop_recursive(3, 32, 4, |inner| {
-        let item = ("[abc]", inner.clone()).prop_map(|(name, v)| json!({"name": name, "map": v}));
-        let items = prop::collection::btree_map("[abc]", item, 0..4).prop_map(|m| {
-            m.into_iter().map(|(name, mut item)| {
-                item["name"] = name.into();
-                item
-            }).collect::<Value>()
-        });
-        let names = prop::collection::btree_set("[abc]", 0..3).prop_map(|s| s.into_iter().map(Value::from).collect::<Value>());
-        (items, names, inner, any::<(bool, bool, bool)>()).prop_map(|(items, names, map, (i, n, m))| {
-            let mut object = serde_json::Map::new();
-            if i { object.insert("items".into(), items); }
-            if n { object.insert("names".into(), names); }
-            if m { object.insert("map".into(), map); }
-            Value::Object(object)
+    scalar
+        .prop_recursive(3, 32, 4, |inner| {
+            let item = ("[abc]", inner.clone()).prop_map(|(name, v)| json!({"name": name, "map": v}));
+            let items = prop::collection::btree_map("[abc]", item, 0..4).prop_map(|m| {
+                m.into_iter()
+                    .map(|(name, mut item)| {
+                        item["name"] = name.into();
+                        item
+                    })
+                    .collect::<Value>()
+            });
+            let names = prop::collection::btree_set("[abc]", 0..3)
+                .prop_map(|s| s.into_iter().map(Value::from).collect::<Value>());
+            (items, names, inner, any::<(bool, bool, bool)>()).prop_map(|(items, names, map, (i, n, m))| {
+                let mut object = serde_json::Map::new();
+                if i {
+                    object.insert("items".into(), items);
+                }
+                if n {
+                    object.insert("names".into(), names);
+                }
+                if m {
+                    object.insert("map".into(), map);
+                }
+                Value::Object(object)
+            })
         })
-    }).prop_filter("an object", Value::is_object)
+        .prop_filter("an object", Value::is_object)
 }
 
 /// A document without its nulls, as every stored document is.

@@ -31,13 +31,7 @@ pub(super) struct Overlay<'a> {
 impl<'a> Overlay<'a> {
     /// An empty batch over a state.
     pub(super) fn new(state: &'a State) -> Self {
-        Self {
-            state,
-            slots: BTreeMap::new(),
-            records: Vec::new(),
-            revision: state.revision,
-            bytes: state.bytes,
-        }
+        Self { state, slots: BTreeMap::new(), records: Vec::new(), revision: state.revision, bytes: state.bytes }
     }
 
     /// Keys and values together, as they will be.
@@ -47,9 +41,8 @@ impl<'a> Overlay<'a> {
 
     /// Evaluates one transaction, and takes its writes in if all its comparisons hold.
     pub(super) fn apply(&mut self, txn: Txn) -> TxnOutcome {
-        let holds = |compare: &crate::Compare| {
-            self.get(&compare.key).map_or(0, |e| e.mod_revision) == compare.mod_revision
-        };
+        let holds =
+            |compare: &crate::Compare| self.get(&compare.key).map_or(0, |e| e.mod_revision) == compare.mod_revision;
         if !txn.compare.iter().all(holds) {
             let current = txn.compare.iter().map(|compare| self.get(&compare.key).cloned()).collect();
             return TxnOutcome::Failed { revision: self.revision, current };

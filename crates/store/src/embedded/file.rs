@@ -142,9 +142,8 @@ impl StoreFile {
     fn load(&self) -> Result<Loaded, Error> {
         let path = &self.path;
         let read = self.database.begin_read().map_err(|e| unreadable(path, &e))?;
-        let meta = read
-            .open_table(META)
-            .map_err(|_| unreadable(path, &"it is a database, but not a store of statefuld"))?;
+        let meta =
+            read.open_table(META).map_err(|_| unreadable(path, &"it is a database, but not a store of statefuld"))?;
         check_format(&meta, path)?;
         let identity = Identity {
             id: read_meta(&meta, "id", path)?,
@@ -158,8 +157,8 @@ impl StoreFile {
         let mut ttls = Vec::new();
         for row in data.iter().map_err(|e| unreadable(path, &e))? {
             let (key, value) = row.map_err(|e| unreadable(path, &e))?;
-            let (entry, ttl) = decode_data(key.value(), value.value())
-                .ok_or_else(|| unreadable(path, &"an entry is damaged"))?;
+            let (entry, ttl) =
+                decode_data(key.value(), value.value()).ok_or_else(|| unreadable(path, &"an entry is damaged"))?;
             if let Some(ttl) = ttl {
                 ttls.push((entry.key.clone(), ttl));
             }
@@ -240,13 +239,12 @@ fn open_database(path: &Path) -> Result<(Database, Arc<Health>), Error> {
         .map_err(|e| io_error(path, e))?;
     let backend = FileBackend::new(file).map_err(|e| unreadable(path, &e))?;
     let (disk, health) = Disk::new(backend);
-    let database = Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(disk).map_err(
-        |e| match e {
+    let database =
+        Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(disk).map_err(|e| match e {
             DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.display().to_string()),
             DatabaseError::Storage(StorageError::Io(e)) => io_error(path, e),
             other => unreadable(path, &other),
-        },
-    )?;
+        })?;
     Ok((database, health))
 }
 
@@ -258,9 +256,7 @@ fn check_format(meta: &impl ReadableTable<&'static str, &'static [u8]>, path: &P
         Some(VERSION) => Ok(()),
         Some(other) => Err(unreadable(
             path,
-            &format!(
-                "its format is {other} and this statefuld knows {VERSION} only; use the statefuld that wrote it"
-            ),
+            &format!("its format is {other} and this statefuld knows {VERSION} only; use the statefuld that wrote it"),
         )),
         None => Err(unreadable(path, &"it is not a store of statefuld")),
     }
@@ -276,11 +272,7 @@ fn read_meta<const N: usize>(
         .ok_or_else(|| unreadable(path, &format!("its {name} is missing")))
 }
 
-fn read_u64(
-    meta: &impl ReadableTable<&'static str, &'static [u8]>,
-    name: &str,
-    path: &Path,
-) -> Result<u64, Error> {
+fn read_u64(meta: &impl ReadableTable<&'static str, &'static [u8]>, name: &str, path: &Path) -> Result<u64, Error> {
     Ok(u64::from_le_bytes(read_meta(meta, name, path)?))
 }
 

@@ -70,8 +70,7 @@ impl Hub {
             return Err(Error::Compacted { asked: after, oldest: self.floor });
         }
         let from = self.history.partition_point(|record| record.revision <= after);
-        let replay: Vec<Batch> =
-            self.history.range(from..).filter_map(|record| matching(record, &prefix)).collect();
+        let replay: Vec<Batch> = self.history.range(from..).filter_map(|record| matching(record, &prefix)).collect();
         // The replay fits whole; one slot beyond the queue is kept for the parting error.
         let (sender, batches) = mpsc::channel(replay.len() + self.queue + 1);
         let mut watcher = Watcher { prefix, sender, told: after };
@@ -85,13 +84,7 @@ impl Hub {
     }
 
     /// Which revisions have to go so that `incoming` fits the bounds, and the floor that this makes.
-    pub(super) fn plan_trim(
-        &self,
-        incoming: &[Record],
-        max_count: usize,
-        max_bytes: usize,
-        compact_to: u64,
-    ) -> Trim {
+    pub(super) fn plan_trim(&self, incoming: &[Record], max_count: usize, max_bytes: usize, compact_to: u64) -> Trim {
         let mut count = self.history.len() + incoming.len();
         let mut bytes = self.history_bytes + incoming.iter().map(Record::bytes).sum::<usize>();
         let mut trim = Trim { revisions: Vec::new(), floor: self.floor.max(compact_to) };
@@ -199,8 +192,7 @@ impl Watcher {
 
 /// The part of a record that lies under `prefix`.
 fn matching(record: &Record, prefix: &Bytes) -> Option<Batch> {
-    let events: Vec<Event> =
-        record.events.iter().filter(|event| event.key.starts_with(prefix)).cloned().collect();
+    let events: Vec<Event> = record.events.iter().filter(|event| event.key.starts_with(prefix)).cloned().collect();
     (!events.is_empty()).then_some(Batch { revision: record.revision, events })
 }
 

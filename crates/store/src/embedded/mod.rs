@@ -140,11 +140,7 @@ impl Embedded {
     }
 
     /// Queues a request and waits for its answer; a writer that is gone means that the store is closed.
-    async fn ask<T>(
-        &self,
-        request: Request,
-        answer: oneshot::Receiver<Result<T, Error>>,
-    ) -> Result<T, Error> {
+    async fn ask<T>(&self, request: Request, answer: oneshot::Receiver<Result<T, Error>>) -> Result<T, Error> {
         if self.requests.send(request).is_err() {
             return Err(self.shared.closed());
         }

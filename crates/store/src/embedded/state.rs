@@ -106,9 +106,7 @@ impl State {
         self.bytes -= size_of(&chunk.remove(found));
         if chunk.is_empty() {
             self.chunks.remove(at);
-        } else if at + 1 < self.chunks.len()
-            && self.chunks[at].len() + self.chunks[at + 1].len() <= CHUNK_MERGE
-        {
+        } else if at + 1 < self.chunks.len() && self.chunks[at].len() + self.chunks[at + 1].len() <= CHUNK_MERGE {
             let upper = self.chunks.remove(at + 1);
             Arc::make_mut(&mut self.chunks[at]).extend(upper.iter().cloned());
         }

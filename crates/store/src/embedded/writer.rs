@@ -165,11 +165,7 @@ impl Writer {
                     return;
                 }
             }
-            next = if batch.len() < BATCH_MAX && bytes < BATCH_BYTES {
-                self.requests.try_recv().ok()
-            } else {
-                None
-            };
+            next = if batch.len() < BATCH_MAX && bytes < BATCH_BYTES { self.requests.try_recv().ok() } else { None };
         }
     }
 
@@ -196,12 +192,8 @@ impl Writer {
         let (slots, records) = overlay.finish();
         drop(state);
         if !records.is_empty() {
-            let trim = self.shared.lock_hub().plan_trim(
-                &records,
-                self.options.history_count,
-                self.options.history_bytes,
-                0,
-            );
+            let trim =
+                self.shared.lock_hub().plan_trim(&records, self.options.history_count, self.options.history_bytes, 0);
             match self.write(&slots, &records, &trim)? {
                 Ok(()) => self.apply(slots, records, &trim),
                 Err(error) => {
