@@ -66,7 +66,8 @@ pub struct Builder<K, P> {
     index: Index<P>,
 }
 
-type Index<P> = Option<Box<dyn Fn(&P) -> Vec<String> + Send + Sync>>;
+type IndexKeys<P> = dyn Fn(&P) -> Vec<String> + Send + Sync;
+type Index<P> = Option<Box<IndexKeys<P>>>;
 type Handler<P> = Box<dyn Fn(Option<&Arc<P>>, Option<&Arc<P>>) + Send + Sync>;
 
 struct Shared<P> {
@@ -393,7 +394,7 @@ impl<P> Store<P> {
         key: Key,
         revision: u64,
         object: Option<Arc<P>>,
-        index: Option<&(dyn Fn(&P) -> Vec<String> + Send + Sync)>,
+        index: Option<&IndexKeys<P>>,
     ) -> Option<Arc<P>> {
         let old = self.objects.remove(&key);
         for index_key in old.iter().flat_map(|e| &e.index_keys) {

@@ -216,7 +216,11 @@ fn calm(mut world: World, known: &mut HashSet<u64>) -> Result<(), String> {
         }
         let names: Vec<String> = world.pods.keys().cloned().collect();
         for name in names {
-            if world.pods[&name].pod.terminating {
+            let pod = &world.pods[&name].pod;
+            let wanted = planner::parent_and_ordinal(&name).is_some_and(|(_, n)| n < world.set.replicas);
+            // Two condemned pods that failed wait for each other in an ordered set, as upstream: somebody
+            // takes them away.
+            if pod.terminating || pod.phase == PodPhase::Failed && !wanted {
                 world.remove_pod(&name);
             } else if world.pods[&name].pod.phase != PodPhase::Failed {
                 world.make_ready(&name);
