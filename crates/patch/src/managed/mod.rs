@@ -214,12 +214,13 @@ pub fn apply(
     typed.check(root, config, "").map_err(Error::Config)?;
     let manager = &writer.manager;
     let last = last_applied(&managers, manager);
-    let wanted = tracked(typed.fields(root, config), writer);
+    let stated = typed.fields(root, config);
+    let wanted = tracked(stated.clone(), writer);
     let merged = typed.merge(root, Some(live), Some(config)).unwrap_or_default();
     // A manager that applies is the same whatever version it applies in.
     managers.entries.retain(|m, _| !is_same_applier(m, manager) || m == manager);
     managers.set(manager, wanted, writer.now);
-    let new = prune(&typed, &merged, &managers, &last).unwrap_or_else(|| json!({}));
+    let new = prune(&typed, &merged, &managers, &last, &stated).unwrap_or_else(|| json!({}));
 
     let difference = typed.compare(root, Some(live), Some(&new));
     let changed = difference.added.union(&difference.modified).without(writer.ignored);
@@ -298,8 +299,15 @@ fn is_same_applier(a: &Manager, b: &Manager) -> bool {
     a.operation == Operation::Apply && a.operation == b.operation && a.name == b.name && a.subresource == b.subresource
 }
 
-/// Removes what the manager applied last and nobody manages now.
-fn prune(typed: &Typed<'_>, merged: &Value, managers: &Managers, last: &FieldSet) -> Option<Value> {
+/// Removes what the manager applied last and nobody manages now. What the configuration states stays, also
+/// where it is not tracked: the object's name keeps its metadata in place.
+fn prune(
+    typed: &Typed<'_>,
+    merged: &Value,
+    managers: &Managers,
+    last: &FieldSet,
+    stated: &FieldSet,
+) -> Option<Value> {
     let root = Some(typed.schema.root());
     if last.is_empty() {
         return Some(merged.clone());
@@ -311,7 +319,7 @@ fn prune(typed: &Typed<'_>, merged: &Value, managers: &Managers, last: &FieldSet
     let all = fields_of(Some(merged));
     // Take away all that was applied last, then find what is gone with it that somebody manages.
     let pruned = typed.remove(root, merged, &last);
-    let managed = managers.entries.values().fold(FieldSet::default(), |all, entry| all.union(&entry.fields));
+    let managed = managers.entries.values().fold(stated.clone(), |all, entry| all.union(&entry.fields));
     let kept = fields_of(pruned.as_ref()).union(&typed.with_structs(root, &managed));
     let pruned = typed.remove(root, merged, &all.difference(&kept));
     // What nobody managed, and only went because it lay below, stays.

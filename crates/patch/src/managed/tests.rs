@@ -135,6 +135,14 @@ fn what_nobody_wants_any_more_is_removed() {
 }
 
 #[test]
+fn the_name_keeps_the_metadata_when_all_else_in_it_goes() {
+    let mut object = Object::new();
+    object.apply("one", json!({"metadata": {"name": "a", "data": {"l": "1"}}}), false).unwrap();
+    object.apply("one", json!({"metadata": {"name": "a"}}), false).unwrap();
+    assert_eq!(object.value, json!({"metadata": {"name": "a"}}));
+}
+
+#[test]
 fn updates_own_what_they_change_with_the_maps_they_add() {
     let mut object = Object::new();
     object.update("u", json!({"data": {"x": "1"}, "inner": {"v": 1}}));
