@@ -376,3 +376,58 @@ fn labels(value: &Value) -> BTreeMap<String, String> {
     let pairs = value.as_object().into_iter().flatten();
     pairs.filter_map(|(k, v)| Some((k.clone(), v.as_str()?.to_owned()))).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn view(spec: Value) -> SetView {
+        let object = json!({
+            "apiVersion": "apps/v1", "kind": "StatefulSet",
+            "metadata": {"name": "web", "namespace": "default", "uid": "u", "resourceVersion": "7"}, "spec": spec,
+        });
+        project_set(serde_json::from_value(object).expect("an object")).expect("a valid set")
+    }
+
+    fn spec(template: Value) -> Value {
+        json!({"selector": {"matchLabels": {"app": "web"}}, "template": template})
+    }
+
+    #[test]
+    fn revision_bytes_are_those_of_a_patch_with_sorted_keys_and_escaped_signs() {
+        let view = view(spec(json!({"spec": {"containers": []}, "metadata": {"annotations": {"a": "<&>\u{2028}"}}})));
+        let expected = "{\"spec\":{\"template\":{\"$patch\":\"replace\",\"metadata\":{\"annotations\":\
+                        {\"a\":\"\\u003c\\u0026\\u003e\\u2028\"}},\"spec\":{\"containers\":[]}}}}";
+        assert_eq!(std::str::from_utf8(view.set.data.bytes()), Ok(expected));
+    }
+
+    #[test]
+    fn templates_that_differ_in_nothing_but_empty_defaults_mean_the_same() {
+        let one = json!({"metadata": {"creationTimestamp": null}, "spec": {
+            "securityContext": {}, "volumes": null, "containers": [{"name": "a", "resources": {}}],
+        }});
+        let two = json!({"metadata": {}, "spec": {"containers": [{"name": "a"}]}});
+        let three = json!({"metadata": {}, "spec": {"containers": [{"name": "b"}]}});
+        let (one, two, three) = (view(spec(one)).set, view(spec(two)).set, view(spec(three)).set);
+        assert_ne!(one.data, two.data);
+        assert_eq!(one.meaning, two.meaning);
+        assert_ne!(two.meaning, three.meaning);
+    }
+
+    #[test]
+    fn what_is_absent_has_its_default() {
+        let set = view(spec(json!({}))).set;
+        assert_eq!((set.replicas, set.start, set.history_limit, set.min_ready_seconds), (1, 0, 10, 0));
+        assert_eq!(set.management, Management::OrderedReady);
+        let strategy = Strategy::RollingUpdate { partition: None, max_unavailable: Unavailable::Count(1) };
+        assert_eq!(set.strategy, strategy);
+        assert_eq!((set.when_deleted, set.when_scaled), (Retention::Retain, Retention::Retain));
+    }
+
+    #[test]
+    fn a_set_without_selector_is_left_alone() {
+        let object = json!({"metadata": {"name": "web"}, "spec": {"selector": {}, "template": {}}});
+        let refused = project_set(serde_json::from_value(object).expect("an object"));
+        assert!(matches!(refused, Err(Error::Malformed { field, .. }) if field == "spec.selector"));
+    }
+}
