@@ -226,8 +226,10 @@ impl Worker {
         let Some(now) = state.container(&container.name) else { return };
         let before = self.state.as_ref().and_then(|s| s.container(&container.name));
         let name = Some(container.name.as_str());
-        if now.state.is_running() && before.is_none_or(|b| b.id != now.id) && !self.known_run(&container.name, &now.id) {
-            if before.is_none_or(|b| b.id.is_empty()) {
+        // A run has its id before its program is executed, so the id alone does not tell that it began.
+        let ran_before = before.is_some_and(|b| b.id == now.id && b.state.is_running());
+        if now.state.is_running() && !ran_before && !self.known_run(&container.name, &now.id) {
+            if now.restart_count == 0 {
                 let image = container.image.as_deref().unwrap_or_default();
                 let message = format!("Container image \"{image}\" already present on machine");
                 self.shared.events.normal(pod, name, "Pulled", &message);

@@ -170,7 +170,6 @@ async fn e2e_a_failed_liveness_probe_restarts_the_container() {
     let events: Api<Event> = Api::default_namespaced(cluster.admin());
     until("the events are there", || async {
         let list = events.list(&ListParams::default()).await.expect("a list of events");
-        println!("{:?}", list.items.iter().map(|e| (&e.reason, &e.message)).collect::<Vec<_>>());
         let has = |reason: &str| list.items.iter().any(|e| e.reason.as_deref() == Some(reason));
         (has("Unhealthy") && has("Killing") && has("Started")).then_some(())
     })
