@@ -23,9 +23,9 @@ lint:
 fmt:
     cargo fmt --all
 
-# Long model, fault and crash runs; SOAK=n multiplies their rounds
-soak:
-    STATEFULD_SOAK="${SOAK:-20}" cargo test --workspace --lib
+# Long model and fault runs of the planner: SEEDS random histories, every history of DISTURBANCES disturbances
+soak SEEDS="20000" DISTURBANCES="3":
+    STATEFULD_SIM_SEEDS={{SEEDS}} STATEFULD_SIM_DISTURBANCES={{DISTURBANCES}} cargo test --release -p statefuld-sim -- --nocapture
 
 # Measure against the budgets
 bench:
