@@ -144,10 +144,8 @@ impl Config {
     fn fresh(data_dir: &Path) -> Result<Self, Error> {
         let tag = tag_of(data_dir);
         let host = rustix::system::uname().nodename().to_string_lossy().to_ascii_lowercase();
-        let name: String = host
-            .chars()
-            .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' })
-            .collect();
+        let name: String =
+            host.chars().map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '.' { c } else { '-' }).collect();
         let name = name.trim_matches(|c: char| !c.is_ascii_alphanumeric()).to_owned();
         let pod_cidr = Cidr { base: Ipv4Addr::from(RANGE_FIRST), prefix: 24 };
         Ok(Self {

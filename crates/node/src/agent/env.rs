@@ -185,15 +185,16 @@ mod tests {
     #[test]
     fn sources_come_in_order_and_later_ones_win() {
         let found = vars(json!({"name": "c",
-            "envFrom": [{"configMapRef": {"name": "conf"}}, {"prefix": "S_", "secretRef": {"name": "pass"}}],
-            "env": [
-                {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
-                {"name": "URL", "value": "$(HOST)/$(NAME)/$(LATER)"},
-                {"name": "LATER", "value": "x"},
-                {"name": "HOST", "value": "other"},
-                {"name": "NONE", "valueFrom": {"secretKeyRef": {"name": "pass", "key": "no", "optional": true}}}
-            ]}));
-        let pairs = [("HOST", "other"), ("S_word", "secret"), ("NAME", "web-0"), ("URL", "db/web-0/$(LATER)"), ("LATER", "x")];
+        "envFrom": [{"configMapRef": {"name": "conf"}}, {"prefix": "S_", "secretRef": {"name": "pass"}}],
+        "env": [
+            {"name": "NAME", "valueFrom": {"fieldRef": {"fieldPath": "metadata.name"}}},
+            {"name": "URL", "value": "$(HOST)/$(NAME)/$(LATER)"},
+            {"name": "LATER", "value": "x"},
+            {"name": "HOST", "value": "other"},
+            {"name": "NONE", "valueFrom": {"secretKeyRef": {"name": "pass", "key": "no", "optional": true}}}
+        ]}));
+        let pairs =
+            [("HOST", "other"), ("S_word", "secret"), ("NAME", "web-0"), ("URL", "db/web-0/$(LATER)"), ("LATER", "x")];
         assert_eq!(found, Ok(pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec()));
     }
 

@@ -66,7 +66,8 @@ pub fn resource(pod: &Pod, container: &str, selector: &ResourceFieldSelector) ->
         None => 0,
     };
     let divisor = selector.divisor.as_ref().map(|q| q.0.as_str()).filter(|t| *t != "0" && !t.is_empty()).unwrap_or("1");
-    let divisor = if cpu { quantity::millis(divisor) } else { quantity::bytes(divisor) }.filter(|d| *d > 0).unwrap_or(1);
+    let divisor =
+        if cpu { quantity::millis(divisor) } else { quantity::bytes(divisor) }.filter(|d| *d > 0).unwrap_or(1);
     Ok(amount.div_ceil(divisor).to_string())
 }
 

@@ -43,7 +43,8 @@ impl Handler {
     fn dir(&self, target: &Target) -> Result<PathBuf, Error> {
         let plain = !target.uid.is_empty() && target.uid.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
         let dir = self.config.pod_dir(&target.uid);
-        let known = plain && ShimSpec::read(&dir).is_ok_and(|s| s.namespace == target.namespace && s.name == target.pod);
+        let known =
+            plain && ShimSpec::read(&dir).is_ok_and(|s| s.namespace == target.namespace && s.name == target.pod);
         if known { Ok(dir) } else { Err(not_found(target)) }
     }
 
@@ -162,7 +163,8 @@ impl Handler {
         if state.phase != Phase::Running {
             return Err(Error::BadRequest(format!("pod {} is not running", target.pod)));
         }
-        let refused = |e| Error::BadRequest(format!("failed to connect to localhost:{port} inside pod {}: {e}", target.pod));
+        let refused =
+            |e| Error::BadRequest(format!("failed to connect to localhost:{port} inside pod {}: {e}", target.pod));
         let socket = network::connect_inside(state.shim_pid, port).await.map_err(refused)?;
         let (mut read, mut write) = socket.into_split();
         let Stream { tx, mut rx } = stream;
@@ -197,7 +199,9 @@ impl Handler {
     async fn stats(&self, stream: &Stream) -> Result<(), Error> {
         let mut pods = Vec::new();
         for entry in std::fs::read_dir(self.config.pods_dir()).into_iter().flatten().flatten() {
-            let (Ok(spec), Ok(Some(state))) = (ShimSpec::read(&entry.path()), PodState::read(&entry.path())) else { continue };
+            let (Ok(spec), Ok(Some(state))) = (ShimSpec::read(&entry.path()), PodState::read(&entry.path())) else {
+                continue;
+            };
             let containers = state.containers.iter().map(|c| json!({"name": c.name, "running": c.state.is_running()}));
             pods.push(json!({
                 "podRef": {"name": spec.name, "namespace": spec.namespace, "uid": spec.uid},
@@ -205,7 +209,8 @@ impl Handler {
                 "containers": containers.collect::<Vec<_>>(),
             }));
         }
-        let node = json!({"nodeName": self.config.node_name, "cpus": machine::cpus(), "memoryBytes": machine::memory_bytes()});
+        let node =
+            json!({"nodeName": self.config.node_name, "cpus": machine::cpus(), "memoryBytes": machine::memory_bytes()});
         let text = json!({"node": node, "pods": pods}).to_string();
         // An error means that nobody reads it any more.
         let _ = stream.tx.send(Frame::Stdout(text.into())).await;
@@ -259,7 +264,9 @@ fn which_run(target: &Target, container: &ContainerState, previous: bool) -> Res
         return Ok(container.restart_count);
     }
     let earlier = container.restart_count.checked_sub(1);
-    earlier.ok_or_else(|| Error::BadRequest(format!("previous terminated container \"{name}\" in pod \"{pod}\" not found")))
+    earlier.ok_or_else(|| {
+        Error::BadRequest(format!("previous terminated container \"{name}\" in pod \"{pod}\" not found"))
+    })
 }
 
 fn not_found(target: &Target) -> Error {

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
+use k8s_openapi::api::core::v1::Pod;
 use kube::Api;
 use kube::api::{DeleteParams, Preconditions};
-use k8s_openapi::api::core::v1::Pod;
 
 use super::follow::Patience;
 use super::translate::DEFAULT_GRACE_S;
@@ -63,10 +63,11 @@ impl Worker {
                 Err(error) => Err(error),
             };
             match asked {
-                Ok(mut changes) => match self.watch_end(shim, &mut changes, &mut end).await {
-                    Some(stopped) => return stopped,
-                    None => {}
-                },
+                Ok(mut changes) => {
+                    if let Some(stopped) = self.watch_end(shim, &mut changes, &mut end).await {
+                        return stopped;
+                    }
+                }
                 // What a dead shim left is killed with its cgroup.
                 Err(error) if patience.is_dead(&error) => return true,
                 Err(error) => tracing::warn!(pod = %self.id.name, %error, "the shim cannot be asked; trying again"),
@@ -157,7 +158,9 @@ impl Worker {
             });
             match removing.await.expect("removing does not panic") {
                 Ok(()) => break,
-                Err(error) => tracing::warn!(pod = %self.id.name, %error, "a pod's folder cannot be removed; trying again"),
+                Err(error) => {
+                    tracing::warn!(pod = %self.id.name, %error, "a pod's folder cannot be removed; trying again")
+                }
             }
             if self.pause(&mut wait).await {
                 return;
@@ -190,7 +193,9 @@ impl Worker {
                 Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {
                     match self.release_name().await {
                         Ok(()) => return,
-                        Err(error) => tracing::warn!(pod = %self.id.name, %error, "cannot release its name; trying again"),
+                        Err(error) => {
+                            tracing::warn!(pod = %self.id.name, %error, "cannot release its name; trying again")
+                        }
                     }
                 }
                 Err(error) => tracing::warn!(pod = %self.id.name, %error, "cannot report the pod gone; trying again"),

@@ -48,14 +48,8 @@ impl Reader {
     /// At the start of what is wanted.
     pub fn open(pod_logs: &Path, container: &str, restart: u32, wanted: Wanted) -> io::Result<Self> {
         let path = log::path(pod_logs, container, restart);
-        let mut reader = Self {
-            older: rotated(&path),
-            path,
-            wanted,
-            file: None,
-            pending: Vec::new(),
-            line_start: true,
-        };
+        let mut reader =
+            Self { older: rotated(&path), path, wanted, file: None, pending: Vec::new(), line_start: true };
         if let Some(tail) = reader.wanted.tail {
             reader.skip_to_tail(tail)?;
         }

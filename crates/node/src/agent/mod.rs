@@ -370,7 +370,9 @@ impl Pods {
                 self.running.remove(&uid);
                 self.named.retain(|_, named| *named != uid);
             }
-            Err(error) => tracing::error!(%error, "a pod's task failed; its pod is looked after again when the agent restarts"),
+            Err(error) => {
+                tracing::error!(%error, "a pod's task failed; its pod is looked after again when the agent restarts")
+            }
         }
     }
 

@@ -36,14 +36,24 @@ const RETRY: Duration = Duration::from_millis(500);
 pub(super) async fn run(shared: Arc<Shared>) {
     let (changes, cluster) = watch::channel(Known::default());
     let changes = Arc::new(changes);
-    let services = follow::<core::Service>(&shared, changes.clone(), |known, key, object| {
-        let value = object.and_then(|o| Service::from_json(&o));
-        set(&mut known.cluster.services, key, value);
-    }, |known| known.services = true);
-    let slices = follow::<discovery::EndpointSlice>(&shared, changes.clone(), |known, key, object| {
-        let value = object.and_then(|o| EndpointSlice::from_json(&o));
-        set(&mut known.cluster.slices, key, value);
-    }, |known| known.slices = true);
+    let services = follow::<core::Service>(
+        &shared,
+        changes.clone(),
+        |known, key, object| {
+            let value = object.and_then(|o| Service::from_json(&o));
+            set(&mut known.cluster.services, key, value);
+        },
+        |known| known.services = true,
+    );
+    let slices = follow::<discovery::EndpointSlice>(
+        &shared,
+        changes.clone(),
+        |known, key, object| {
+            let value = object.and_then(|o| EndpointSlice::from_json(&o));
+            set(&mut known.cluster.slices, key, value);
+        },
+        |known| known.slices = true,
+    );
     tokio::select! {
         () = services => {}
         () = slices => {}

@@ -104,7 +104,8 @@ async fn renew(client: &Client, config: &Config, node: &Node, ambient: &Ambient)
         Err(error) => return Err(error),
     }
     let owner = json!({"apiVersion": "v1", "kind": "Node", "name": name, "uid": node.metadata.uid});
-    let lease = json!({"metadata": {"name": name, "namespace": LEASES, "ownerReferences": [owner]}, "spec": renewal["spec"]});
+    let lease =
+        json!({"metadata": {"name": name, "namespace": LEASES, "ownerReferences": [owner]}, "spec": renewal["spec"]});
     api.create(&PostParams::default(), &typed(&lease)).await.map(drop)
 }
 

@@ -113,8 +113,11 @@ mod tests {
         }});
         let needs = Needs::of(&serde_json::from_value(pod).expect("a pod"));
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
-        let expected =
-            Needs { config_maps: set(&["m1", "m2", "m3", "m4"]), secrets: set(&["s1", "s2", "s3"]), claims: set(&["data"]) };
+        let expected = Needs {
+            config_maps: set(&["m1", "m2", "m3", "m4"]),
+            secrets: set(&["s1", "s2", "s3"]),
+            claims: set(&["data"]),
+        };
         assert_eq!(needs, expected);
     }
 }

@@ -5,8 +5,8 @@ use std::net::Ipv4Addr;
 
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
-    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting,
-    ContainerStatus, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
+    HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -217,7 +217,11 @@ fn container_id(id: &str) -> String {
 /// Upstream's rules: pending until every container ran once, then running, and over only where none will run again.
 fn phase(facts: &Facts<'_>, spec: &PodSpec, init: &[ContainerStatus], main: &[ContainerStatus]) -> &'static str {
     if is_terminal(facts.pod) {
-        return if facts.pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Failed")) { "Failed" } else { "Succeeded" };
+        return if facts.pod.status.as_ref().is_some_and(|s| s.phase.as_deref() == Some("Failed")) {
+            "Failed"
+        } else {
+            "Succeeded"
+        };
     }
     let ended = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.clone());
     let over = facts.state.is_some_and(|s| s.phase == Phase::Finished);
@@ -260,12 +264,16 @@ fn conditions(
         "Succeeded" => done("PodCompleted"),
         "Failed" => done("PodFailed"),
         _ if unready.is_empty() => (true, String::new(), String::new()),
-        _ => (false, "ContainersNotReady".to_owned(), format!("containers with unready status: [{}]", unready.join(" "))),
+        _ => {
+            (false, "ContainersNotReady".to_owned(), format!("containers with unready status: [{}]", unready.join(" ")))
+        }
     };
     let gates = open_gates(spec, old);
     let ready = match (containers_ready.0, gates.is_empty()) {
         (true, false) => {
-            let words = gates.iter().map(|g| format!("corresponding condition of pod readiness gate \"{g}\" does not exist or is not True."));
+            let words = gates.iter().map(|g| {
+                format!("corresponding condition of pod readiness gate \"{g}\" does not exist or is not True.")
+            });
             (false, "ReadinessGatesNotReady".to_owned(), words.collect::<Vec<_>>().join(", "))
         }
         _ => containers_ready.clone(),

@@ -127,7 +127,8 @@ fn a_held_pod_is_pending_with_the_reason() {
     case.hold = Some(hold);
     let status = case.build();
     assert_eq!(status.phase.as_deref(), Some("Pending"));
-    let waiting = status.container_statuses.expect("statuses")[0].state.clone().and_then(|s| s.waiting).expect("waiting");
+    let waiting =
+        status.container_statuses.expect("statuses")[0].state.clone().and_then(|s| s.waiting).expect("waiting");
     assert_eq!((waiting.reason.as_deref(), waiting.message.as_deref()), (Some("ErrImagePull"), Some("no")));
 }
 
@@ -206,5 +207,8 @@ fn a_lost_sandbox_leaves_its_restarts_and_an_unknown_end() {
     case.carried = carried;
     let c = case.build().container_statuses.expect("statuses")[0].clone();
     assert_eq!(c.restart_count, 1);
-    assert_eq!(c.last_state.and_then(|s| s.terminated).and_then(|t| t.reason).as_deref(), Some("ContainerStatusUnknown"));
+    assert_eq!(
+        c.last_state.and_then(|s| s.terminated).and_then(|t| t.reason).as_deref(),
+        Some("ContainerStatusUnknown")
+    );
 }

@@ -46,8 +46,8 @@ use super::sources::Needs;
 use super::status::{self, Carried, Facts, Health, Hold};
 use super::translate::{self, Inputs, Refusal};
 use crate::network::files::{self, NameSettings};
-use crate::shim::spec::ShimSpec;
 use crate::shim::client::ClientError;
+use crate::shim::spec::ShimSpec;
 use crate::shim::state::{Phase, PodState};
 use crate::shim::{self, Shim};
 use crate::volume::Place;
@@ -310,7 +310,8 @@ impl Worker {
             fetched = needs.fetch(&self.shared.client, &self.id.namespace) => fetched,
             () = self.shared.term.cancelled() => return Err(hold("ContainerCreating", "the agent ends".to_owned())),
         };
-        let fetched = fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
+        let fetched =
+            fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
         self.address = Some(address);
@@ -367,7 +368,8 @@ impl Worker {
         self.state = None;
         let pod = self.object();
         if hold.container.is_empty()
-            && let Some(first) = pod.as_ref().and_then(|p| p.spec.as_ref()).and_then(|s| translate::containers(s).next())
+            && let Some(first) =
+                pod.as_ref().and_then(|p| p.spec.as_ref()).and_then(|s| translate::containers(s).next())
         {
             hold.container.clone_from(&first.name);
         }
@@ -546,7 +548,8 @@ impl Preparation {
         let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| hold("FailedMount", e.to_string()))?;
         let config = &self.shared.config;
         let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let settings = NameSettings { server: config.gateway, domain: &config.cluster_domain, host_resolv: &host_resolv };
+        let settings =
+            NameSettings { server: config.gateway, domain: &config.cluster_domain, host_resolv: &host_resolv };
         let hosts = files::hosts(&self.pod, self.address, &config.cluster_domain);
         std::fs::write(self.dir.join("hosts"), hosts).map_err(failed)?;
         std::fs::write(self.dir.join("resolv.conf"), files::resolv_conf(&self.pod, &settings)).map_err(failed)?;
@@ -560,7 +563,11 @@ impl Preparation {
             incarnation: self.incarnation,
             restarts: &self.restarts,
         });
-        let spec = spec.map_err(|Refusal { container, reason, message }| Hold { container, reason: reason.to_owned(), message })?;
+        let spec = spec.map_err(|Refusal { container, reason, message }| Hold {
+            container,
+            reason: reason.to_owned(),
+            message,
+        })?;
         spec.write(&self.dir).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         let _ = std::fs::remove_file(self.dir.join(super::stop::MARK));
         Ok(())

@@ -104,12 +104,8 @@ impl Addresses {
         if next == self.pool {
             return Ok(());
         }
-        let recorded = Recorded {
-            magic: MAGIC.to_owned(),
-            version: VERSION,
-            clock: next.clock,
-            entries: next.entries.clone(),
-        };
+        let recorded =
+            Recorded { magic: MAGIC.to_owned(), version: VERSION, clock: next.clock, entries: next.entries.clone() };
         let text = serde_json::to_vec(&recorded).expect("a struct of strings always becomes JSON");
         write_durably(&self.path, &text).map_err(|source| Error::Io { path: self.path.clone(), source })?;
         self.pool = next;
@@ -131,11 +127,9 @@ impl Pool {
         }
         let free = |entry: &Entry| entry.uid.is_none();
         let own = self.entries.iter().find(|(_, e)| free(e) && e.identity == identity).map(|(a, _)| *a);
-        let address = own
-            .or_else(|| self.candidates().find(|a| !self.entries.contains_key(a)))
-            .or_else(|| {
-                self.entries.iter().filter(|(_, e)| free(e)).min_by_key(|(_, e)| e.released).map(|(a, _)| *a)
-            })?;
+        let address = own.or_else(|| self.candidates().find(|a| !self.entries.contains_key(a))).or_else(|| {
+            self.entries.iter().filter(|(_, e)| free(e)).min_by_key(|(_, e)| e.released).map(|(a, _)| *a)
+        })?;
         let entry = Entry { identity: identity.to_owned(), uid: Some(uid.to_owned()), released: 0 };
         self.entries.insert(address, entry);
         Some(address)

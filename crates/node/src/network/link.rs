@@ -157,7 +157,8 @@ pub(super) async fn connect_loopback(pid: i32, port: u16) -> std::io::Result<tok
         let connect = || {
             enter(pid)?;
             let try_one = |ip: std::net::IpAddr| std::net::TcpStream::connect_timeout(&(ip, port).into(), LIMIT);
-            try_one(Ipv4Addr::LOCALHOST.into()).or_else(|e| try_one(std::net::Ipv6Addr::LOCALHOST.into()).map_err(|_| e))
+            try_one(Ipv4Addr::LOCALHOST.into())
+                .or_else(|e| try_one(std::net::Ipv6Addr::LOCALHOST.into()).map_err(|_| e))
         };
         let _ = tell.send(connect());
     })?;

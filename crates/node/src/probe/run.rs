@@ -220,11 +220,7 @@ async fn ask_http(target: SocketAddr, get: &HTTPGetAction) -> Result<(), String>
     };
     let status = status.map_err(|e| named(&e))?;
     // A redirect counts as an answer, as upstream counts those that leave the pod.
-    if (200..400).contains(&status) {
-        Ok(())
-    } else {
-        Err(format!("HTTP probe failed with statuscode: {status}"))
-    }
+    if (200..400).contains(&status) { Ok(()) } else { Err(format!("HTTP probe failed with statuscode: {status}")) }
 }
 
 fn http_request(target: SocketAddr, path: &str, get: &HTTPGetAction) -> Result<http::Request<Empty<Bytes>>, String> {

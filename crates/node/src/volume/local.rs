@@ -44,10 +44,10 @@ impl LocalVolumes {
         let hidden = home.join(HIDDEN);
         make_folder(&hidden, 0o700).map_err(|e| Error::io("make", &hidden, e))?;
         let mark = hidden.join(format!("{folder}.epoch"));
-        if let Some(last) = read_mark(&mark)? {
-            if epoch < last {
-                return Err(Error::OldEpoch { path: path.to_path_buf(), epoch, last });
-            }
+        if let Some(last) = read_mark(&mark)?
+            && epoch < last
+        {
+            return Err(Error::OldEpoch { path: path.to_path_buf(), epoch, last });
         }
         // The record goes first: data of a new owner must never lie beside an old record.
         let text = format!("{MARK_MAGIC} {MARK_VERSION}\n{epoch}\n{uid}\n");

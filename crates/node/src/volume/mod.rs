@@ -94,7 +94,9 @@ impl Place {
         let Some((claim, volume)) = fetched.claims.get(name) else {
             return Err(Error::Payload(format!("persistentvolumeclaim \"{name}\" not found")));
         };
-        let Some(volume) = volume else { return Err(Error::Payload(format!("claim \"{name}\" is not bound to a volume yet"))) };
+        let Some(volume) = volume else {
+            return Err(Error::Payload(format!("claim \"{name}\" is not bound to a volume yet")));
+        };
         let spec = volume.spec.clone().unwrap_or_default();
         let holder = spec.claim_ref.as_ref().and_then(|c| c.uid.clone());
         if holder.is_some() && holder != claim.metadata.uid {
@@ -176,7 +178,10 @@ fn mounts_below(folder: &Path) -> Vec<PathBuf> {
 
 /// Undoes the octal escapes of mountinfo.
 fn unescape(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"].iter().zip([" ", "\t", "\n", "\\"]).fold(text.to_owned(), |t, (from, to)| t.replace(from, to))
+    ["\\040", "\\011", "\\012", "\\134"]
+        .iter()
+        .zip([" ", "\t", "\n", "\\"])
+        .fold(text.to_owned(), |t, (from, to)| t.replace(from, to))
 }
 
 fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Error> {
@@ -236,7 +241,11 @@ fn check_host_path(source: &HostPathVolumeSource) -> Result<(), Error> {
         "CharDevice" => "a character device",
         _ => "a block device",
     };
-    if fits { Ok(()) } else { Err(Error::Payload(format!("hostPath type check failed: {} is not {words}", source.path))) }
+    if fits {
+        Ok(())
+    } else {
+        Err(Error::Payload(format!("hostPath type check failed: {} is not {words}", source.path)))
+    }
 }
 
 fn fs_group(pod: &Pod) -> Option<u32> {

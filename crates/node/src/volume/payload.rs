@@ -65,7 +65,11 @@ fn of_downward(pod: &Pod, source: &DownwardAPIVolumeSource) -> Result<BTreeMap<S
     downward(pod, source.items.iter().flatten(), source.default_mode.unwrap_or(DEFAULT_MODE))
 }
 
-fn of_projected(pod: &Pod, source: &ProjectedVolumeSource, fetched: &Fetched) -> Result<BTreeMap<String, File>, String> {
+fn of_projected(
+    pod: &Pod,
+    source: &ProjectedVolumeSource,
+    fetched: &Fetched,
+) -> Result<BTreeMap<String, File>, String> {
     let mode = source.default_mode.unwrap_or(DEFAULT_MODE);
     let mut all = BTreeMap::new();
     for part in source.sources.iter().flatten() {

@@ -23,7 +23,15 @@ pub(super) fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
     for component in relative.components() {
         let Component::Normal(name) = component else { continue };
         walked.push(name);
-        let open = || rustix::fs::openat2(&root, &walked, flags, Mode::empty(), ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS);
+        let open = || {
+            rustix::fs::openat2(
+                &root,
+                &walked,
+                flags,
+                Mode::empty(),
+                ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS,
+            )
+        };
         at = match open() {
             Ok(found) => found,
             Err(rustix::io::Errno::NOENT) => {

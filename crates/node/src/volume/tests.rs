@@ -7,12 +7,7 @@ use serde_json::json;
 use super::*;
 
 fn place(dir: &Path) -> Place {
-    Place {
-        pod_dir: dir.join("pod"),
-        local: LocalVolumes::new(dir.join("volumes")),
-        epoch: 5,
-        nonce: "n1".to_owned(),
-    }
+    Place { pod_dir: dir.join("pod"), local: LocalVolumes::new(dir.join("volumes")), epoch: 5, nonce: "n1".to_owned() }
 }
 
 fn pod(spec: serde_json::Value) -> Pod {
@@ -52,7 +47,8 @@ fn claim_gives_its_folder_to_the_pods_group() {
     let local = json!({"path": dir.path().join("volumes/default/web-0-data")});
     let volume = json!({"metadata": {"name": "pv"}, "spec": {"local": local, "claimRef": {"uid": "c"}}});
     let mut fetched = Fetched::default();
-    let parsed = (serde_json::from_value(claim).expect("a claim"), Some(serde_json::from_value(volume).expect("a volume")));
+    let parsed =
+        (serde_json::from_value(claim).expect("a claim"), Some(serde_json::from_value(volume).expect("a volume")));
     fetched.claims.insert("data-web-0".into(), parsed);
     let spec = json!({"containers": [], "securityContext": {"fsGroup": 4711},
         "volumes": [{"name": "data", "persistentVolumeClaim": {"claimName": "data-web-0"}}]});
@@ -114,6 +110,7 @@ fn mounts_go_outer_first() {
     let mount = |path: &str| json!({"name": "v", "mountPath": path});
     let container = json!({"name": "c", "volumeMounts": [mount("/var/lib/db/wal"), mount("/var/lib/db")]});
     let container: Container = serde_json::from_value(container).expect("a container");
-    let targets: Vec<_> = mounts(&container, &ready, str::to_owned).expect("mounts").into_iter().map(|m| m.target).collect();
+    let targets: Vec<_> =
+        mounts(&container, &ready, str::to_owned).expect("mounts").into_iter().map(|m| m.target).collect();
     assert_eq!(targets, [Path::new("/var/lib/db"), Path::new("/var/lib/db/wal")]);
 }

@@ -51,7 +51,8 @@ impl Cluster {
         let folder = tempfile::Builder::new().prefix("statefuld-agent-test-").tempdir_in("/tmp").expect("a folder");
         let path = folder.path().join("store");
         let store = store::embedded::Embedded::open(&path, Ambient::system(), store::embedded::Options::default());
-        let api = ApiServer::start(Options::new(store.expect("a store"), Ambient::system())).await.expect("an API server");
+        let api =
+            ApiServer::start(Options::new(store.expect("a store"), Ambient::system())).await.expect("an API server");
         let wishes = Wishes { node_name: Some("node-a".to_owned()), ..Wishes::default() };
         let config = Config::choose(folder.path(), &wishes).expect("a configuration");
         let mut cluster = Self { api, config, agent: None, _folder: folder };
@@ -122,7 +123,9 @@ impl Cluster {
             wanted(&status).then_some(status)
         })
         .await;
-        found.unwrap_or_else(|| panic!("{name} never was {what}; last: {:#?}", last.lock().expect("nobody panics with it")))
+        found.unwrap_or_else(|| {
+            panic!("{name} never was {what}; last: {:#?}", last.lock().expect("nobody panics with it"))
+        })
     }
 
     /// Waits until the pod is Ready.

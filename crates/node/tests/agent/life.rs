@@ -220,8 +220,10 @@ async fn e2e_a_pod_that_cannot_start_says_why_and_starts_when_it_can() {
     let waiting = |s: &k8s_openapi::api::core::v1::PodStatus| {
         let first = s.container_statuses.as_ref().and_then(|c| c.first()).and_then(|c| c.state.clone());
         let waiting = first.and_then(|s| s.waiting);
-        waiting.is_some_and(|w| w.reason.as_deref() == Some("CreateContainerConfigError")
-            && w.message.as_deref() == Some("configmap \"late\" not found"))
+        waiting.is_some_and(|w| {
+            w.reason.as_deref() == Some("CreateContainerConfigError")
+                && w.message.as_deref() == Some("configmap \"late\" not found")
+        })
     };
     cluster.status("web-0", "waiting", waiting).await;
     let maps: Api<k8s_openapi::api::core::v1::ConfigMap> = Api::default_namespaced(cluster.admin());
