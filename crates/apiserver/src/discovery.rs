@@ -40,7 +40,11 @@ fn find(shared: &Arc<Shared>, path: &str, accept: &str, query: &Query) -> Outcom
     if let Some(answer) = health::answer(shared, path, query) {
         return Ok(Some(answer));
     }
-    let aggregated = media::accepts(accept, "application/json", &[("g", "apidiscovery.k8s.io"), ("v", "v2"), ("as", "APIGroupDiscoveryList")]);
+    let aggregated = media::accepts(
+        accept,
+        "application/json",
+        &[("g", "apidiscovery.k8s.io"), ("v", "v2"), ("as", "APIGroupDiscoveryList")],
+    );
     let segments: Vec<&str> = path.trim_start_matches('/').split('/').collect();
     Ok(Some(match segments.as_slice() {
         [""] => respond::json(200, &root(shared)),
@@ -48,8 +52,11 @@ fn find(shared: &Arc<Shared>, path: &str, accept: &str, query: &Query) -> Outcom
         ["metrics"] => respond::raw(200, "text/plain; version=0.0.4; charset=utf-8", shared.metrics.text()),
         ["api"] if aggregated => aggregate(shared, true),
         ["apis"] if aggregated => aggregate(shared, false),
-        ["api"] => respond::json(200, &json!({"kind": "APIVersions", "versions": ["v1"],
-            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}]})),
+        ["api"] => respond::json(
+            200,
+            &json!({"kind": "APIVersions", "versions": ["v1"],
+            "serverAddressByClientCIDRs": [{"clientCIDR": "0.0.0.0/0", "serverAddress": ""}]}),
+        ),
         ["apis"] => {
             let groups: Vec<Value> = groups(shared).iter().map(|(g, versions)| group_value(g, versions)).collect();
             respond::json(200, &json!({"kind": "APIGroupList", "apiVersion": "v1", "groups": groups}))
@@ -213,8 +220,7 @@ fn storage_hash(resource: &Resource) -> String {
 
 /// All groups in one document: the core group, or all others.
 fn aggregate(shared: &Shared, core: bool) -> Response<Body> {
-    let groups =
-        if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(shared) };
+    let groups = if core { vec![(String::new(), vec!["v1".to_owned()])] } else { groups(shared) };
     let items: Vec<Value> = groups
         .iter()
         .map(|(group, versions)| {
@@ -223,13 +229,8 @@ fn aggregate(shared: &Shared, core: bool) -> Response<Body> {
             json!({"metadata": metadata, "versions": versions})
         })
         .collect();
-    let list =
-        json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    respond::raw(
-        200,
-        "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList",
-        list.to_string(),
-    )
+    let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
+    respond::raw(200, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", list.to_string())
 }
 
 /// One version of a group in the aggregated document.

@@ -65,7 +65,8 @@ impl Call {
             "Object" => IncludeObject::Object,
             other => {
                 let why = "must be 'Metadata', 'Object', 'None', or empty";
-                let text = format!("Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: {why}");
+                let text =
+                    format!("Unable to convert to Table as requested: includeObject: Invalid value: {other:?}: {why}");
                 return Err(Box::new(Status::bad_request(text)));
             }
         };
@@ -216,7 +217,8 @@ fn find(shared: &Shared, target: &Target) -> Outcome<Arc<Resource>> {
         shared.registry.find(&target.group, &target.version, &target.plural).ok_or_else(|| unserved(target))?;
     let named = !target.name.is_empty();
     // A namespace can be left out only where all namespaces are meant.
-    let well_placed = if resource.namespaced { !(named && target.namespace.is_empty()) } else { target.namespace.is_empty() };
+    let well_placed =
+        if resource.namespaced { !(named && target.namespace.is_empty()) } else { target.namespace.is_empty() };
     if !well_placed || !target.rest.is_empty() {
         return Err(none());
     }
@@ -247,7 +249,11 @@ fn allowed(resource: &Resource, target: &Target, verb: &str, method: &Method) ->
     if target.subresource.is_empty() {
         let everywhere = resource.namespaced && target.namespace.is_empty();
         let offered = resource.allows(verb) && !is_fixed(resource, verb);
-        return if offered && !(everywhere && matches!(verb, "create" | "deletecollection")) { Ok(()) } else { Err(no()) };
+        return if offered && !(everywhere && matches!(verb, "create" | "deletecollection")) {
+            Ok(())
+        } else {
+            Err(no())
+        };
     }
     let offered = |s: &Subresource| s.verbs.iter().any(|v| v == verb);
     match resource.subresource(&target.subresource) {

@@ -41,7 +41,9 @@ impl Wanted {
             }
             (Some(true), false) => {
                 let kind = &resource.kind;
-                format!("you requested PartialObjectMetadataList, but the requested object is not a list (*core.{kind})")
+                format!(
+                    "you requested PartialObjectMetadataList, but the requested object is not a list (*core.{kind})"
+                )
             }
             _ => return Ok(()),
         };
@@ -141,7 +143,9 @@ mod tests {
         assert_eq!(shape("application/vnd.kubernetes.protobuf,application/json"), Some(Shape::Object));
         assert_eq!(shape("application/vnd.kubernetes.protobuf"), None);
         assert_eq!(
-            shape("application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"),
+            shape(
+                "application/vnd.kubernetes.protobuf;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1,application/json"
+            ),
             Some(Shape::Metadata)
         );
     }

@@ -116,7 +116,10 @@ mod tests {
             ("/api/v1/namespaces/a/finalize", "|v1|namespaces||a|finalize"),
             ("/apis/apps/v1/namespaces/a/statefulsets/b/scale", "apps|v1|statefulsets|a|b|scale"),
             ("/api/v1/watch/namespaces/a/pods", "|v1|pods|a|||watch"),
-            ("/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode", "rbac.authorization.k8s.io|v1|clusterroles||system:node|"),
+            (
+                "/apis/rbac.authorization.k8s.io/v1/clusterroles/system%3Anode",
+                "rbac.authorization.k8s.io|v1|clusterroles||system:node|",
+            ),
             ("/api", "doc /api"),
             ("/apis/apps/v1/", "doc /apis/apps/v1"),
             ("/healthz/etcd", "doc /healthz/etcd"),

@@ -97,11 +97,7 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (parts, body) = request.into_parts();
-    let gate = if parts.method == Method::GET || parts.method == Method::HEAD {
-        &shared.reads
-    } else {
-        &shared.writes
-    };
+    let gate = if parts.method == Method::GET || parts.method == Method::HEAD { &shared.reads } else { &shared.writes };
     let Ok(_permit) = gate.clone().try_acquire_owned() else {
         return respond::too_busy();
     };
@@ -138,9 +134,7 @@ where
     }
     match Limited::new(body, limit).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) if error.is::<LengthLimitError>() => {
-            Err(Box::new(Status::too_large(format!("limit is {limit}"))))
-        }
+        Err(error) if error.is::<LengthLimitError>() => Err(Box::new(Status::too_large(format!("limit is {limit}")))),
         Err(error) => Err(Box::new(Status::bad_request(format!("the body could not be read: {error}")))),
     }
 }

@@ -2,9 +2,9 @@
 
 mod support;
 
-use statefuld_apiserver::auth::Identity;
 use http::Method;
 use serde_json::{Value, json};
+use statefuld_apiserver::auth::Identity;
 use support::{Server, pod};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";

@@ -74,15 +74,19 @@ async fn patches_of_three_notations_are_applied() {
 async fn what_a_manager_wants_is_applied_and_conflicts_are_told() {
     let server = Server::start().await;
     let media = [("content-type", "application/apply-patch+yaml")];
-    let want = |value: &str| {
-        json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}})
-    };
+    let want =
+        |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
     let apply = async |manager: &str, value: &str, force: bool| {
         let path = format!("{MAPS}/a?fieldManager={manager}&force={force}");
         server.ask_as(support::admin(), Method::PATCH, &path, &media, Some(want(value))).await
     };
     let created = apply("one", "1", false).await;
-    assert_eq!((created.code, &created.body["metadata"]["managedFields"][0]["manager"]), (201, &json!("one")), "{}", created.body);
+    assert_eq!(
+        (created.code, &created.body["metadata"]["managedFields"][0]["manager"]),
+        (201, &json!("one")),
+        "{}",
+        created.body
+    );
     let same = apply("one", "1", false).await;
     assert_eq!(same.body["metadata"]["resourceVersion"], created.body["metadata"]["resourceVersion"]);
     let conflict = apply("two", "2", false).await;

@@ -146,7 +146,8 @@ async fn a_pod_leaves_the_unbound_when_it_is_bound() {
 async fn initial_events_end_with_a_marked_bookmark() {
     let server = Server::start().await;
     server.create(MAPS, config_map("a", "1")).await;
-    let path = format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
+    let path =
+        format!("{MAPS}?watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true");
     let mut lines = Lines::open(&server, &path).await;
     // The server's own first config maps, if there are any, come as well.
     let mut seen = Vec::new();
@@ -177,7 +178,11 @@ async fn a_watch_from_before_all_memory_is_told_so() {
         server.create(MAPS, config_map(&format!("m{n}"), "1")).await;
     }
     // The memory of one kind is bounded; a version of another store is older than all of it.
-    let newest = server.ask(Method::GET, MAPS, None).await.body["metadata"]["resourceVersion"].as_str().unwrap().parse::<u64>().unwrap();
+    let newest = server.ask(Method::GET, MAPS, None).await.body["metadata"]["resourceVersion"]
+        .as_str()
+        .unwrap()
+        .parse::<u64>()
+        .unwrap();
     store::Store::compact(&*server.store, newest).await.unwrap();
     let Server { api, store, folder } = server;
     drop(api);

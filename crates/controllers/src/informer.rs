@@ -389,13 +389,7 @@ where
 }
 
 impl<P> Store<P> {
-    fn set(
-        &mut self,
-        key: Key,
-        revision: u64,
-        object: Option<Arc<P>>,
-        index: Option<&IndexKeys<P>>,
-    ) -> Option<Arc<P>> {
+    fn set(&mut self, key: Key, revision: u64, object: Option<Arc<P>>, index: Option<&IndexKeys<P>>) -> Option<Arc<P>> {
         let old = self.objects.remove(&key);
         for index_key in old.iter().flat_map(|e| &e.index_keys) {
             if let Some(keys) = self.index.get_mut(index_key) {

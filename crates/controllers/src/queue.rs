@@ -72,12 +72,8 @@ impl<K: Clone + Eq + Hash + Ord + Send + 'static> Queue<K> {
             soonest: HashMap::new(),
             failures: HashMap::new(),
         };
-        let shared = Shared {
-            state: Mutex::new(state),
-            changed: Notify::new(),
-            term: term.clone(),
-            ambient: ambient.clone(),
-        };
+        let shared =
+            Shared { state: Mutex::new(state), changed: Notify::new(), term: term.clone(), ambient: ambient.clone() };
         Self { shared: Arc::new(shared) }
     }
 
@@ -265,7 +261,14 @@ mod tests {
     #[tokio::test]
     async fn the_end_of_the_term_wakes_every_worker() {
         let (queue, term) = queue();
-        let workers: Vec<_> = (0..3).map(|_| tokio::spawn({ let q = queue.clone(); async move { q.next().await } })).collect();
+        let workers: Vec<_> = (0..3)
+            .map(|_| {
+                tokio::spawn({
+                    let q = queue.clone();
+                    async move { q.next().await }
+                })
+            })
+            .collect();
         term.end();
         for worker in workers {
             assert_eq!(worker.await.expect("workers do not panic"), None);

@@ -177,7 +177,8 @@ impl Scheduler {
         if let Some(volume) = volume {
             let phase = found.status.as_ref().and_then(|status| status.phase.as_deref());
             let annotations = found.metadata.annotations.as_ref();
-            if let Some(selected) = annotations.and_then(|a| a.get(SELECTED_NODE)).filter(|_| phase == Some("Pending")) {
+            if let Some(selected) = annotations.and_then(|a| a.get(SELECTED_NODE)).filter(|_| phase == Some("Pending"))
+            {
                 // Being bound where it was asked for: nothing to tell anybody, the change comes.
                 return ClaimState::Delayed { claim: claim.to_owned(), selected: Some(selected.clone()) };
             }

@@ -30,7 +30,8 @@ pub(crate) fn is_stale(set: &Set, claim: &Claim, pod: &str, uid: Option<&str>) -
 /// if it exists; `condemned` says that its ordinal is not wanted.
 pub(crate) fn change(set: &Set, claim: &Claim, pod: &str, uid: Option<&str>, condemned: bool) -> Option<Change> {
     // Owned by a namesake that is gone: the garbage collector is on its way, hands off.
-    if has_stale(claim, &set.api_version, &set.kind, &set.name, Some(&set.uid)) || has_stale(claim, "v1", "Pod", pod, uid)
+    if has_stale(claim, &set.api_version, &set.kind, &set.name, Some(&set.uid))
+        || has_stale(claim, "v1", "Pod", pod, uid)
     {
         return None;
     }

@@ -210,8 +210,7 @@ impl ExecState {
     fn begin(&mut self) {
         let prologue = &self.plan.prologue;
         if prologue.is_empty() {
-            self.stage =
-                Stage::Phase(Run { phase: 0, next: 0, batch: 1, failed: false, tasks: BTreeMap::new() });
+            self.stage = Stage::Phase(Run { phase: 0, next: 0, batch: 1, failed: false, tasks: BTreeMap::new() });
             return;
         }
         self.prologues += 1;
@@ -463,7 +462,8 @@ impl ExecState {
         run.failed = true;
         self.stale |= progress.stale;
         let Some(first) = progress.errors.first() else { return };
-        let errors = if progress.errors.len() == 1 { first.clone() } else { format!("[{}]", progress.errors.join(", ")) };
+        let errors =
+            if progress.errors.len() == 1 { first.clone() } else { format!("[{}]", progress.errors.join(", ")) };
         // Its claims kept the pod from being made: told as the pod's failure too.
         if let Some(Act::CreatePod { name, .. }) = task.acts.get(progress.act) {
             let set = &self.observed.set;
@@ -509,11 +509,8 @@ impl ExecState {
             self.stage = Stage::Finished;
             return;
         };
-        let call = Call::DeleteRevision {
-            name: revision.name.clone(),
-            uid: revision.uid.clone(),
-            version: revision.version,
-        };
+        let call =
+            Call::DeleteRevision { name: revision.name.clone(), uid: revision.uid.clone(), version: revision.version };
         self.stage = Stage::History(next + 1);
         self.ask(Ticket::Delete, call, requests);
     }

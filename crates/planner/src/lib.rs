@@ -40,6 +40,6 @@ pub use names::{claim_name, parent_and_ordinal, pod_name, revision_hash, revisio
 pub use plan::{Phase, Plan, Prologue, RevisionAct, Task, plan};
 pub use reason::{Cause, Reason, Why};
 pub use types::{
-    Blob, Claim, Management, Member, Millis, Observed, Owner, Phase as PodPhase, Pod, Retention, Revision, Set,
-    Status, Strategy, Unavailable,
+    Blob, Claim, Management, Member, Millis, Observed, Owner, Phase as PodPhase, Pod, Retention, Revision, Set, Status,
+    Strategy, Unavailable,
 };

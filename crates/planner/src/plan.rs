@@ -313,8 +313,7 @@ impl<'a> View<'a> {
         let identity = pod.pod_name_label.as_deref() == Some(pod.name.as_str());
         let storage = self.claims(ordinal).all(|(template, claim, _)| pod.volumes.get(template) == Some(&claim));
         if !storage {
-            let more: Vec<Act> =
-                self.missing_claims(ordinal).into_iter().filter(|a| !acts.contains(a)).collect();
+            let more: Vec<Act> = self.missing_claims(ordinal).into_iter().filter(|a| !acts.contains(a)).collect();
             acts.extend(more);
         }
         for act in self.claim_owners(ordinal, &pod.name, Some(&pod.uid), false) {
@@ -406,13 +405,7 @@ impl<'a> View<'a> {
             .collect()
     }
 
-    fn claim_owners(
-        &self,
-        ordinal: i32,
-        pod: &str,
-        uid: Option<&str>,
-        condemned: bool,
-    ) -> Vec<Act> {
+    fn claim_owners(&self, ordinal: i32, pod: &str, uid: Option<&str>, condemned: bool) -> Vec<Act> {
         self.claims(ordinal)
             .filter_map(|(_, name, claim)| {
                 let claim = claim.filter(|c| !c.terminating)?;

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use statefuld_planner::{
-    Act, Answer, Blob, Call, Claim, ExecState, Failure, FailureKind, LiveSet, Management, Member, Observed, Owner, Plan,
-    Pod, PodPhase, Request, Response, Retention, Revision, Set, Status, Strategy, Unavailable, Verdict, plan, step,
+    Act, Answer, Blob, Call, Claim, ExecState, Failure, FailureKind, LiveSet, Management, Member, Observed, Owner,
+    Plan, Pod, PodPhase, Request, Response, Retention, Revision, Set, Status, Strategy, Unavailable, Verdict, plan,
+    step,
 };
 
 const OLD: &str = "web-old";
@@ -268,11 +269,9 @@ fn a_template_that_differs_in_nothing_that_matters_makes_no_revision() {
 
 #[test]
 fn the_status_counts_as_upstream_counts() {
-    let status = plan(
-        &observed(set(3), [pod(0, OLD), Pod { terminating: true, ..pod(1, NEW) }, unready(pod(2, NEW))]),
-        NOW,
-    )
-    .status;
+    let status =
+        plan(&observed(set(3), [pod(0, OLD), Pod { terminating: true, ..pod(1, NEW) }, unready(pod(2, NEW))]), NOW)
+            .status;
     assert_eq!((status.replicas, status.ready, status.available), (3, 2, 2), "terminating pods count");
     assert_eq!((status.current, status.updated), (1, 1), "and belong to no revision any more");
 }
@@ -280,12 +279,18 @@ fn the_status_counts_as_upstream_counts() {
 #[test]
 fn reasons_are_sentences() {
     let broken = Pod { detail: Some("CrashLoopBackOff".into()), ..unready(pod(0, NEW)) };
-    assert_eq!(reasons(set(2), [broken]), [
-        "web-0 is not available: it is running but not ready (CrashLoopBackOff)",
-        "web-1 is not created: web-0 is running but not ready (CrashLoopBackOff)",
-    ]);
+    assert_eq!(
+        reasons(set(2), [broken]),
+        [
+            "web-0 is not available: it is running but not ready (CrashLoopBackOff)",
+            "web-1 is not created: web-0 is running but not ready (CrashLoopBackOff)",
+        ]
+    );
     let held = Set { strategy: rolling(1, Unavailable::Count(1)), ..set(1) };
-    assert_eq!(reasons(held, [pod(0, OLD)]), ["web-0 is not updated: the partition (1) holds it at the current revision"]);
+    assert_eq!(
+        reasons(held, [pod(0, OLD)]),
+        ["web-0 is not updated: the partition (1) holds it at the current revision"]
+    );
     assert_eq!(reasons(set(1), [pod(0, NEW), pod(1, NEW), pod(2, NEW)]), ["web-1 is not deleted: web-2 goes first"]);
 }
 
@@ -336,8 +341,7 @@ fn a_revision_whose_name_is_taken_by_other_content_gets_another_name() {
 #[test]
 fn nothing_is_adopted_for_a_set_that_was_replaced_meanwhile() {
     let view = observed(set(1), [Pod { owners: Vec::new(), ..pod(0, NEW) }]);
-    let (calls, verdict, _) =
-        execute(view, |_| Answer::Set(LiveSet { uid: "another".into(), deleting: false }));
+    let (calls, verdict, _) = execute(view, |_| Answer::Set(LiveSet { uid: "another".into(), deleting: false }));
     assert_eq!(calls, [Call::GetSet]);
     assert!(matches!(verdict, Verdict::Failed(_)));
 }

@@ -79,14 +79,7 @@ fn claims_first(view: &Observed, world: &World, name: &str, ordinal: i32) -> Res
 }
 
 /// P3, P4, P5 and P6: a pod is deleted only in its turn and within the budget.
-fn deleted(
-    view: &Observed,
-    now: Millis,
-    world: &World,
-    name: &str,
-    uid: &str,
-    version: u64,
-) -> Result<(), String> {
+fn deleted(view: &Observed, now: Millis, world: &World, name: &str, uid: &str, version: u64) -> Result<(), String> {
     at_work(view)?;
     require(!uid.is_empty() && version != 0, || format!("{name} is deleted without preconditions"))?;
     let found = view.pods.iter().find(|m| m.pod.name == name && m.pod.uid == uid);
@@ -135,9 +128,8 @@ fn updated(view: &Observed, now: Millis, pod: &Pod, index: i32) -> Result<(), St
         Unavailable::Count(count) => count.max(1),
         Unavailable::Percent(percent) => (percent * set.replicas / 100).max(1),
     };
-    let up = (0..set.replicas).filter(|i| {
-        member(view, set.start + i).is_some_and(|p| available(view, p, now) && !p.terminating)
-    });
+    let up = (0..set.replicas)
+        .filter(|i| member(view, set.start + i).is_some_and(|p| available(view, p, now) && !p.terminating));
     let down = set.replicas - i32::try_from(up.count()).unwrap_or(0);
     require(down < limit, || format!("{name} is taken down with {down} of {limit} down already (P6)"))
 }

@@ -4,9 +4,7 @@
 use std::collections::{HashSet, VecDeque};
 use std::hash::{DefaultHasher, Hash, Hasher};
 
-use planner::{
-    Answer, ExecState, Failure, FailureKind, Management, Observed, PodPhase, Request, Response, step,
-};
+use planner::{Answer, ExecState, Failure, FailureKind, Management, Observed, PodPhase, Request, Response, step};
 
 use crate::run::plain_set;
 use crate::{World, check};
@@ -240,7 +238,8 @@ fn calm(mut world: World, known: &mut HashSet<u64>) -> Result<(), String> {
 fn arrived(world: &World) -> Result<(), String> {
     let set = &world.set;
     let wanted = usize::try_from(set.replicas).unwrap_or(0);
-    let right = world.pods.values().all(|p| p.pod.is_ready() && p.pod.revision.as_ref() == Some(&set.status.update_revision));
+    let right =
+        world.pods.values().all(|p| p.pod.is_ready() && p.pod.revision.as_ref() == Some(&set.status.update_revision));
     if world.pods.len() != wanted || !right {
         return Err("it is quiet, and the pods are not as the spec says".into());
     }

@@ -166,11 +166,16 @@ impl Life {
     /// The set and its pods in a few words, for a failure.
     fn summary(&self) -> String {
         let Set { replicas, start, management, strategy, deleting, .. } = &self.world.set;
-        let pods: Vec<String> = self.world.pods.values().map(|p| {
-            let pod = &p.pod;
-            let state = (pod.is_ready(), pod.terminating, p.matches, pod.controller().is_some());
-            format!("{} {:?} {state:?}", pod.name, pod.phase)
-        }).collect();
+        let pods: Vec<String> = self
+            .world
+            .pods
+            .values()
+            .map(|p| {
+                let pod = &p.pod;
+                let state = (pod.is_ready(), pod.terminating, p.matches, pod.controller().is_some());
+                format!("{} {:?} {state:?}", pod.name, pod.phase)
+            })
+            .collect();
         let plan = planner::plan(&self.world.observe(), self.world.now);
         let reasons: Vec<String> = plan.reasons.iter().map(ToString::to_string).collect();
         format!(

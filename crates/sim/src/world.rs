@@ -5,7 +5,7 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use planner::{
-    Act, Answer, Blob, Call, Claim, Failure, FailureKind, LiveSet, Member, Millis, Observed, Owner, PodPhase, Pod,
+    Act, Answer, Blob, Call, Claim, Failure, FailureKind, LiveSet, Member, Millis, Observed, Owner, Pod, PodPhase,
     Revision, Set, claim_name,
 };
 
@@ -69,16 +69,12 @@ impl World {
 
     /// Carries out a call.
     pub fn apply(&mut self, call: &Call) -> Answer {
-        self.attempt(call).unwrap_or_else(|kind| {
-            Answer::Failed(Failure { kind, message: format!("{kind:?}") })
-        })
+        self.attempt(call).unwrap_or_else(|kind| Answer::Failed(Failure { kind, message: format!("{kind:?}") }))
     }
 
     fn attempt(&mut self, call: &Call) -> Result<Answer, FailureKind> {
         match call {
-            Call::GetSet => {
-                Ok(Answer::Set(LiveSet { uid: self.set.uid.clone(), deleting: self.set.deleting }))
-            }
+            Call::GetSet => Ok(Answer::Set(LiveSet { uid: self.set.uid.clone(), deleting: self.set.deleting })),
             Call::SetPodOwners { name, uid, version, owners } => {
                 let entry = self.pods.get_mut(name).ok_or(FailureKind::NotFound)?;
                 expect(&entry.pod.uid, entry.pod.version, uid, *version)?;
@@ -204,14 +200,7 @@ impl World {
     }
 
     /// Puts a revision there.
-    pub fn put_revision(
-        &mut self,
-        name: &str,
-        uid: String,
-        number: i64,
-        data: &Blob,
-        owners: Vec<Owner>,
-    ) -> Revision {
+    pub fn put_revision(&mut self, name: &str, uid: String, number: i64, data: &Blob, owners: Vec<Owner>) -> Revision {
         let mut revision = Revision {
             name: name.to_owned(),
             uid,
@@ -251,7 +240,8 @@ impl World {
 
     /// Somebody puts the claims of a pod back that are not there.
     pub fn restore_claims(&mut self, pod: &str) {
-        let claims: Vec<String> = self.pods.get(pod).map(|p| p.pod.volumes.values().cloned().collect()).unwrap_or_default();
+        let claims: Vec<String> =
+            self.pods.get(pod).map(|p| p.pod.volumes.values().cloned().collect()).unwrap_or_default();
         for name in claims.into_iter().filter(|c| !self.claims.contains_key(c)).collect::<Vec<_>>() {
             let uid = self.uid(&name);
             let mut claim = Claim { name: name.clone(), uid, version: 0, terminating: false, owners: Vec::new() };

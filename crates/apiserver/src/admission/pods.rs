@@ -82,7 +82,9 @@ fn priority(call: &Call, name: &str, spec: &mut Map<String, Value>) -> Outcome<(
     {
         return forbidden(
             name,
-            format!("the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"),
+            format!(
+                "the integer value of priority ({given}) must not be provided in pod spec; priority admission controller computed {value} from the given PriorityClass name"
+            ),
         );
     }
     let class_text = |field: &str| class.as_ref().and_then(|c| c.get(field)).and_then(Value::as_str);

@@ -72,7 +72,13 @@ impl Cache {
                 ((r.group.clone(), r.plural.clone()), Arc::new(Shelf::new(r, observer)))
             })
             .collect();
-        let cache = Arc::new(Self { shelves, notes: RwLock::default(), revision: watch::Sender::new(0), trouble: RwLock::default(), store });
+        let cache = Arc::new(Self {
+            shelves,
+            notes: RwLock::default(),
+            revision: watch::Sender::new(0),
+            trouble: RwLock::default(),
+            store,
+        });
         let revision = cache.load().await?;
         feed::recall(&cache, revision).await;
         tokio::spawn(feed::run(cache.clone(), revision, token));

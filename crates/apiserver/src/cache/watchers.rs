@@ -120,7 +120,8 @@ impl Watchers {
         let key = change.key().clone();
         let mut scopes = vec![Scope::All, Scope::Namespace(key.namespace.clone()), Scope::Object(key)];
         // An object that moves from one value to another concerns those who watch either.
-        let mut values: Vec<&str> = [&change.current, &change.previous].into_iter().flatten().map(|o| indexed(o)).collect();
+        let mut values: Vec<&str> =
+            [&change.current, &change.previous].into_iter().flatten().map(|o| indexed(o)).collect();
         values.dedup();
         scopes.extend(values.into_iter().map(|value| Scope::Field(value.into())));
         for scope in scopes {

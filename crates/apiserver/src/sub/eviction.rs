@@ -62,7 +62,8 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Outcome<()> {
         [] => return Ok(()),
         [one] => one.clone(),
         _ => {
-            let why = "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
+            let why =
+                "This pod has more than one PodDisruptionBudget, which the eviction subresource does not support.";
             return Err(Box::new(Status::new(500, "", why)));
         }
     };

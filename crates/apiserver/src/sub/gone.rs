@@ -104,10 +104,8 @@ async fn release(shared: &Shared, identity: &Identity, target: &Target, query: &
             return Err(Box::new(Status::conflict(GROUP, "holders", &target.name, why)));
         }
         let key = holders::key(&target.namespace, &target.name);
-        let txn = Txn {
-            compare: vec![Compare { key: key.clone(), mod_revision: revision }],
-            ops: vec![Op::Delete { key }],
-        };
+        let txn =
+            Txn { compare: vec![Compare { key: key.clone(), mod_revision: revision }], ops: vec![Op::Delete { key }] };
         match shared.store.txn(txn).await.map_err(from_store)? {
             TxnOutcome::Committed { .. } => {
                 tracing::info!(

@@ -9,9 +9,9 @@ use serde_json::{Value, json};
 use crate::auth::{Attributes, Decision, Identity};
 use crate::body::Body;
 use crate::errors::Outcome;
-use crate::{media, respond};
 use crate::route::Target;
 use crate::server::Shared;
+use crate::{media, respond};
 
 /// Groups that hold nothing but reviews.
 pub(crate) const GROUPS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];

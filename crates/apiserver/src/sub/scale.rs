@@ -35,9 +35,13 @@ pub(crate) async fn write(call: Call) -> Outcome<Response<Body>> {
             patch::apply(&call, patch, &mut scale)?;
         }
         let replicas = replicas(&call, &scale)?;
-        update::precondition(&call, &json!({"metadata": {
-            "resourceVersion": text(&scale, "resourceVersion"), "uid": text(&scale, "uid"),
-        }}), &current.value)?;
+        update::precondition(
+            &call,
+            &json!({"metadata": {
+                "resourceVersion": text(&scale, "resourceVersion"), "uid": text(&scale, "uid"),
+            }}),
+            &current.value,
+        )?;
         let mut new = current.value.clone();
         new["spec"]["replicas"] = replicas.into();
         let checked = decode::check_value(&call.resource, new, FieldValidation::Ignore)?;

@@ -9,8 +9,8 @@ use serde_json::{Value, json};
 
 use super::create::{metadata, seconds, text};
 use super::options::{self, DeleteOptions, Propagation};
-use super::write::{self, Current, Extra, Step, Written};
 use super::read;
+use super::write::{self, Current, Extra, Step, Written};
 use crate::admission;
 use crate::body::Body;
 use crate::errors::Outcome;

@@ -146,8 +146,7 @@ fn dry_run_of(body: &Value) -> Outcome<bool> {
 
 /// What the two ways to say it come to.
 fn propagation(policy: Option<&str>, orphan: Option<bool>) -> Outcome<Option<Propagation>> {
-    let invalid =
-        |error: FieldError| Box::new(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
+    let invalid = |error: FieldError| Box::new(Status::invalid("meta.k8s.io", "DeleteOptions", "", vec![error]));
     match (policy, orphan) {
         (Some(policy), Some(_)) => Err(invalid(FieldError::invalid(
             "propagationPolicy",

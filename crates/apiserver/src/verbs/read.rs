@@ -108,15 +108,9 @@ fn check_match(version: &str, matching: &str, token: &str) -> Outcome<()> {
     };
     match matching {
         "" => Ok(()),
-        _ if !token.is_empty() => {
-            forbidden("resourceVersionMatch is forbidden when continue is provided")
-        }
-        _ if version.is_empty() => {
-            forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided")
-        }
-        "Exact" if version == "0" => {
-            forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"")
-        }
+        _ if !token.is_empty() => forbidden("resourceVersionMatch is forbidden when continue is provided"),
+        _ if version.is_empty() => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
+        "Exact" if version == "0" => forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
         "Exact" | "NotOlderThan" => Ok(()),
         other => {
             let error = FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]);
@@ -139,8 +133,7 @@ fn decode_token(text: &str) -> Outcome<Continue> {
 fn list_metadata(page: &Page) -> Value {
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(next) = &page.next {
-        let token =
-            Continue { v: 1, rv: page.revision, ns: next.namespace.to_string(), name: next.name.to_string() };
+        let token = Continue { v: 1, rv: page.revision, ns: next.namespace.to_string(), name: next.name.to_string() };
         let text = serde_json::to_vec(&token).expect("a token of numbers and texts is always JSON");
         metadata["continue"] = URL_SAFE_NO_PAD.encode(text).into();
         if let Some(remaining) = page.remaining {

@@ -66,8 +66,7 @@ fn fit(call: &Call, new: &mut Value) -> Outcome<()> {
         // Upstream takes the path's name for a body without one.
         metadata(new).insert("name".to_owned(), call.target.name.clone().into());
     } else if name != call.target.name {
-        let why =
-            format!("the name of the object ({name}) does not match the name on the URL ({})", call.target.name);
+        let why = format!("the name of the object ({name}) does not match the name on the URL ({})", call.target.name);
         return Err(Box::new(Status::bad_request(why)));
     }
     create::fit_namespace(call, new)
@@ -138,7 +137,9 @@ fn track(call: &Call, new: &mut Value, old: &Value) {
 /// What no update changes.
 fn keep(call: &Call, new: &mut Value, old: &Value) {
     let kept = metadata(new);
-    for field in ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"] {
+    for field in
+        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"]
+    {
         if field == "managedFields" && call.applies() {
             continue;
         }

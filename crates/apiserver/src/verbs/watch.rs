@@ -89,10 +89,16 @@ async fn start(call: &Call) -> Outcome<Start> {
         Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
     };
     if sends.is_none() && !matching.is_empty() {
-        return forbidden("resourceVersionMatch", "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided");
+        return forbidden(
+            "resourceVersionMatch",
+            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
+        );
     }
     if sends.is_some() && matching != "NotOlderThan" {
-        return forbidden("resourceVersionMatch", "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan");
+        return forbidden(
+            "resourceVersionMatch",
+            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
+        );
     }
     match (sends, version) {
         (Some(true), Some(at_least)) => call.shared.cache.wait(at_least).await?,

@@ -86,7 +86,11 @@ where
         let raw = object::stored_bytes(value);
         if dry_run {
             let taken = shared.cache.get(&call.resource.group, &call.resource.plural, &namespace, &name).is_some();
-            return Ok(if taken { Created::Taken(name) } else { Created::New(Written { raw, revision: 0, deleted: false }) });
+            return Ok(if taken {
+                Created::Taken(name)
+            } else {
+                Created::New(Written { raw, revision: 0, deleted: false })
+            });
         }
         let put = Op::Put { key: key.clone(), value: raw.clone(), ttl: ttl(call) };
         match commit(call, key, 0, put, extra).await? {

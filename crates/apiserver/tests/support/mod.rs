@@ -5,12 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambient::Ambient;
-use statefuld_apiserver::auth::Identity;
-use statefuld_apiserver::{ApiServer, Options};
 use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::Value;
+use statefuld_apiserver::auth::Identity;
+use statefuld_apiserver::{ApiServer, Options};
 use store::embedded::Embedded;
 use tower::ServiceExt;
 
@@ -41,7 +41,9 @@ impl Server {
     /// Starts one with other options.
     pub async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let store = Embedded::open(&folder.path().join("store"), Ambient::system(), store::embedded::Options::default()).unwrap();
+        let store =
+            Embedded::open(&folder.path().join("store"), Ambient::system(), store::embedded::Options::default())
+                .unwrap();
         let mut options = Options::new(store.clone(), Ambient::system());
         change(&mut options);
         let api = ApiServer::start(options).await.unwrap();
@@ -73,7 +75,8 @@ impl Server {
         }
         let body = body.map(|b| b.to_string()).unwrap_or_default();
         let request = request.body(Full::new(Bytes::from(body))).unwrap();
-        let response = tokio::time::timeout(PATIENCE, self.api.client(identity).oneshot(request)).await.unwrap().unwrap();
+        let response =
+            tokio::time::timeout(PATIENCE, self.api.client(identity).oneshot(request)).await.unwrap().unwrap();
         let (parts, body) = response.into_parts();
         let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes)

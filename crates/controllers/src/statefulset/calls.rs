@@ -1,9 +1,9 @@
 //! The planner's calls on `kube::Client`.
 
+use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
-use k8s_openapi::api::apps::v1::ControllerRevision;
 use planner::{Act, Answer, Call, Failure, FailureKind, LiveSet};
 use serde::Deserialize;
 use serde_json::{Value, json};

@@ -145,11 +145,9 @@ impl Controller {
                 .start(term, ambient),
             claims: Informer::builder(api::<PersistentVolumeClaim>(&client, namespace), |c| Some(project_claim(c)))
                 .start(term, ambient),
-            revisions: Informer::builder(api::<ControllerRevision>(&client, namespace), |r| {
-                Some(project_revision(r))
-            })
-            .index(|r| vec![owner_key(&r.namespace, r.revision.controller())])
-            .start(term, ambient),
+            revisions: Informer::builder(api::<ControllerRevision>(&client, namespace), |r| Some(project_revision(r)))
+                .index(|r| vec![owner_key(&r.namespace, r.revision.controller())])
+                .start(term, ambient),
             queue: Queue::new(term, ambient),
             recorder: Recorder::start(client.clone(), "statefulset-controller", term, ambient),
             seen: Seen::new(ambient),

@@ -182,10 +182,9 @@ fn strategy(value: &Value) -> Strategy {
     }
     let rolling = &value["rollingUpdate"];
     let max_unavailable = match &rolling["maxUnavailable"] {
-        Value::String(percent) => percent
-            .strip_suffix('%')
-            .and_then(|p| p.parse().ok())
-            .map_or(Unavailable::Count(1), Unavailable::Percent),
+        Value::String(percent) => {
+            percent.strip_suffix('%').and_then(|p| p.parse().ok()).map_or(Unavailable::Count(1), Unavailable::Percent)
+        }
         other => Unavailable::Count(int(other).unwrap_or(1)),
     };
     let partition = rolling.is_object().then(|| int(&rolling["partition"]).unwrap_or(0));
@@ -222,8 +221,7 @@ pub fn project_pod(pod: Pod) -> PodView {
     };
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True");
-    let ready_since =
-        ready.map(|c| c.last_transition_time.as_ref().map_or(0, |t| t.0.as_millisecond()));
+    let ready_since = ready.map(|c| c.last_transition_time.as_ref().map_or(0, |t| t.0.as_millisecond()));
     let waiting = status
         .init_container_statuses
         .iter()
@@ -245,10 +243,7 @@ pub fn project_pod(pod: Pod) -> PodView {
         owners: owners(&meta),
         revision: labels.get(REVISION_LABEL).cloned(),
         pod_name_label: labels.get(POD_NAME_LABEL).cloned(),
-        volumes: volumes
-            .into_iter()
-            .filter_map(|v| Some((v.name, v.persistent_volume_claim?.claim_name)))
-            .collect(),
+        volumes: volumes.into_iter().filter_map(|v| Some((v.name, v.persistent_volume_claim?.claim_name))).collect(),
         detail,
         name: meta.name.unwrap_or_default(),
     };

@@ -60,9 +60,7 @@ async fn an_update_goes_from_the_top_and_a_rollback_finds_the_old_revision() {
     let cluster = Cluster::start().await;
     cluster.create(web(2)).await;
     let first = cluster.settled("web").await.status.unwrap_or_default().current_revision;
-    let image = |tag: &str| {
-        json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": format!("sample:{tag}")}]}}}})
-    };
+    let image = |tag: &str| json!({"spec": {"template": {"spec": {"containers": [{"name": "main", "image": format!("sample:{tag}")}]}}}});
     cluster.patch("web", image("2")).await;
     let second = cluster.settled("web").await.status.unwrap_or_default().current_revision;
     assert_ne!(first, second);
@@ -167,9 +165,10 @@ async fn what_is_done_is_told_in_events() {
     cluster.create(web(1)).await;
     cluster.settled("web").await;
     let events: Api<Event> = Api::namespaced(cluster.client.clone(), cluster::NAMESPACE);
-    for expected in
-        ["create Claim data-web-0 Pod web-0 in StatefulSet web success", "create Pod web-0 in StatefulSet web successful"]
-    {
+    for expected in [
+        "create Claim data-web-0 Pod web-0 in StatefulSet web success",
+        "create Pod web-0 in StatefulSet web successful",
+    ] {
         eventually(expected, async || {
             let found = events.list(&ListParams::default()).await.expect("the API answers").items;
             found.iter().any(|e| {

@@ -240,10 +240,21 @@ impl Drop for Instance {
     }
 }
 
-/// Processes and mounts that still have to do with a data directory.
+/// Processes, mounts, interfaces and control groups that still have to do with a data directory.
 fn leftovers(data: &Path) -> Vec<String> {
     let needle = data.to_str().expect("a UTF-8 path");
     let mut found = Vec::new();
+    if let Ok(config) = fs::read_to_string(data.join("node/config.json")) {
+        let field = |name: &str| config.split(&format!("\"{name}\":")).nth(1)?.split('"').nth(1).map(str::to_owned);
+        let bridge = field("bridge").expect("the node chose a bridge");
+        if Path::new("/sys/class/net").join(&bridge).exists() {
+            found.push(format!("interface {bridge}"));
+        }
+        let group = field("cgroupRoot").expect("the node chose a control group");
+        let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path());
+        let left = hierarchies.map(|h| h.join(&group)).filter(|g| g.exists());
+        found.extend(left.map(|g| format!("control group {}", g.display())));
+    }
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
     found.extend(mounts.lines().filter(|l| l.contains(needle)).map(|l| format!("mount {l}")));
     for entry in fs::read_dir("/proc").expect("/proc").flatten() {
