@@ -96,7 +96,9 @@ impl Options {
             match name {
                 "--listen" => options.listen = value,
                 "--data" => options.data = value.into(),
-                other => return Err(SampleError::Usage(format!("unknown option {other:?}: there are --listen and --data"))),
+                other => {
+                    return Err(SampleError::Usage(format!("unknown option {other:?}: there are --listen and --data")));
+                }
             }
         }
         Ok(options)
@@ -174,7 +176,8 @@ impl Journal {
 
     /// Adds a line; it is on the disk when this returns.
     fn append(&mut self, text: &str) -> io::Result<String> {
-        let overtaken = if self.file.metadata()?.len() > self.end { self.last_foreign_writer()? } else { String::new() };
+        let overtaken =
+            if self.file.metadata()?.len() > self.end { self.last_foreign_writer()? } else { String::new() };
         let Identity { host, incarnation, epoch } = &self.identity;
         let line = format!(
             "{:.9} {text} host={host} incarnation={incarnation} epoch={epoch} writer={} seq={}{overtaken}\n",
@@ -340,7 +343,9 @@ mod tests {
         let journal = journal(dir.path(), 1);
         let lines = lines(&journal);
         assert_eq!(lines.len(), 1);
-        assert!(lines[0].starts_with("1970-01-01T00:00:00.000000000Z started host=web-0 incarnation=2 epoch=7 writer="));
+        assert!(
+            lines[0].starts_with("1970-01-01T00:00:00.000000000Z started host=web-0 incarnation=2 epoch=7 writer=")
+        );
         assert!(lines[0].ends_with("seq=0"), "{lines:?}");
     }
 
@@ -382,7 +387,8 @@ mod tests {
 
     #[test]
     fn broken_requests_are_refused() {
-        for text in ["", "GET\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n"] {
+        for text in ["", "GET\r\n\r\n", "GET / HTTP/1.1\r\nContent-Length: x\r\n\r\n", "GET / HTTP/1.1\r\nHost: x\r\n"]
+        {
             assert!(Request::read(text.as_bytes()).is_err(), "{text:?}");
         }
         let long = format!("POST /append HTTP/1.1\r\nContent-Length: {}\r\n\r\n", MAX_BYTES + 1);

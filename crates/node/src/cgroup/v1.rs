@@ -10,7 +10,15 @@ use crate::shim::spec::Limits;
 /// Devices that every container may use: null, zero, full, random, urandom, tty, ptmx and terminals.
 /// Nodes of any other may be made but not opened.
 const DEVICES: [&str; 10] = [
-    "c *:* m", "b *:* m", "c 1:3 rwm", "c 1:5 rwm", "c 1:7 rwm", "c 1:8 rwm", "c 1:9 rwm", "c 5:0 rwm", "c 5:2 rwm",
+    "c *:* m",
+    "b *:* m",
+    "c 1:3 rwm",
+    "c 1:5 rwm",
+    "c 1:7 rwm",
+    "c 1:8 rwm",
+    "c 1:9 rwm",
+    "c 5:0 rwm",
+    "c 5:2 rwm",
     "c 136:* rwm",
 ];
 
@@ -105,11 +113,18 @@ mod tests {
     #[test]
     fn limits_become_the_files_of_version_1() {
         let (dir, driver) = fake(&[
-            "memory/p/memory.limit_in_bytes", "cpu/p/cpu.cfs_period_us", "cpu/p/cpu.cfs_quota_us", "cpu/p/cpu.shares",
+            "memory/p/memory.limit_in_bytes",
+            "cpu/p/cpu.cfs_period_us",
+            "cpu/p/cpu.cfs_quota_us",
+            "cpu/p/cpu.shares",
             "pids/p/pids.max",
         ]);
         let limits = Limits {
-            memory_bytes: Some(1 << 20), cpu_quota_us: Some(50_000), cpu_shares: Some(512), pids: Some(7), cpu_period_us: None,
+            memory_bytes: Some(1 << 20),
+            cpu_quota_us: Some(50_000),
+            cpu_shares: Some(512),
+            pids: Some(7),
+            cpu_period_us: None,
         };
         assert_eq!(driver.limit(Path::new("p"), &limits), Vec::<String>::new());
         let read = |file: &str| fs::read_to_string(dir.path().join(file)).unwrap();

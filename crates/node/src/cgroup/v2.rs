@@ -117,7 +117,10 @@ mod tests {
         let path = Path::new("a/p");
         assert_eq!(driver.create(path).unwrap(), Vec::<String>::new());
         let limits = Limits {
-            memory_bytes: Some(4096), cpu_quota_us: Some(50_000), cpu_period_us: Some(20_000), cpu_shares: Some(1024),
+            memory_bytes: Some(4096),
+            cpu_quota_us: Some(50_000),
+            cpu_period_us: Some(20_000),
+            cpu_shares: Some(1024),
             pids: Some(7),
         };
         assert_eq!(driver.limit(path, &limits), Vec::<String>::new());

@@ -39,7 +39,11 @@ pub struct Granted {
 impl Granted {
     /// The default set with a container's changes, as far as `bounding` permits. The words say what was wanted and
     /// is not there; unknown names are refused, since a dropped capability with a typing error would stay.
-    pub fn new(changes: &Capabilities, privileged: bool, bounding: &[Capability]) -> Result<(Self, Vec<String>), String> {
+    pub fn new(
+        changes: &Capabilities,
+        privileged: bool,
+        bounding: &[Capability],
+    ) -> Result<(Self, Vec<String>), String> {
         let all: BTreeSet<u8> = caps::all().iter().map(|c| c.index()).collect();
         let mut set: BTreeSet<u8> = DEFAULT.iter().map(|c| c.index()).collect();
         let mut wanted = BTreeSet::new();
@@ -64,7 +68,8 @@ impl Granted {
         }
         set.extend(&wanted);
         let permitted: BTreeSet<u8> = bounding.iter().map(|c| c.index()).collect();
-        let missing = caps::all().into_iter().filter(|c| wanted.contains(&c.index()) && !permitted.contains(&c.index()));
+        let missing =
+            caps::all().into_iter().filter(|c| wanted.contains(&c.index()) && !permitted.contains(&c.index()));
         let warnings = missing.map(|c| format!("{c} is not given: this machine does not have it")).collect();
         set.retain(|c| permitted.contains(c));
         Ok((Self { set }, warnings))
@@ -95,7 +100,8 @@ fn parse(name: &str) -> Result<Option<Capability>, String> {
 /// Gives up everything that the program must not have. The last step before it is executed.
 pub(super) fn take_on(program: &Program) -> Result<(), StartFailure> {
     let granted = program.capabilities.capabilities();
-    let failed = |what: &str, error: caps::errors::CapsError| StartFailure { code: 128, message: format!("{what}: {error}") };
+    let failed =
+        |what: &str, error: caps::errors::CapsError| StartFailure { code: 128, message: format!("{what}: {error}") };
     for capability in caps::all().into_iter().filter(|c| !granted.contains(c)) {
         // Newer ones than the kernel's are not in its set, and absent ones need no dropping.
         if caps::has_cap(None, CapSet::Bounding, capability).unwrap_or(false) {

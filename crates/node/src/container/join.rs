@@ -79,7 +79,10 @@ fn enter(
     match sys::fork_sibling(&alone).during("copying the process")? {
         Forked::Child => {
             drop(pid_in);
-            let failure = match bind_to_shim(told).and_then(|()| take_stdio(stdio, &program.user)).and_then(|()| execute(program)) {
+            let failure = match bind_to_shim(told)
+                .and_then(|()| take_stdio(stdio, &program.user))
+                .and_then(|()| execute(program))
+            {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };

@@ -119,7 +119,12 @@ pub(super) fn make_target(target: &Path, folder: bool) -> io::Result<()> {
 pub(super) fn mask(target: &Path) -> io::Result<()> {
     let Ok(meta) = fs::metadata(target) else { return Ok(()) };
     if meta.is_dir() {
-        return tmpfs(target, 0o000, Some(0), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC);
+        return tmpfs(
+            target,
+            0o000,
+            Some(0),
+            MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC,
+        );
     }
     let null = copy_tree(Path::new("/dev/null"), true)?;
     attach(&null, target)

@@ -243,7 +243,8 @@ impl<'a> Builder<'a> {
         }
         for (path, mode) in scratch {
             make_folder(Path::new(path), mode)?;
-            tmpfs(Path::new(path), mode, None, MountFlags::NOSUID | MountFlags::NODEV).during(format!("mounting {path}"))?;
+            tmpfs(Path::new(path), mode, None, MountFlags::NOSUID | MountFlags::NODEV)
+                .during(format!("mounting {path}"))?;
             self.writable.push(PathBuf::from(path));
         }
         make_folder(Path::new("/run/lock"), 0o1777)
@@ -251,8 +252,10 @@ impl<'a> Builder<'a> {
 
     fn devices(&self) -> Result<(), StartFailure> {
         make_folder(Path::new("/dev"), 0o755)?;
-        tmpfs(Path::new("/dev"), 0o755, Some(64 << 10), MountFlags::NOSUID | MountFlags::NOEXEC).during("mounting /dev")?;
-        let nodes = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
+        tmpfs(Path::new("/dev"), 0o755, Some(64 << 10), MountFlags::NOSUID | MountFlags::NOEXEC)
+            .during("mounting /dev")?;
+        let nodes =
+            [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
         for (name, major, minor) in nodes {
             let path = format!("/dev/{name}");
             let device = rustix::fs::makedev(major, minor);

@@ -7,8 +7,8 @@ use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
 
-use rustix::fs::{FileType, Uid};
 use rustix::event::{PollFd, PollFlags, poll};
+use rustix::fs::{FileType, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use rustix::thread::UnshareFlags;
@@ -127,10 +127,8 @@ pub(super) fn execute(program: &Program) -> Result<Never, StartFailure> {
     let cwd = if program.cwd.is_empty() { "/" } else { &program.cwd };
     rustix::process::chdir(cwd).during(format!("working directory {cwd}"))?;
     sys::cloexec_from(3).during("closing descriptors")?;
-    let (name, arguments) = program.argv.split_first().ok_or_else(|| StartFailure {
-        code: 128,
-        message: "no program is given".into(),
-    })?;
+    let (name, arguments) =
+        program.argv.split_first().ok_or_else(|| StartFailure { code: 128, message: "no program is given".into() })?;
     let error = Command::new(name)
         .args(arguments)
         .env_clear()

@@ -147,9 +147,10 @@ fn home(root: &Root, uid: u32) -> String {
         Root::Host => fs::read_to_string("/etc/passwd").unwrap_or_default(),
         _ => String::new(),
     };
-    let entry = passwd.lines().map(|line| line.split(':').collect::<Vec<_>>()).find(|fields| {
-        fields.get(2).and_then(|id| id.parse().ok()) == Some(uid)
-    });
+    let entry = passwd
+        .lines()
+        .map(|line| line.split(':').collect::<Vec<_>>())
+        .find(|fields| fields.get(2).and_then(|id| id.parse().ok()) == Some(uid));
     match entry.and_then(|fields| fields.get(5).map(|home| (*home).to_owned())) {
         Some(home) => home,
         None if uid == 0 => "/root".into(),

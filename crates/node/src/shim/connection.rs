@@ -42,7 +42,14 @@ pub(super) struct Connection {
 
 impl Connection {
     pub(super) fn new(stream: UnixStream) -> Self {
-        Self { role: Role::Stranger, stream, received: Vec::new(), to_send: Vec::new(), closing: false, said_all: false }
+        Self {
+            role: Role::Stranger,
+            stream,
+            received: Vec::new(),
+            to_send: Vec::new(),
+            closing: false,
+            said_all: false,
+        }
     }
 
     /// Whether the client will say nothing more. It may still listen.

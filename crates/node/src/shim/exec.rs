@@ -219,8 +219,7 @@ impl Ends {
         let master = rustix::fs::openat2(&root, "dev/pts/ptmx", flags, Mode::empty(), ResolveFlags::IN_ROOT)?;
         let (columns, rows) = first.unwrap_or((80, 24));
         let slave = open_slave(&master, columns, rows)?;
-        let theirs =
-            Stdio { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave, tty: true };
+        let theirs = Stdio { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave, tty: true };
         let input = Some(master.try_clone()?);
         Ok(Self { theirs, outputs: [Some(master), None], input })
     }

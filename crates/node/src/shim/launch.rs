@@ -42,7 +42,9 @@ pub fn launch_blocking(pod_dir: &Path, exe: &SealedExe) -> Result<Launched, Laun
     let text = String::from_utf8_lossy(&output.stdout);
     match text.strip_prefix(UP).and_then(|pid| pid.parse().ok()) {
         Some(pid) => Ok(Launched { pid }),
-        None if text.is_empty() => Err(LaunchError::Sandbox(format!("the shim ended without a word ({})", output.status))),
+        None if text.is_empty() => {
+            Err(LaunchError::Sandbox(format!("the shim ended without a word ({})", output.status)))
+        }
         None => Err(LaunchError::Sandbox(text.into_owned())),
     }
 }

@@ -17,8 +17,8 @@
 mod begin;
 pub mod client;
 mod connection;
-mod exec;
 pub mod exe;
+mod exec;
 pub mod file;
 pub mod launch;
 mod life;

@@ -61,8 +61,7 @@ impl Pod {
         warnings: Vec<String>,
         ambient: &Ambient,
     ) -> Result<Self, FileError> {
-        let containers =
-            spec.containers.iter().map(|c| Container::new(c.clone(), cgroup.container(&c.name))).collect();
+        let containers = spec.containers.iter().map(|c| Container::new(c.clone(), cgroup.container(&c.name))).collect();
         let boot_id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned();
         let pod = Self {
             dir,

@@ -47,7 +47,8 @@ pub(super) fn main(pod_dir: &Path) -> ExitCode {
 }
 
 fn detach(pod_dir: &Path) -> Result<String, SetupError> {
-    let pod_dir = fs::canonicalize(pod_dir).map_err(|source| SetupError::Folder { path: pod_dir.to_owned(), source })?;
+    let pod_dir =
+        fs::canonicalize(pod_dir).map_err(|source| SetupError::Folder { path: pod_dir.to_owned(), source })?;
     sys::close_from(3)?;
     let (answer, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
     // The session first: the copy must not die with the launcher's terminal.

@@ -331,7 +331,8 @@ mod tests {
 
     #[test]
     fn requests_read_back_as_written() {
-        let request = Request::Exec(ExecRequest { container: "db".into(), argv: vec!["true".into()], ..Default::default() });
+        let request =
+            Request::Exec(ExecRequest { container: "db".into(), argv: vec!["true".into()], ..Default::default() });
         assert_eq!(Frame::json(&request).parse::<Request>().unwrap(), request);
     }
 }

@@ -92,8 +92,7 @@ impl Server<'_> {
         self.pod().advance(ambient);
         self.pod().record();
         self.tell_subscribers();
-        let gone: Vec<u64> =
-            self.connections.iter_mut().filter_map(|(id, c)| c.flush().then_some(*id)).collect();
+        let gone: Vec<u64> = self.connections.iter_mut().filter_map(|(id, c)| c.flush().then_some(*id)).collect();
         gone.into_iter().for_each(|id| self.close(id));
         Ok(())
     }

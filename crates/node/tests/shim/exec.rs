@@ -58,7 +58,10 @@ async fn exit_codes_signals_and_both_outputs_come_back() {
     let (out, err, exit) = to_end(&mut exec).await;
     assert_eq!((out.as_str(), err.as_str(), exit.code), ("out\n", "err\n", 42));
     let mut exec = shim.exec(request("kill -9 $$")).await.unwrap();
-    assert_eq!(to_end(&mut exec).await.2, ExecExit { code: 137, signal: Some(9), timed_out: false, message: String::new() });
+    assert_eq!(
+        to_end(&mut exec).await.2,
+        ExecExit { code: 137, signal: Some(9), timed_out: false, message: String::new() }
+    );
 }
 
 #[tokio::test]
@@ -109,7 +112,12 @@ async fn a_slow_reader_gets_all_of_a_long_output() {
 #[tokio::test]
 async fn a_terminal_is_one_and_has_the_size_asked_for() {
     let (_pod, shim) = idle().await;
-    let asked = ExecRequest { tty: true, stdin: true, size: Some((100, 30)), ..request("tty; stty size; read x; stty size; exit 4") };
+    let asked = ExecRequest {
+        tty: true,
+        stdin: true,
+        size: Some((100, 30)),
+        ..request("tty; stty size; read x; stty size; exit 4")
+    };
     let mut exec = shim.exec(asked).await.unwrap();
     let text = until_printed(&mut exec, "30 100").await;
     assert!(text.contains("/dev/pts/"), "{text}");
@@ -123,7 +131,11 @@ async fn a_terminal_is_one_and_has_the_size_asked_for() {
 #[tokio::test]
 async fn control_c_interrupts_the_program_in_the_terminal() {
     let (_pod, shim) = idle().await;
-    let asked = ExecRequest { tty: true, stdin: true, ..request("trap 'echo interrupted; exit 9' INT; echo up; while :; do sleep 0.01; done") };
+    let asked = ExecRequest {
+        tty: true,
+        stdin: true,
+        ..request("trap 'echo interrupted; exit 9' INT; echo up; while :; do sleep 0.01; done")
+    };
     let mut exec = shim.exec(asked).await.unwrap();
     until_printed(&mut exec, "up").await;
     within(exec.input.write(&[3])).await.unwrap();
@@ -148,7 +160,9 @@ async fn a_program_ends_with_its_clients_connection() {
 async fn a_program_that_takes_too_long_is_killed_and_said_so() {
     let (pod, shim) = idle().await;
     let before = pod.cgroup().container("a").processes().unwrap();
-    let ran = within(shim.run(ExecRequest { timeout_ms: Some(50), ..request("echo begun; sleep 100000") }, 100)).await.unwrap();
+    let ran = within(shim.run(ExecRequest { timeout_ms: Some(50), ..request("echo begun; sleep 100000") }, 100))
+        .await
+        .unwrap();
     assert!(ran.exit.timed_out && ran.exit.code == 137, "{:?}", ran.exit);
     let group = pod.cgroup().container("a");
     eventually("its children are killed, too", || group.processes().unwrap() == before).await;

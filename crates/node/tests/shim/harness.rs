@@ -3,8 +3,8 @@
 use std::fs;
 use std::future::Future;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use statefuld_node::cgroup::{Layout, PodCgroup};
@@ -72,10 +72,7 @@ impl TestPod {
             hosts_file: None,
             resolv_conf: None,
             host_network: false,
-            host_root: HostRoot {
-                masked: vec![folder.path().to_owned()],
-                upper_dir: folder.path().join("pod/layers"),
-            },
+            host_root: HostRoot { masked: vec![folder.path().to_owned()], upper_dir: folder.path().join("pod/layers") },
             containers,
         };
         fs::create_dir(folder.path().join("pod")).unwrap();

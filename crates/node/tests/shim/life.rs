@@ -75,9 +75,10 @@ async fn the_second_restart_waits_and_says_so() {
     let mut pod = TestPod::new(vec![script("a", "exit 1")]);
     pod.spec.restart_policy = RestartPolicy::OnFailure;
     let shim = pod.run().await;
-    let state = wait_for(&shim, |s| {
-        matches!(&s.containers[0].state, Status::Waiting { reason, .. } if reason == "CrashLoopBackOff")
-    })
+    let state = wait_for(
+        &shim,
+        |s| matches!(&s.containers[0].state, Status::Waiting { reason, .. } if reason == "CrashLoopBackOff"),
+    )
     .await;
     // The first restart came at once.
     assert_eq!(state.containers[0].restart_count, 1);
@@ -132,7 +133,8 @@ async fn a_failed_init_container_ends_the_pod_unless_it_may_be_restarted() {
 #[tokio::test]
 async fn a_sidecar_starts_before_and_ends_after_the_others() {
     let log = tempfile::tempdir().unwrap();
-    let text = "trap 'echo sidecar ends >>/log/x; exit 0' TERM; echo sidecar begins >>/log/x; while :; do sleep 0.01; done";
+    let text =
+        "trap 'echo sidecar ends >>/log/x; exit 0' TERM; echo sidecar begins >>/log/x; while :; do sleep 0.01; done";
     let mounts = || vec![bind(log.path(), "/log")];
     let sidecar = ContainerSpec { role: Role::Sidecar, mounts: mounts(), ..script("sidecar", text) };
     let text = "until test -e /log/x; do sleep 0.01; done; echo main ends >>/log/x";
@@ -145,7 +147,8 @@ async fn a_sidecar_starts_before_and_ends_after_the_others() {
 
 #[tokio::test]
 async fn a_stop_asks_first_and_a_container_that_heeds_it_ends_by_itself() {
-    let mut pod = TestPod::new(vec![script("a", "trap 'echo asked; exit 5' TERM; echo up; while :; do sleep 0.01; done")]);
+    let mut pod =
+        TestPod::new(vec![script("a", "trap 'echo asked; exit 5' TERM; echo up; while :; do sleep 0.01; done")]);
     let shim = pod.run().await;
     eventually("the trap is set", || pod.printed("a", 0) == ["up"]).await;
     shim.stop(Duration::from_secs(3600)).await.unwrap();
@@ -284,7 +287,8 @@ async fn a_stopped_and_acknowledged_pod_leaves_no_process_cgroup_or_mount() {
     shim.stop(Duration::from_millis(10)).await.unwrap();
     wait_for(&shim, |s| s.phase == Phase::Finished).await;
     shim.acknowledge().await.unwrap();
-    eventually("the shim exits", || pidfd_send_signal(&shim_process, Signal::CONT).is_err() || exited(&shim_process)).await;
+    eventually("the shim exits", || pidfd_send_signal(&shim_process, Signal::CONT).is_err() || exited(&shim_process))
+        .await;
     within(cleanup(&pod.pod_dir())).await.unwrap();
     // Twice is fine.
     within(cleanup(&pod.pod_dir())).await.unwrap();

@@ -31,7 +31,9 @@ async fn the_machines_programs_are_there_and_cannot_be_changed() {
 async fn writes_to_the_machines_folders_stay_in_the_pod() {
     let (pod, shim) = idle(script("a", "exec sleep 100000")).await;
     let mark = format!("by-{}", pod.folder.path().file_name().unwrap().to_str().unwrap());
-    for folder in ["/etc", "/var", "/var/lib", "/srv", "/tmp", "/run", "/root", "/home", "/dev/shm", "/var/log", "/var/tmp"] {
+    for folder in
+        ["/etc", "/var", "/var/lib", "/srv", "/tmp", "/run", "/root", "/home", "/dev/shm", "/var/log", "/var/tmp"]
+    {
         prints(&shim, "a", &format!("echo x > {folder}/{mark} && cat {folder}/{mark}")).await;
         assert!(!Path::new(folder).join(&mark).exists(), "{folder}");
     }
@@ -52,7 +54,9 @@ async fn secrets_of_the_machine_are_hidden() {
     let shim = pod.run().await;
     running(&shim).await;
     assert_eq!(prints(&shim, "a", "cat /etc/shadow | wc -c").await, "0");
-    for folder in ["/root", "/home", "/tmp", "/var/lib/systemd", secret.path().to_str().unwrap(), other.path().to_str().unwrap()] {
+    for folder in
+        ["/root", "/home", "/tmp", "/var/lib/systemd", secret.path().to_str().unwrap(), other.path().to_str().unwrap()]
+    {
         assert_eq!(prints(&shim, "a", &format!("ls -A {folder}")).await, "", "{folder}");
     }
     let data = pod.folder.path().display();
@@ -215,11 +219,15 @@ async fn the_built_in_image_serves_its_journal_and_has_nothing_else() {
     let shim = pod.run().await;
     eventually("the journal listens", || pod.printed("a", 0).iter().any(|l| l.starts_with("listening"))).await;
     let answer = ask_in_network_of(pod.shim_pid, "GET / HTTP/1.1\r\n\r\n");
-    assert!(answer.starts_with("HTTP/1.1 200") && answer.contains("started host=web-0 incarnation=40 epoch=7"), "{answer}");
+    assert!(
+        answer.starts_with("HTTP/1.1 200") && answer.contains("started host=web-0 incarnation=40 epoch=7"),
+        "{answer}"
+    );
     let root = format!("/proc/{}/root", pid_of(&shim).await);
     let refused = fs::write(format!("{root}/x"), "x").unwrap_err();
     assert_eq!(refused.kind(), std::io::ErrorKind::ReadOnlyFilesystem);
-    let mut names: Vec<_> = fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+    let mut names: Vec<_> =
+        fs::read_dir(root).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
     names.sort();
     assert_eq!(names, ["data", "dev", "etc", "proc", "root", "run", "statefuld", "sys", "tmp", "var"]);
     shim.stop(std::time::Duration::from_secs(3600)).await.unwrap();

@@ -301,13 +301,7 @@ fn is_same_applier(a: &Manager, b: &Manager) -> bool {
 
 /// Removes what the manager applied last and nobody manages now. What the configuration states stays, also
 /// where it is not tracked: the object's name keeps its metadata in place.
-fn prune(
-    typed: &Typed<'_>,
-    merged: &Value,
-    managers: &Managers,
-    last: &FieldSet,
-    stated: &FieldSet,
-) -> Option<Value> {
+fn prune(typed: &Typed<'_>, merged: &Value, managers: &Managers, last: &FieldSet, stated: &FieldSet) -> Option<Value> {
     let root = Some(typed.schema.root());
     if last.is_empty() {
         return Some(merged.clone());
