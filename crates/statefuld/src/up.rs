@@ -77,6 +77,7 @@ async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> 
         Ok(()) => {
             say(args, "Ctrl-C stops everything; the data stays.");
             serving.await?;
+            say(args, &format!("stopped; `statefuld up --data-dir {}` returns to it", data.path().display()));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {

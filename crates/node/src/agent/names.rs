@@ -141,7 +141,9 @@ async fn feed(shared: &Shared, mut known: watch::Receiver<Known>) {
         let mut feeder = match connect(shared).await {
             Ok(feeder) => feeder,
             Err(error) => {
-                tracing::warn!(%error, "the name server is not there; trying again");
+                if !super::stop::is_stopping(&shared.config) {
+                    tracing::warn!(%error, "the name server is not there; trying again");
+                }
                 tokio::time::sleep(RETRY).await;
                 continue;
             }
@@ -160,7 +162,9 @@ async fn feed(shared: &Shared, mut known: watch::Receiver<Known>) {
                 error = feeder.closed() => break error,
             }
         };
-        tracing::warn!(error = %lost, "the name server was lost; finding it again");
+        if !super::stop::is_stopping(&shared.config) {
+            tracing::warn!(error = %lost, "the name server was lost; finding it again");
+        }
         tokio::time::sleep(START_POLL).await;
     }
 }

@@ -4,6 +4,9 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
@@ -19,6 +22,40 @@ pub fn statefuld() -> Command {
 /// A manifest from `examples/`.
 pub fn example(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples").join(name)
+}
+
+/// Writes numbered things in a thread of its own, and remembers which writes were acknowledged.
+pub struct Writer {
+    stop: Arc<AtomicBool>,
+    thread: JoinHandle<Vec<u32>>,
+}
+
+impl Writer {
+    /// `write` is called with 1, 2, 3 … with a pause between, and says whether that one was acknowledged.
+    pub fn start(pause: Duration, mut write: impl FnMut(u32) -> bool + Send + 'static) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopping = stop.clone();
+        let thread = std::thread::spawn(move || {
+            let mut acknowledged = Vec::new();
+            for n in 1.. {
+                if stopping.load(Ordering::SeqCst) {
+                    break;
+                }
+                if write(n) {
+                    acknowledged.push(n);
+                }
+                std::thread::park_timeout(pause);
+            }
+            acknowledged
+        });
+        Self { stop, thread }
+    }
+
+    /// Ends the thread; what was acknowledged.
+    pub fn finish(self) -> Vec<u32> {
+        self.stop.store(true, Ordering::SeqCst);
+        self.thread.join().expect("the writer does not panic")
+    }
 }
 
 /// Calls until it gives something, or fails the test with what it was about.

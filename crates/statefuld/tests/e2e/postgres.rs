@@ -1,12 +1,9 @@
 //! PostgreSQL from Debian's package: a primary, two streaming replicas, and a writer whose acknowledged commits are counted.
 
 use std::process::Command;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::harness::{Instance, eventually, example};
+use crate::harness::{Instance, Writer, eventually, example};
 
 /// One statement over the network; the output without decoration.
 fn sql(address: &str, statement: &str) -> Option<String> {
@@ -19,35 +16,9 @@ fn sql(address: &str, statement: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// Commits numbered rows, and remembers which commits were acknowledged.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<u32>>,
-}
-
-impl Writer {
-    fn start(address: String) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let mut acknowledged = Vec::new();
-            let mut n = 0;
-            while !stopping.load(Ordering::SeqCst) {
-                n += 1;
-                if sql(&address, &format!("insert into t values ({n})")).is_some() {
-                    acknowledged.push(n);
-                }
-                std::thread::park_timeout(Duration::from_millis(20));
-            }
-            acknowledged
-        });
-        Self { stop, thread }
-    }
-
-    fn finish(self) -> Vec<u32> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("the writer does not panic")
-    }
+/// Commits numbered rows.
+fn writer(address: String) -> Writer {
+    Writer::start(Duration::from_millis(20), move |n| sql(&address, &format!("insert into t values ({n})")).is_some())
 }
 
 fn address(instance: &Instance, pod: &str) -> String {
@@ -61,7 +32,7 @@ fn e2e_postgres_keeps_names_volumes_and_every_acknowledged_commit() {
     let identities = instance.identities("postgres", 3);
     let primary = address(&instance, "postgres-0");
     sql(&primary, "create table t (n int primary key)").expect("the primary takes writes");
-    let writer = Writer::start(primary.clone());
+    let writer = writer(primary.clone());
 
     // A replica deleted.
     let uid = instance.get("pod", "postgres-2")["metadata"]["uid"].as_str().expect("a uid").to_owned();

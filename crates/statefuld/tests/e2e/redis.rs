@@ -2,47 +2,24 @@
 
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::TcpStream;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::harness::{Instance, eventually, example};
+use crate::harness::{Instance, Writer, eventually, example};
 
-/// Writes numbered keys to the master, and remembers which were acknowledged.
-struct Writer {
-    stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<u64>>,
-}
-
-impl Writer {
-    fn start(address: String) -> Self {
-        let stop = Arc::new(AtomicBool::new(false));
-        let stopping = stop.clone();
-        let thread = std::thread::spawn(move || {
-            let mut acknowledged = Vec::new();
-            let mut connection = None;
-            let mut n = 0;
-            while !stopping.load(Ordering::SeqCst) {
-                n += 1;
-                if connection.is_none() {
-                    connection = connect(&address);
-                }
-                match connection.as_mut().and_then(|c| command(c, &format!("SET key:{n} {n}"))) {
-                    Some(answer) if answer == "+OK" => acknowledged.push(n),
-                    _ => connection = None,
-                }
-                std::thread::park_timeout(Duration::from_millis(5));
-            }
-            acknowledged
-        });
-        Self { stop, thread }
-    }
-
-    fn finish(self) -> Vec<u64> {
-        self.stop.store(true, Ordering::SeqCst);
-        self.thread.join().expect("the writer does not panic")
-    }
+/// Writes numbered keys to the master, over one connection as long as it lasts.
+fn writer(address: String) -> Writer {
+    let mut connection = None;
+    Writer::start(Duration::from_millis(5), move |n| {
+        if connection.is_none() {
+            connection = connect(&address);
+        }
+        let answer = connection.as_mut().and_then(|c| command(c, &format!("SET key:{n} {n}")));
+        let acknowledged = answer.is_some_and(|answer| answer == "+OK");
+        if !acknowledged {
+            connection = None;
+        }
+        acknowledged
+    })
 }
 
 fn connect(address: &str) -> Option<BufReader<TcpStream>> {
@@ -66,7 +43,7 @@ fn e2e_redis_keeps_names_volumes_and_every_acknowledged_write() {
     instance.up(&[example("redis.yaml")]);
     let identities = instance.identities("redis", 3);
     let master = instance.get("pod", "redis-0")["status"]["podIP"].as_str().expect("an address").to_owned();
-    let writer = Writer::start(master.clone());
+    let writer = writer(master.clone());
 
     // One member deleted.
     let uid = instance.get("pod", "redis-1")["metadata"]["uid"].as_str().expect("a uid").to_owned();
