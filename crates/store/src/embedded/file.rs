@@ -69,7 +69,12 @@ impl StoreFile {
         let content = loaded.state.bytes + loaded.history.iter().map(Record::bytes).sum::<usize>();
         let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
         if size > COMPACT_ABOVE_BYTES && size > 4 * content as u64 {
-            file.database.compact().map_err(|e| unreadable(path, &e))?;
+            if let Err(error) = file.database.compact() {
+                // Compaction only saves room, and may lack the room to do so: the store works without it.
+                tracing::warn!(%error, path = %path.display(), "the store's file could not be compacted");
+                drop(file);
+                file = Self::open_existing(path)?;
+            }
         }
         Ok((file, loaded))
     }
@@ -237,6 +242,9 @@ fn open_database(path: &Path) -> Result<(Database, Arc<Health>), Error> {
         .truncate(false)
         .open(path)
         .map_err(|e| io_error(path, e))?;
+    // Pages of a commit whose fsync failed may still be in the kernel's cache, marked as clean: what is read now must
+    // come from the disk. A file system that cannot do this has no such cache to drop.
+    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
     let backend = FileBackend::new(file).map_err(|e| unreadable(path, &e))?;
     let (disk, health) = Disk::new(backend);
     let database =
