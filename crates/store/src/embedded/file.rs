@@ -68,13 +68,12 @@ impl StoreFile {
         let loaded = file.load()?;
         let content = loaded.state.bytes + loaded.history.iter().map(Record::bytes).sum::<usize>();
         let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        if size > COMPACT_ABOVE_BYTES && size > 4 * content as u64 {
-            if let Err(error) = file.database.compact() {
-                // Compaction only saves room, and may lack the room to do so: the store works without it.
-                tracing::warn!(%error, path = %path.display(), "the store's file could not be compacted");
-                drop(file);
-                file = Self::open_existing(path)?;
-            }
+        let bloated = size > COMPACT_ABOVE_BYTES && size > 4 * content as u64;
+        if bloated && let Err(error) = file.database.compact() {
+            // Compaction only saves room, and may lack the room to do so: the store works without it.
+            tracing::warn!(%error, path = %path.display(), "the store's file could not be compacted");
+            drop(file);
+            file = Self::open_existing(path)?;
         }
         Ok((file, loaded))
     }
