@@ -4,12 +4,14 @@
 //! names come from the data directory's path; the pod address range is picked from private space so that
 //! it overlaps nothing that the machine routes, and claimed under `/run/statefuld` so that two nodes that
 //! start together, or one that starts while the other is stopped, never get the same. The choice is
-//! recorded in `DATA/node/config.json` before anything uses it.
+//! recorded in `DATA/node/config.json` before anything uses it, together with the directory's own path: a
+//! copy of a data directory names the original's bridge and control groups, and must not touch them.
 
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
 use std::net::Ipv4Addr;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
@@ -76,10 +78,14 @@ struct Recorded {
     gateway: Ipv4Addr,
     cgroup_root: String,
     cluster_domain: String,
+    /// Where the data directory was when this was written; absent in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    data_dir: Option<String>,
 }
 
 impl Config {
-    /// Reads the recorded choice, or makes and records one.
+    /// Reads the recorded choice, or makes and records one. A recorded node name is never replaced: pods and volumes
+    /// belong to a node by its name.
     ///
     /// A recorded range that has meanwhile been taken by something else on this machine is replaced, as long as
     /// our own bridge is not up (then it is we who use it).
@@ -89,12 +95,15 @@ impl Config {
         let _lock = lock_claims()?;
         prune_claims();
         let path = data_dir.join("node/config.json");
-        let recorded = Self::load(&data_dir)?;
+        let (recorded, place) = Self::read(&data_dir)?.unzip();
         let mut config = match &recorded {
             Some(config) => config.clone(),
             None => Self::fresh(&data_dir)?,
         };
         if let Some(name) = &wishes.node_name {
+            if recorded.is_some() && *name != config.node_name {
+                return Err(Error::OtherName { data_dir, recorded: config.node_name, wished: name.clone() });
+            }
             config.node_name = name.clone();
         }
         if let Some(domain) = &wishes.cluster_domain {
@@ -109,14 +118,19 @@ impl Config {
             config.gateway = config.pod_cidr.host(1);
         }
         claim(config.pod_cidr, &data_dir)?;
-        if recorded.as_ref() != Some(&config) {
+        if recorded.as_ref() != Some(&config) || place.flatten() != Some(place_of(&config.data_dir)) {
             write_durably(&path, &config.to_json()).map_err(|e| Error::io("write", &path, e))?;
         }
         Ok(config)
     }
 
-    /// The recorded choice, if there is one.
+    /// The recorded choice, if there is one. Refused for a copy of a data directory that is still there.
     pub fn load(data_dir: &Path) -> Result<Option<Self>, Error> {
+        Ok(Self::read(data_dir)?.map(|(config, _)| config))
+    }
+
+    /// The recorded choice, and the place of the data directory as it was recorded.
+    fn read(data_dir: &Path) -> Result<Option<(Self, Option<String>)>, Error> {
         let path = data_dir.join("node/config.json");
         let text = match fs::read(&path) {
             Ok(text) => text,
@@ -128,8 +142,11 @@ impl Config {
         if recorded.magic != MAGIC || recorded.version != VERSION {
             return Err(unreadable(format!("it says {:?} version {}", recorded.magic, recorded.version)));
         }
+        if let Some(place) = &recorded.data_dir {
+            refuse_copy(data_dir, Path::new(place))?;
+        }
         let pod_cidr = recorded.pod_cidr.parse().map_err(unreadable)?;
-        Ok(Some(Self {
+        let config = Self {
             data_dir: data_dir.to_path_buf(),
             node_name: recorded.node_name,
             bridge: recorded.bridge,
@@ -137,7 +154,8 @@ impl Config {
             gateway: recorded.gateway,
             cgroup_root: recorded.cgroup_root,
             cluster_domain: recorded.cluster_domain,
-        }))
+        };
+        Ok(Some((config, recorded.data_dir)))
     }
 
     /// Names derived from the data directory; the range is still to be picked.
@@ -169,6 +187,7 @@ impl Config {
             gateway: self.gateway,
             cgroup_root: self.cgroup_root.clone(),
             cluster_domain: self.cluster_domain.clone(),
+            data_dir: Some(place_of(&self.data_dir)),
         };
         serde_json::to_vec_pretty(&recorded).expect("a struct of strings always becomes JSON")
     }
@@ -281,6 +300,24 @@ fn is_dns1123(name: &str) -> bool {
 fn tag_of(data_dir: &Path) -> String {
     let digest = Sha256::digest(data_dir.as_os_str().as_encoded_bytes());
     digest[..4].iter().map(|b| format!("{b:02x}")).collect()
+}
+
+/// A data directory's path as it is recorded.
+fn place_of(data_dir: &Path) -> String {
+    data_dir.to_string_lossy().into_owned()
+}
+
+/// Refuses where the record was written for another directory that is still there. One that is gone was moved here.
+fn refuse_copy(data_dir: &Path, recorded: &Path) -> Result<(), Error> {
+    let ours = fs::metadata(data_dir).map_err(|e| Error::io("look at", data_dir, e))?;
+    match fs::metadata(recorded) {
+        Ok(theirs) if theirs.is_dir() && (theirs.dev(), theirs.ino()) != (ours.dev(), ours.ino()) => {
+            Err(Error::Copy { data_dir: data_dir.to_path_buf(), original: recorded.to_path_buf() })
+        }
+        Ok(_) => Ok(()),
+        Err(e) if matches!(e.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => Ok(()),
+        Err(e) => Err(Error::io("look at", recorded, e)),
+    }
 }
 
 /// Held while a range is picked and claimed. Released with the file.
@@ -400,6 +437,33 @@ pub enum Error {
     /// The asked-for node name cannot be an object name. Use lower-case letters, digits, `-` and `.`.
     #[error("{0:?} cannot name a node: use lower-case letters, digits, '-' and '.'")]
     NodeName(String),
+    /// The node has another name already, which its pods and volumes belong to. Start it under that name, or use
+    /// another data directory.
+    #[error(
+        "the node in {} is called {recorded:?}, not {wished:?}: start it without --node-name, or give another --data-dir",
+        data_dir.display()
+    )]
+    OtherName {
+        /// The data directory.
+        data_dir: PathBuf,
+        /// The name it has.
+        recorded: String,
+        /// The name that was asked for.
+        wished: String,
+    },
+    /// The data directory is a copy, and the names recorded in it are those of the original. Use the original, or stop
+    /// it and move it away first.
+    #[error(
+        "{} is a copy of {}, whose pods it would take for its own: use the original, or stop it and move it away first",
+        data_dir.display(),
+        original.display()
+    )]
+    Copy {
+        /// The copy.
+        data_dir: PathBuf,
+        /// The directory that the record was written for.
+        original: PathBuf,
+    },
     /// Every range is in use. Remove stopped instances' claims below /run/statefuld/ranges.
     #[error("no free /24 between 10.201.0.0 and 10.220.255.255; remove stale claims below /run/statefuld/ranges")]
     NoFreeRange,
@@ -454,6 +518,58 @@ mod tests {
         let moved = Config::choose(two.path(), &Wishes::default()).expect("another choice");
         assert!(!moved.pod_cidr.overlaps(&mine.pod_cidr));
         let _ = (fs::remove_file(claim_path(mine.pod_cidr)), fs::remove_file(claim_path(moved.pod_cidr)));
+    }
+
+    #[test]
+    fn a_recorded_name_is_kept_and_another_refused() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let named = |name: &str| Wishes { node_name: Some(name.to_owned()), ..Wishes::default() };
+        let first = Config::choose(dir.path(), &named("one")).expect("a choice");
+        assert_eq!(Config::choose(dir.path(), &named("one")).expect("the same choice"), first);
+        assert_eq!(Config::choose(dir.path(), &Wishes::default()).expect("the same choice"), first);
+        let error = Config::choose(dir.path(), &named("two")).expect_err("refused").to_string();
+        for part in ["\"one\"", "\"two\"", &first.data_dir.display().to_string(), "--node-name"] {
+            assert!(error.contains(part), "{part} in {error}");
+        }
+        assert_eq!(Config::load(&first.data_dir).expect("a record").expect("there").node_name, "one");
+        let _ = fs::remove_file(claim_path(first.pod_cidr));
+    }
+
+    #[test]
+    fn a_copy_is_refused_and_a_moved_directory_is_not() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (original, copy) = (dir.path().join("original"), dir.path().join("copy"));
+        let first = Config::choose(&original, &Wishes::default()).expect("a choice");
+        fs::create_dir_all(copy.join("node")).expect("a folder");
+        fs::copy(original.join("node/config.json"), copy.join("node/config.json")).expect("copied");
+        let refused = |result: Result<(), Error>| {
+            let error = result.expect_err("refused").to_string();
+            assert!(error.contains("/original") && error.contains("/copy"), "{error}");
+        };
+        refused(Config::choose(&copy, &Wishes::default()).map(drop));
+        refused(Config::load(&copy).map(drop));
+        fs::remove_dir_all(&copy).expect("removed");
+        fs::rename(&original, &copy).expect("moved");
+        let moved = Config::choose(&copy, &Wishes::default()).expect("the same choice");
+        assert_eq!((&moved.node_name, &moved.bridge), (&first.node_name, &first.bridge));
+        // The record names the new place now: what comes to lie at the old one does not matter.
+        fs::create_dir(&original).expect("a folder");
+        Config::load(&copy).expect("a record").expect("there");
+        let _ = (fs::remove_file(claim_path(first.pod_cidr)), fs::remove_file(claim_path(moved.pod_cidr)));
+    }
+
+    #[test]
+    fn a_record_without_place_is_completed() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let first = Config::choose(dir.path(), &Wishes::default()).expect("a choice");
+        let path = first.data_dir.join("node/config.json");
+        let mut record: serde_json::Value = serde_json::from_slice(&fs::read(&path).expect("read")).expect("JSON");
+        record.as_object_mut().expect("an object").remove("dataDir").expect("it was recorded");
+        fs::write(&path, record.to_string()).expect("written");
+        assert_eq!(Config::choose(dir.path(), &Wishes::default()).expect("the same choice"), first);
+        let (_, place) = Config::read(&first.data_dir).expect("a record").expect("there");
+        assert_eq!(place, Some(place_of(&first.data_dir)));
+        let _ = fs::remove_file(claim_path(first.pod_cidr));
     }
 
     #[test]
