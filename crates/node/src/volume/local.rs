@@ -14,7 +14,7 @@ use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
 use std::path::{Component, Path, PathBuf};
 
-use super::Error;
+use super::{Error, mounts_below};
 use crate::config::write_durably;
 
 const MARK_MAGIC: &str = "statefuld-epoch";
@@ -68,10 +68,11 @@ impl LocalVolumes {
         let aside = hidden.join(format!("removed-{nonce}"));
         match fs::symlink_metadata(&data) {
             Ok(meta) if meta.is_dir() => {
+                refuse_mounts(&data)?;
                 make_folder(&hidden, 0o700).map_err(|e| Error::io("make", &hidden, e))?;
                 fs::rename(&data, &aside).map_err(|e| Error::io("rename", &data, e))?;
                 sync_folder(&home).map_err(|e| Error::io("sync", &home, e))?;
-                fs::remove_dir_all(&aside).map_err(|e| Error::io("remove", &aside, e))?;
+                remove_tree(&aside)?;
             }
             Ok(_) => return Err(Error::Outside { path: path.to_path_buf(), root: self.root.clone() }),
             Err(e) if e.kind() == io::ErrorKind::NotFound => {}
@@ -87,7 +88,7 @@ impl LocalVolumes {
         for namespace in folders(&self.root) {
             for entry in folders(&namespace.join(HIDDEN)) {
                 let removed = entry.file_name().is_some_and(|n| n.as_encoded_bytes().starts_with(b"removed-"));
-                if removed && let Err(error) = fs::remove_dir_all(&entry) {
+                if removed && let Err(error) = remove_tree(&entry) {
                     tracing::warn!(path = %entry.display(), %error, "cannot finish removing a released volume");
                 }
             }
@@ -124,6 +125,25 @@ fn make_folder(path: &Path, mode: u32) -> io::Result<()> {
         }
         Err(e) if e.kind() == io::ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
         Err(e) => Err(e),
+    }
+}
+
+/// Removes a folder and all data in it, but nothing of another file system.
+fn remove_tree(path: &Path) -> Result<(), Error> {
+    match refuse_mounts(path) {
+        Err(Error::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound && !path.exists() => return Ok(()),
+        result => result?,
+    }
+    fs::remove_dir_all(path).map_err(|e| Error::io("remove", path, e))
+}
+
+/// An error where something is mounted at a folder or below it: removing would go on into that.
+fn refuse_mounts(path: &Path) -> Result<(), Error> {
+    // The kernel's table has no links in its paths.
+    let real = path.canonicalize().map_err(|e| Error::io("find", path, e))?;
+    match mounts_below(&real)?.pop() {
+        Some(point) => Err(Error::Mounted { path: path.to_path_buf(), point }),
+        None => Ok(()),
     }
 }
 
@@ -211,6 +231,35 @@ mod tests {
         volumes.sweep();
         assert!(!left.exists());
         assert!(volumes.root.join("prod/.statefuld").exists());
+    }
+
+    #[test]
+    fn another_file_system_in_a_volume_is_never_emptied() {
+        struct Mounted(PathBuf);
+        impl Drop for Mounted {
+            fn drop(&mut self) {
+                let _ = rustix::mount::unmount(&self.0, rustix::mount::UnmountFlags::DETACH);
+            }
+        }
+        let (_dir, volumes) = volumes();
+        let path = volumes.root.join("prod/web-0-data");
+        let point = volumes.attach(&path, 7, "u").expect("attached").join("in it");
+        let left = volumes.root.join("prod/.statefuld/removed-x/deep");
+        for (point, reclaimed) in [(point, true), (left, false)] {
+            fs::create_dir_all(&point).expect("folder");
+            rustix::mount::mount("tmpfs", &point, "tmpfs", rustix::mount::MountFlags::empty(), None).expect("mounted");
+            let mounted = Mounted(point.clone());
+            fs::write(point.join("precious"), "x").expect("written");
+            if reclaimed {
+                assert!(matches!(volumes.reclaim(&path, "n"), Err(Error::Mounted { .. })));
+            } else {
+                volumes.sweep();
+            }
+            assert!(point.join("precious").exists(), "{}", point.display());
+            drop(mounted);
+        }
+        volumes.reclaim(&path, "n").expect("removed once nothing is mounted there");
+        assert!(!path.exists());
     }
 
     #[test]

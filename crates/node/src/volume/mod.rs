@@ -14,6 +14,7 @@ mod subpath;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -156,7 +157,7 @@ pub fn mounts(
 
 /// Unmounts what was mounted below the pod's folder and removes the folder. Blocks; calling it twice is fine.
 pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Error> {
-    for point in mounts_below(pod_dir) {
+    for point in mounts_below(pod_dir)? {
         rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty())
             .map_err(|e| Error::io("unmount", &point, e.into()))?;
     }
@@ -167,27 +168,34 @@ pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Error> {
     }
 }
 
-/// Mount points below a folder, innermost first.
-fn mounts_below(folder: &Path) -> Vec<PathBuf> {
-    let text = fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points = text.lines().filter_map(|line| line.split(' ').nth(4)).map(|p| PathBuf::from(unescape(p)));
+/// Mount points at and below a folder, innermost first.
+fn mounts_below(folder: &Path) -> Result<Vec<PathBuf>, Error> {
+    let table = Path::new("/proc/self/mountinfo");
+    let bytes = fs::read(table).map_err(|e| Error::io("read", table, e))?;
+    let lines = bytes.split(|b| *b == b'\n').filter(|line| !line.is_empty());
+    let points = lines.filter_map(|line| line.split(|b| *b == b' ').nth(4)).map(unescape);
     let mut points: Vec<PathBuf> = points.filter(|p| p.starts_with(folder)).collect();
     points.sort_by_key(|p| std::cmp::Reverse(p.components().count()));
-    points
+    Ok(points)
 }
 
 /// Undoes the octal escapes of mountinfo.
-fn unescape(text: &str) -> String {
-    ["\\040", "\\011", "\\012", "\\134"]
-        .iter()
-        .zip([" ", "\t", "\n", "\\"])
-        .fold(text.to_owned(), |t, (from, to)| t.replace(from, to))
+fn unescape(text: &[u8]) -> PathBuf {
+    let mut plain = Vec::with_capacity(text.len());
+    let mut rest = text;
+    while let Some((&first, after)) = rest.split_first() {
+        let digits = after.get(..3).filter(|d| first == b'\\' && d.iter().all(|b| (b'0'..=b'7').contains(b)));
+        let code = digits.and_then(|d| d.iter().try_fold(0u8, |n, b| n.checked_mul(8)?.checked_add(b - b'0')));
+        plain.push(code.unwrap_or(first));
+        rest = if code.is_some() { &after[3..] } else { after };
+    }
+    PathBuf::from(std::ffi::OsString::from_vec(plain))
 }
 
 fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, e))?;
     let memory = source.medium.as_deref() == Some("Memory");
-    if memory && !mounts_below(folder).iter().any(|p| p == folder) {
+    if memory && !mounts_below(folder)?.iter().any(|p| p == folder) {
         let limit = source.size_limit.as_ref().and_then(|q| quantity::bytes(&q.0));
         let options = match limit {
             Some(bytes) if bytes > 0 => format!("mode=0777,size={bytes}"),
@@ -335,6 +343,14 @@ pub enum Error {
     Mark {
         /// The record.
         path: PathBuf,
+    },
+    /// Something is mounted in a volume that is to be removed. Unmount it; the removal is then tried again.
+    #[error("{} is not removed: {} is mounted in it; unmount that", path.display(), point.display())]
+    Mounted {
+        /// The volume's folder.
+        path: PathBuf,
+        /// Where.
+        point: PathBuf,
     },
     /// A subPath leads out of its volume.
     #[error("subPath {sub:?} leads out of the volume")]

@@ -32,10 +32,10 @@ fn memory_dir_is_a_mount_and_goes_with_the_pod() {
     let pod = pod(json!({"containers": [], "volumes": [{"name": "shm", "emptyDir": source}]}));
     let place = place(dir.path());
     let path = place.prepare(&pod, &Fetched::default()).expect("ready")["shm"].path.clone();
-    assert_eq!(mounts_below(&place.pod_dir), [path.canonicalize().expect("there")]);
+    assert_eq!(mounts_below(&place.pod_dir).expect("read"), [path.canonicalize().expect("there")]);
     assert!(fs::write(path.join("x"), vec![0; 2 << 20]).is_err(), "the size limit holds");
     remove_pod_dir(&place.pod_dir).expect("removed");
-    assert!(mounts_below(&place.pod_dir).is_empty() && !place.pod_dir.exists());
+    assert!(mounts_below(&place.pod_dir).expect("read").is_empty() && !place.pod_dir.exists());
     remove_pod_dir(&place.pod_dir).expect("twice is fine");
 }
 
@@ -113,4 +113,9 @@ fn mounts_go_outer_first() {
     let targets: Vec<_> =
         mounts(&container, &ready, str::to_owned).expect("mounts").into_iter().map(|m| m.target).collect();
     assert_eq!(targets, [Path::new("/var/lib/db"), Path::new("/var/lib/db/wal")]);
+}
+
+#[test]
+fn mount_points_are_read_as_the_kernel_writes_them() {
+    assert_eq!(unescape(b"/a\\040b\\043\\134040\\x"), Path::new("/a b#\\040\\x"));
 }
