@@ -34,7 +34,7 @@ impl Worker {
                 return;
             }
             self.publish();
-            if !self.flush().await {
+            if !self.flush().await && self.shared.term.is_cancelled() {
                 return;
             }
             let _ = shim.acknowledge().await;

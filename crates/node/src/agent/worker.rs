@@ -60,6 +60,10 @@ const HOLD_MAX: Duration = Duration::from_secs(60);
 /// How often a pod looks whether the node's stop was given up.
 const STOP_POLL: Duration = Duration::from_millis(500);
 
+/// How long a leaving pod's last status is tried to be written: a server that cannot write (a full disk) must not keep
+/// what the pod occupies.
+const LAST_STATUS: Duration = Duration::from_secs(10);
+
 /// How long an ending agent tries to get a last status written.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
@@ -450,7 +454,8 @@ impl Worker {
         self.reporter.publish(built);
     }
 
-    /// Waits until the newest status is written, or the pod is gone. False where the agent ends first.
+    /// Waits until the newest status is written, or the pod is gone. False where the agent ends first, or the pod is to
+    /// leave and the status could not be written for too long.
     pub(super) async fn flush(&mut self) -> bool {
         let term = self.shared.term.clone();
         // The server is usually still there when the agent ends: a moment for the last word.
@@ -458,8 +463,20 @@ impl Worker {
             term.cancelled().await;
             tokio::time::sleep(LAST_WORD).await;
         };
+        let mut pod = self.pod.clone();
+        let given_up = async {
+            let leaves = |p: &Option<Arc<Pod>>| p.as_ref().is_none_or(|p| p.metadata.deletion_timestamp.is_some());
+            if pod.wait_for(leaves).await.map(drop).is_err() {
+                std::future::pending::<()>().await;
+            }
+            tokio::time::sleep(LAST_STATUS).await;
+        };
         tokio::select! {
             () = self.reporter.flush() => true,
+            () = given_up => {
+                tracing::warn!(pod = %self.id.name, "the pod leaves, and its last status was not written");
+                false
+            }
             () = too_late => false,
         }
     }
