@@ -122,10 +122,10 @@ impl Reclaimer {
 
     async fn wipe(&self, volume: &PersistentVolume) -> Result<(), Error> {
         let path = volume.spec.as_ref().and_then(|s| s.local.as_ref()).map(|l| l.path.clone()).unwrap_or_default();
-        let (local, pods_dir, nonce) = (self.local.clone(), self.pods_dir.clone(), volume.name_any());
+        let (local, pods_dir, name) = (self.local.clone(), self.pods_dir.clone(), volume.name_any());
         let removing = tokio::task::spawn_blocking(move || {
             refuse_used(&pods_dir, Path::new(&path))?;
-            Ok(local.reclaim(Path::new(&path), &nonce)?)
+            Ok(local.reclaim(Path::new(&path), &name)?)
         });
         removing.await.expect("removing does not panic")
     }

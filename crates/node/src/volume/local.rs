@@ -3,7 +3,7 @@
 //! ```text
 //!   volumes/<namespace>/<set>-<ordinal>-<template>/      the data, nothing else in it
 //!   volumes/<namespace>/.statefuld/<folder>.epoch        who attached it last
-//!   volumes/<namespace>/.statefuld/removed-<nonce>/      a released folder on its way out
+//!   volumes/<namespace>/.statefuld/removed-<volume>/     a released folder on its way out
 //! ```
 //!
 //! A pod attaches a folder with the epoch of its binding. A lower epoch than the one on record is refused:
@@ -59,13 +59,17 @@ impl LocalVolumes {
     }
 
     /// Removes a released folder with all data in it: renamed aside first, so that a folder of that name is whole or not there.
-    /// Removing one that is not there is fine.
-    pub fn reclaim(&self, path: &Path, nonce: &str) -> Result<(), Error> {
+    /// Removing one that is not there is fine. Named by its volume, so that Ok means that nothing is left of an earlier
+    /// attempt either.
+    pub fn reclaim(&self, path: &Path, volume: &str) -> Result<(), Error> {
         let (namespace, folder) = self.split(path)?;
         let home = self.root.join(namespace);
         let hidden = home.join(HIDDEN);
         let data = home.join(folder);
-        let aside = hidden.join(format!("removed-{nonce}"));
+        // Names may be as long as a file name; where two are cut to the same, both are on their way out.
+        let name: String = volume.chars().filter(|c| *c != '/').take(200).collect();
+        let aside = hidden.join(format!("removed-{name}"));
+        remove_tree(&aside)?;
         match fs::symlink_metadata(&data) {
             Ok(meta) if meta.is_dir() => {
                 refuse_mounts(&data)?;
@@ -260,6 +264,19 @@ mod tests {
         }
         volumes.reclaim(&path, "n").expect("removed once nothing is mounted there");
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn removal_that_failed_is_not_forgotten() {
+        let (_dir, volumes) = volumes();
+        let path = volumes.root.join("prod/web-0-data");
+        volumes.attach(&path, 7, "u").expect("attached");
+        let name = "pv-1".repeat(60);
+        volumes.reclaim(&path, &name).expect("removed");
+        let left = volumes.root.join("prod/.statefuld/removed-pv-1/data");
+        fs::create_dir_all(&left).expect("what an attempt left that was interrupted after the renaming");
+        volumes.reclaim(&path, "pv-1").expect("removed");
+        assert!(!left.exists());
     }
 
     #[test]
