@@ -2,6 +2,7 @@
 //!
 //! The volumes controller marks such a volume with the finalizer `statefuld.io/local-data`. The node that holds
 //! the data removes the folder and then the finalizer, so that the object goes when the data is gone and not before.
+//! Where the policy is Retain, a volume that is being deleted loses the finalizer only.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -75,6 +76,8 @@ struct Reclaimer {
 enum Duty {
     /// Remove the data, then let the volume go.
     Wipe,
+    /// Let the volume go and keep the data.
+    LetGo,
 }
 
 impl Reclaimer {
@@ -168,6 +171,8 @@ fn duty(volume: &PersistentVolume, node: &str) -> Option<Duty> {
         // Only the controller says Released, after a fresh look at the claim. A volume that is being deleted may
         // still be bound, or about to be.
         Some("Delete") if phase == Some("Released") => Some(Duty::Wipe),
+        // The data does not hang on the object.
+        Some("Retain") if volume.metadata.deletion_timestamp.is_some() => Some(Duty::LetGo),
         _ => None,
     }
 }
@@ -298,6 +303,18 @@ mod tests {
         other.metadata.uid = Some("of an earlier volume of that name".to_owned());
         bench.reclaimer.take(other).await;
         assert!(bench.folder("b").exists() && bench.marked("b").await);
+    }
+
+    #[tokio::test]
+    async fn retained_volume_that_is_deleted_goes_and_its_data_stays() {
+        let mut bench = bench().await;
+        let volume = bench.volume("a", "Retain", "Released").await;
+        bench.reclaimer.take(volume).await;
+        assert!(bench.marked("a").await, "it is not being deleted");
+        bench.reclaimer.api.delete("a", &kube::api::DeleteParams::default()).await.expect("marked as deleted");
+        let volume = bench.reclaimer.api.get("a").await.expect("still there");
+        bench.reclaimer.take(volume).await;
+        assert!(bench.folder("a").join("file").exists() && !bench.marked("a").await);
     }
 
     #[tokio::test]
