@@ -1,5 +1,6 @@
 //! The end of a pod: stopped, cleared away, reported gone. In this order, each step until it is done.
 
+use std::path::Path;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::Pod;
@@ -9,7 +10,10 @@ use kube::api::{DeleteParams, Preconditions};
 use super::follow::Patience;
 use super::translate::DEFAULT_GRACE_S;
 use super::worker::Worker;
+use crate::cgroup::{Layout, PodCgroup};
 use crate::shim::client::Changes;
+use crate::shim::launch::CleanupError;
+use crate::shim::spec::SPEC_FILE;
 use crate::shim::state::{Phase, Status};
 use crate::shim::{self, Shim};
 use crate::volume;
@@ -134,11 +138,10 @@ impl Worker {
     /// Kills and removes processes and cgroups, until none is left.
     pub(super) async fn clear_sandbox(&mut self) {
         let dir = self.dir();
-        if !dir.exists() {
-            return;
-        }
+        // As the specification names it; for where that is lost.
+        let group = format!("{}/pod-{}", self.shared.config.cgroup_root, self.id.uid);
         let mut wait = RETRY_FIRST;
-        while let Err(error) = shim::cleanup(&dir).await {
+        while let Err(error) = clear(&dir, &group).await {
             tracing::warn!(pod = %self.id.name, %error, "a sandbox cannot be removed; trying again");
             if self.pause(&mut wait).await {
                 return;
@@ -225,4 +228,14 @@ impl Worker {
         *wait = (*wait * 2).min(RETRY_MAX);
         ends
     }
+}
+
+/// Kills and removes what is left of a pod, whether or not its folder still tells of it.
+async fn clear(dir: &Path, group: &str) -> Result<(), CleanupError> {
+    if dir.join(SPEC_FILE).exists() {
+        return shim::cleanup(dir).await;
+    }
+    let group = group.to_owned();
+    let destroying = tokio::task::spawn_blocking(move || PodCgroup::new(&Layout::detect()?, &group)?.destroy());
+    Ok(destroying.await.expect("cleaning does not panic")?)
 }

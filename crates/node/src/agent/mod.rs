@@ -12,6 +12,7 @@
 //! | module | holds |
 //! |---|---|
 //! | [`worker`], `follow`, `leave` | a pod's life, from seen to gone |
+//! | `held` | pods that are gone and were not reported gone |
 //! | [`translate`], [`env`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`status`], [`report`], [`events`] | what the API is told |
 //! | [`register`], [`machine`] | the node itself |
@@ -27,6 +28,7 @@ pub mod events;
 pub mod fields;
 mod follow;
 pub mod handler;
+mod held;
 mod leave;
 pub mod logs;
 pub mod machine;
@@ -61,7 +63,6 @@ use crate::config::Config;
 use crate::container::sample;
 use crate::network::{self, Addresses, Network, addresses};
 use crate::shim::SealedExe;
-use crate::shim::spec::ShimSpec;
 use crate::volume::LocalVolumes;
 use events::Events;
 pub use stop::stop_pods;
@@ -69,6 +70,9 @@ use worker::{Identity, Worker};
 
 /// Pause between tries to register while the API is not there yet.
 const REGISTER_RETRY: Duration = Duration::from_millis(200);
+
+/// How many uids that are gone are remembered.
+const MAX_GONE: usize = 4096;
 
 /// Runs the agent of one node until `term` is cancelled. Pods go on running when it returns, and the next agent
 /// finds them.
@@ -255,11 +259,25 @@ struct Pods {
     running: BTreeMap<String, watch::Sender<Option<Arc<Pod>>>>,
     /// The uid that has a name now, by `namespace/name`.
     named: BTreeMap<String, String>,
+    /// The question which names are held for pods that are gone, when it is under way.
+    asking: JoinSet<Vec<Identity>>,
+    /// Folders that do not say whose they are, until that question is answered.
+    unsigned: BTreeSet<String>,
+    /// Uids whose names were given back: a watch that is late may still tell of them.
+    gone: BTreeSet<String>,
 }
 
 impl Pods {
     fn new(shared: Arc<Shared>) -> Self {
-        Self { shared, workers: JoinSet::new(), running: BTreeMap::new(), named: BTreeMap::new() }
+        Self {
+            shared,
+            workers: JoinSet::new(),
+            running: BTreeMap::new(),
+            named: BTreeMap::new(),
+            asking: JoinSet::new(),
+            unsigned: BTreeSet::new(),
+            gone: BTreeSet::new(),
+        }
     }
 
     /// Follows the pods of the node until the agent ends, then waits for the workers.
@@ -284,6 +302,8 @@ impl Pods {
                     None => break,
                 },
                 Some(ended) = self.workers.join_next() => self.ended(ended),
+                // An error means that a newer list made the question void.
+                Some(Ok(gone)) = self.asking.join_next() => self.give_back(gone),
                 () = term.cancelled() => break,
             }
         }
@@ -317,11 +337,16 @@ impl Pods {
         if first {
             self.adopt_orphans(&there);
         }
+        self.asking.abort_all();
+        self.asking.spawn(held::gone_holders(self.shared.clone()));
     }
 
     /// Tells a pod's worker its newest version; starts one where there is none.
     fn apply(&mut self, pod: Pod, order: Option<(Option<oneshot::Receiver<()>>, oneshot::Sender<()>)>) {
         let (Some(uid), Some(namespace)) = (pod.uid(), pod.namespace()) else { return };
+        if self.gone.contains(&uid) {
+            return;
+        }
         let id = Identity { namespace, name: pod.name_any(), uid: uid.clone() };
         // The name belongs to another uid by now: the old one has to go, although its end was not seen.
         let key = format!("{}/{}", id.namespace, id.name);
@@ -383,12 +408,34 @@ impl Pods {
             if there.contains(&uid) || self.running.contains_key(&uid) {
                 continue;
             }
-            let id = match ShimSpec::read(&entry.path()) {
-                Ok(spec) => Identity { namespace: spec.namespace, name: spec.name, uid },
-                // It never got so far as to run anything.
-                Err(_) => Identity { namespace: String::new(), name: String::new(), uid },
-            };
+            match held::signed(&entry.path()) {
+                Some(id) => self.start(Identity { uid, ..id }, None, None),
+                None => _ = self.unsigned.insert(uid),
+            }
+        }
+    }
+
+    /// Clears away whatever there is of pods that are gone and still hold a name, and gives the names back.
+    fn give_back(&mut self, gone: Vec<Identity>) {
+        if self.shared.term.is_cancelled() {
+            return;
+        }
+        for id in gone {
+            if self.running.contains_key(&id.uid) {
+                continue;
+            }
+            tracing::info!(pod = %format!("{}/{}", id.namespace, id.name), uid = %id.uid, "its object is gone; giving its name back");
+            if self.gone.len() >= MAX_GONE {
+                self.gone.pop_first();
+            }
+            self.gone.insert(id.uid.clone());
             self.start(id, None, None);
+        }
+        for uid in std::mem::take(&mut self.unsigned) {
+            // Nobody's name is held for it, so nobody waits for word of it.
+            if !self.running.contains_key(&uid) {
+                self.start(Identity { namespace: String::new(), name: String::new(), uid }, None, None);
+            }
         }
     }
 }

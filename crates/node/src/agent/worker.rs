@@ -37,10 +37,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP};
+use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::Shared;
 use super::follow::{Follow, Patience};
+use super::held;
 use super::report::Reporter;
 use super::sources::Needs;
 use super::status::{self, Carried, Facts, Health, Hold};
@@ -68,7 +70,7 @@ const LAST_STATUS: Duration = Duration::from_secs(10);
 const LAST_WORD: Duration = Duration::from_secs(2);
 
 /// Who a pod is. Known even where its object is gone.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
     /// Namespace.
     pub namespace: String,
@@ -329,6 +331,7 @@ impl Worker {
         let pod = with_addresses(&pod, address, self.shared.host);
         let job = Preparation {
             shared: self.shared.clone(),
+            id: self.id.clone(),
             dir: self.dir(),
             pod,
             address,
@@ -542,6 +545,7 @@ impl Worker {
 /// The part of bringing up that blocks: files and fsyncs.
 struct Preparation {
     shared: Arc<Shared>,
+    id: Identity,
     dir: PathBuf,
     pod: Pod,
     address: Ipv4Addr,
@@ -555,6 +559,7 @@ impl Preparation {
     fn run(self) -> Result<(), Hold> {
         let failed = |e: std::io::Error| hold("FailedCreatePodSandBox", format!("cannot write the pod's folder: {e}"));
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
+        held::sign(&self.dir, &self.id).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         let epoch = epoch_of(&self.pod);
         let place = Place {
             pod_dir: self.dir.clone(),

@@ -142,15 +142,33 @@ async fn e2e_a_pod_removed_by_force_is_cleared_away_and_its_name_released() {
     until("the old pod is cleared away", || async { cluster.uids().is_empty().then_some(()) }).await;
     assert!(shim_pids(&cluster.config, &uid).is_empty());
     // Binding is refused for as long as the old uid holds the name.
-    until("the name is free", || async {
-        let path = "/apis/statefuld.io/v1/namespaces/default/holders/web-0";
-        let request = http::Request::get(path).body(Vec::new()).expect("a request");
-        let held: Result<Value, kube::Error> = cluster.admin().request(request).await;
-        matches!(held, Err(kube::Error::Api(status)) if status.code == 404).then_some(())
-    })
-    .await;
+    until("the name is free", || async { (!is_held(&cluster, "web-0").await).then_some(()) }).await;
     cluster.run("web-0", script(SLEEP)).await;
     cluster.ready("web-0").await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2e_names_that_nobody_would_report_are_given_back() {
+    let mut cluster = Cluster::start().await;
+    cluster.end_agent().await;
+    // One that this node never saw, and one whose folder was made and nothing more.
+    cluster.run("web-0", script(SLEEP)).await;
+    let seen = cluster.run("web-1", script(SLEEP)).await.metadata.uid.expect("a uid");
+    std::fs::create_dir_all(cluster.config.pod_dir(&seen)).expect("a folder");
+    let force = DeleteParams::default().grace_period(0);
+    for name in ["web-0", "web-1"] {
+        cluster.pods().delete(name, &force).await.expect("removed");
+        cluster.gone(name).await;
+    }
+    cluster.run("web-2", script(SLEEP)).await;
+    cluster.start_agent();
+    for name in ["web-0", "web-1"] {
+        until("the name is free", || async { (!is_held(&cluster, name).await).then_some(()) }).await;
+    }
+    until("its folder is gone", || async { (!cluster.config.pod_dir(&seen).exists()).then_some(()) }).await;
+    cluster.ready("web-2").await;
+    assert!(is_held(&cluster, "web-2").await, "a living pod keeps its name");
     cluster.end().await;
 }
 
@@ -231,6 +249,14 @@ async fn e2e_a_pod_that_cannot_start_says_why_and_starts_when_it_can() {
     maps.create(&PostParams::default(), &map).await.expect("made");
     cluster.ready("web-0").await;
     cluster.end().await;
+}
+
+/// Whether a pod of that name is said to be on some node.
+async fn is_held(cluster: &Cluster, name: &str) -> bool {
+    let path = format!("/apis/statefuld.io/v1/namespaces/default/holders/{name}");
+    let request = http::Request::get(path).body(Vec::new()).expect("a request");
+    let held: Result<Value, kube::Error> = cluster.admin().request(request).await;
+    !matches!(held, Err(kube::Error::Api(status)) if status.code == 404)
 }
 
 /// A claim and its volume, bound to each other as the volumes controller does it.
