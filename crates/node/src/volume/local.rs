@@ -44,7 +44,7 @@ impl LocalVolumes {
         let hidden = home.join(HIDDEN);
         make_folder(&hidden, 0o700).map_err(|e| Error::io("make", &hidden, e))?;
         let mark = hidden.join(format!("{folder}.epoch"));
-        if let Some(last) = read_mark(&mark)?
+        if let Some((last, _)) = read_mark(&mark)?
             && epoch < last
         {
             return Err(Error::OldEpoch { path: path.to_path_buf(), epoch, last });
@@ -56,6 +56,13 @@ impl LocalVolumes {
         // Wide open, as other local provisioners make it: the folder above keeps strangers out, and the pod's user is not known.
         make_folder(&data, 0o777).map_err(|e| Error::io("make", &data, e))?;
         Ok(data)
+    }
+
+    /// Whether the pod of that uid was the last to attach the folder.
+    pub fn is_attached_to(&self, path: &Path, uid: &str) -> Result<bool, Error> {
+        let (namespace, folder) = self.split(path)?;
+        let mark = self.root.join(namespace).join(HIDDEN).join(format!("{folder}.epoch"));
+        Ok(read_mark(&mark)?.is_some_and(|(_, last)| last == uid))
     }
 
     /// Removes a released folder with all data in it: renamed aside first, so that a folder of that name is whole or not there.
@@ -155,8 +162,8 @@ fn sync_folder(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }
 
-/// The epoch on record.
-fn read_mark(path: &Path) -> Result<Option<u64>, Error> {
+/// The epoch on record, and the pod.
+fn read_mark(path: &Path) -> Result<Option<(u64, String)>, Error> {
     let text = match fs::read_to_string(path) {
         Ok(text) => text,
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -167,7 +174,8 @@ fn read_mark(path: &Path) -> Result<Option<u64>, Error> {
         return Err(Error::Mark { path: path.to_path_buf() });
     }
     let epoch = lines.next().and_then(|l| l.parse().ok());
-    epoch.map(Some).ok_or(Error::Mark { path: path.to_path_buf() })
+    let uid = lines.next().unwrap_or_default().to_owned();
+    epoch.map(|epoch| Some((epoch, uid))).ok_or(Error::Mark { path: path.to_path_buf() })
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ use k8s_openapi::api::core::v1::{
 
 use crate::agent::quantity;
 use crate::agent::sources::Fetched;
-use crate::shim::spec::{Mount, Source};
+use crate::shim::spec::{Mount, SPEC_FILE, Source};
 pub use local::LocalVolumes;
 
 /// Where a pod's volumes are made.
@@ -104,11 +104,21 @@ impl Place {
             let volume = volume.metadata.name.clone().unwrap_or_default();
             return Err(Error::Payload(format!("volume \"{volume}\" belongs to another claim than \"{name}\"")));
         }
-        let modes = spec.access_modes.unwrap_or_default();
+        let uid = pod.metadata.uid.as_deref().unwrap_or_default();
+        if claim.metadata.deletion_timestamp.is_some() {
+            // A pod that has it keeps it, as after a restart of its machine; no other may start on data that is to go.
+            let has_it = match &spec.local {
+                Some(local) => self.local.is_attached_to(Path::new(&local.path), uid)?,
+                None => self.pod_dir.join(SPEC_FILE).exists(),
+            };
+            if !has_it {
+                return Err(Error::Payload(format!("persistentvolumeclaim \"{name}\" is being deleted")));
+            }
+        }
+        let modes = spec.access_modes.clone().unwrap_or_default();
         let only_reading = !modes.is_empty() && modes.iter().all(|m| m == "ReadOnlyMany");
         let read_only = source.read_only == Some(true) || only_reading;
         if let Some(local) = &spec.local {
-            let uid = pod.metadata.uid.as_deref().unwrap_or_default();
             let path = self.local.attach(Path::new(&local.path), self.epoch, uid)?;
             let always = change_policy(pod) != Some("OnRootMismatch");
             if always || !has_group(&path, group) {

@@ -119,3 +119,29 @@ fn mounts_go_outer_first() {
 fn mount_points_are_read_as_the_kernel_writes_them() {
     assert_eq!(unescape(b"/a\\040b\\043\\134040\\x"), Path::new("/a b#\\040\\x"));
 }
+
+#[test]
+fn claim_that_is_being_deleted_stays_with_its_pod_and_is_given_to_no_other() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = place(dir.path());
+    let fetched = |deleted: Option<&str>, kind: &str, path: &Path| {
+        let claim = json!({"metadata": {"name": "c", "uid": "c", "deletionTimestamp": deleted}});
+        let volume = json!({"metadata": {"name": "pv"}, "spec": {kind: {"path": path}, "claimRef": {"uid": "c"}}});
+        let claim = serde_json::from_value(claim).expect("a claim");
+        let volume = serde_json::from_value(volume).expect("a volume");
+        Fetched { claims: BTreeMap::from([("c".to_owned(), (claim, Some(volume)))]), ..Fetched::default() }
+    };
+    let spec = json!({"containers": [], "volumes": [{"name": "d", "persistentVolumeClaim": {"claimName": "c"}}]});
+    let (local, host) = (dir.path().join("volumes/prod/a"), dir.path().join("host"));
+    let deleted = Some("2026-01-01T00:00:00Z");
+    for (kind, path) in [("local", &local), ("hostPath", &host)] {
+        let refused = place.prepare(&pod(spec.clone()), &fetched(deleted, kind, path)).expect_err("too late");
+        assert!(refused.to_string().contains("is being deleted"), "{refused}");
+        assert!(!path.exists());
+    }
+    place.prepare(&pod(spec.clone()), &fetched(None, "local", &local)).expect("ready");
+    place.prepare(&pod(spec.clone()), &fetched(deleted, "local", &local)).expect("it has it");
+    let mut other = pod(spec);
+    other.metadata.uid = Some("v".to_owned());
+    place.prepare(&other, &fetched(deleted, "local", &local)).expect_err("another pod");
+}
