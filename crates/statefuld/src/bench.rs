@@ -16,6 +16,7 @@ use serde::Serialize;
 use crate::cli::{self, Output};
 use crate::control::{self, Request};
 use crate::place::DataDir;
+use crate::say;
 
 /// How long an instance stands idle before its memory is read.
 const IDLE: Duration = Duration::from_secs(3);
@@ -40,7 +41,7 @@ pub async fn run(args: cli::Bench) -> Result<ExitCode> {
     let ambient = Ambient::system();
     let (mut api, mut first, mut further, mut idle) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..args.rounds {
-        eprintln!("round {} of {}", round + 1, args.rounds);
+        say::note(format_args!("round {} of {}", round + 1, args.rounds));
         api.push(api_ready(&ambient).await?);
         let one = all_ready(&ambient, 1).await?;
         let many = all_ready(&ambient, args.pods).await?;
@@ -58,7 +59,7 @@ pub async fn run(args: cli::Bench) -> Result<ExitCode> {
         figure("binary", size as f64 / 1e6, 25.0, "MB"),
     ];
     match args.output {
-        Output::Json => println!("{}", serde_json::to_string_pretty(&figures)?),
+        Output::Json => say::print(serde_json::to_string_pretty(&figures)?),
         Output::Table => {
             let mut table = Table::new();
             table.load_style(presets::NOTHING).set_header(["WHAT", "MEASURED", "BUDGET"]);
@@ -67,7 +68,7 @@ pub async fn run(args: cli::Bench) -> Result<ExitCode> {
                     (format!("{:.1} {}", f.measured, f.unit), format!("{:.0} {}", f.budget, f.unit));
                 table.add_row([f.what.clone(), measured, budget]);
             }
-            println!("{table}");
+            say::print(table);
         }
     }
     Ok(ExitCode::SUCCESS)

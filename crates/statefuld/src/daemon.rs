@@ -30,6 +30,7 @@ use tokio_util::sync::CancellationToken;
 use crate::cli;
 use crate::control::{self, Answer, Call, Request};
 use crate::place::{DataDir, Lock};
+use crate::say;
 
 /// How long controllers may take to settle their last requests.
 const SETTLE_LIMIT: Duration = Duration::from_secs(10);
@@ -170,10 +171,10 @@ impl Daemon {
                     stopped = result.context("not all pods could be stopped");
                 }
                 _ = signals.next() => {
-                    eprintln!(
+                    say::note(format_args!(
                         "pods that had not stopped yet go on running; return to them with `statefuld up --data-dir {}`",
                         self.data.path().display()
-                    );
+                    ));
                 }
             }
         }

@@ -12,6 +12,7 @@ use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use crate::cli;
 use crate::control::{self, Request};
 use crate::place::DataDir;
+use crate::say;
 
 /// How long the daemon's process may take to end after its last answer.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -20,13 +21,13 @@ const END_LIMIT: Duration = Duration::from_secs(5);
 pub async fn run(args: cli::Down) -> Result<ExitCode> {
     let data = DataDir::new(&args.instance.data_dir)?;
     if !data.path().exists() {
-        eprintln!("nothing was ever started in {}", data.path().display());
+        say::note(format_args!("nothing was ever started in {}", data.path().display()));
         return Ok(ExitCode::SUCCESS);
     }
     if let Some(pid) = data.owner() {
         let ended = process_end(pid);
         let request = Request::Down { keep_pods: args.keep_pods };
-        control::ask(&data.control_socket(), request, |text| eprintln!("{text}")).await?;
+        control::ask(&data.control_socket(), request, |text| say::note(text)).await?;
         ended.await;
         said(&data, args.keep_pods);
         return Ok(ExitCode::SUCCESS);
@@ -56,5 +57,5 @@ fn process_end(pid: i32) -> impl Future<Output = ()> {
 
 fn said(data: &DataDir, keep_pods: bool) {
     let what = if keep_pods { "stopped; the pods go on running" } else { "stopped; all data is kept" };
-    eprintln!("{what}. `statefuld up --data-dir {}` returns to it.", data.path().display());
+    say::note(format_args!("{what}. `statefuld up --data-dir {}` returns to it.", data.path().display()));
 }

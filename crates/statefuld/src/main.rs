@@ -9,6 +9,7 @@
 //! | `control` | the socket between the commands and the daemon |
 //! | `manifest`, `apply` | files read, files applied |
 //! | `watch`, `waits` | progress, in sentences |
+//! | `say` | what is printed |
 //!
 //! The same binary is also the helper processes of a node: a shim per pod, node-dns, and the program inside the
 //! built-in image. They are told apart by the first argument before anything else runs, and use no threads of ours.
@@ -23,6 +24,7 @@ mod daemon;
 mod down;
 mod manifest;
 mod place;
+mod say;
 mod up;
 mod waits;
 mod watch;
@@ -87,6 +89,6 @@ fn start_logging() {
 }
 
 fn fail(message: &str) -> ExitCode {
-    eprintln!("statefuld: {message}");
+    say::note(format_args!("statefuld: {message}"));
     ExitCode::FAILURE
 }

@@ -12,13 +12,13 @@ use comfy_table::{ContentArrangement, Table, presets};
 use kube::Client;
 use serde::Serialize;
 
-use crate::apply;
 use crate::cli::{self, Output};
 use crate::control::{self, Call, Request};
 use crate::daemon::{Daemon, Signals};
 use crate::manifest::{self, Object};
 use crate::place::DataDir;
 use crate::watch::{self, End, PodRow, Wanted};
+use crate::{apply, say};
 
 /// How often a starting daemon is asked whether it serves.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -59,13 +59,13 @@ async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> 
     let (client, caller) = (daemon.client(), daemon.caller());
     let (server, data) = (daemon.url(), daemon.data().clone());
     // Signals and `statefuld down` are heard from the first moment on, also while pods are still starting.
-    let serving = daemon.serve(signals, || say(args, STOPPING));
+    let serving = daemon.serve(signals, || tell(args, STOPPING));
     tokio::pin!(serving);
     let work = async {
-        say(args, &format!("API ready at {server}"));
+        tell(args, &format!("API ready at {server}"));
         let wanted = apply_all(args, &client, objects).await?;
         if let Err(slow) = wait(args, &client, &wanted, &ambient).await {
-            eprintln!("statefuld: {slow:#}");
+            say::note(format_args!("statefuld: {slow:#}"));
         }
         report(args, &client, &wanted, &server, &data).await
     };
@@ -75,9 +75,9 @@ async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> 
     };
     match outcome {
         Ok(()) => {
-            say(args, "Ctrl-C stops everything; the data stays.");
+            tell(args, "Ctrl-C stops everything; the data stays.");
             serving.await?;
-            say(args, &format!("stopped; `statefuld up --data-dir {}` returns to it", data.path().display()));
+            tell(args, &format!("stopped; `statefuld up --data-dir {}` returns to it", data.path().display()));
             Ok(ExitCode::SUCCESS)
         }
         Err(error) => {
@@ -116,7 +116,7 @@ async fn apply_all(args: &cli::Up, client: &Client, objects: &[Object]) -> Resul
     apply::check(client, objects).await?;
     for object in objects {
         let outcome = apply::apply(client, object).await?;
-        say(args, &format!("{}/{} {}", object.resource.singular, object.name, outcome.word()));
+        tell(args, &format!("{}/{} {}", object.resource.singular, object.name, outcome.word()));
     }
     Ok(Wanted::of(objects))
 }
@@ -134,9 +134,9 @@ async fn wait(args: &cli::Up, client: &Client, wanted: &Wanted, ambient: &Ambien
 }
 
 /// Progress goes to standard error, so that standard output is the report alone.
-fn say(args: &cli::Up, text: &str) {
+fn tell(args: &cli::Up, text: &str) {
     if args.output == Output::Table {
-        eprintln!("{text}");
+        say::note(text);
     }
 }
 
@@ -151,13 +151,13 @@ async fn report(args: &cli::Up, client: &Client, wanted: &Wanted, server: &str, 
                 pid: data.owner(),
                 pods,
             };
-            println!("{}", serde_json::to_string_pretty(&report)?);
+            say::print(serde_json::to_string_pretty(&report)?);
         }
         Output::Table => {
             if !pods.is_empty() {
-                println!("{}", table(&pods));
+                say::print(table(&pods));
             }
-            println!("\nexport KUBECONFIG={}", data.kubeconfig().display());
+            say::print(format_args!("\nexport KUBECONFIG={}", data.kubeconfig().display()));
         }
     }
     Ok(())

@@ -14,6 +14,7 @@ use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
 
 use crate::manifest::Object;
+use crate::say;
 use crate::waits::{Step, ordinal, step};
 
 /// Namespace and name.
@@ -288,7 +289,7 @@ fn spinner() -> ProgressBar {
 /// Prints above the spinner; where there is no terminal the bar is hidden and swallows lines.
 fn say(bar: &ProgressBar, line: &str) {
     if bar.is_hidden() {
-        eprintln!("{line}");
+        say::note(line);
     } else {
         bar.println(line);
     }

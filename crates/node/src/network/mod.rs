@@ -94,7 +94,7 @@ impl Network {
 ///
 /// The interfaces of pods that ended just now linger for a moment, so it looks more than once.
 pub async fn remove_bridge(config: &Config) -> Result<bool, Error> {
-    const LOOKS: u32 = 50;
+    const LOOKS: u32 = 500;
     const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
     let netlink = link::Netlink::here()?;
     let Some(found) = netlink.find(&config.bridge).await? else { return Ok(true) };
