@@ -150,7 +150,8 @@ fn refuse_used(pods_dir: &Path, volume: &Path) -> Result<(), Error> {
             spec => spec?,
         };
         for mount in spec.containers.iter().flat_map(|c| &c.mounts) {
-            let Source::Bind { path, .. } = &mount.source else { continue };
+            let Source::Bind { path, sub } = &mount.source else { continue };
+            let path = &sub.as_ref().map_or_else(|| path.clone(), |sub| path.join(sub));
             if path.starts_with(volume) || real(path).starts_with(&real_volume) {
                 return Err(Error::Used { pod: format!("{}/{}", spec.namespace, spec.name) });
             }
@@ -272,7 +273,7 @@ mod tests {
         }
 
         fn pod(&self, mounts: &Path) {
-            let mounts = json!([{"target": "/data", "source": {"kind": "bind", "path": mounts}}]);
+            let mounts = json!([{"target": "/data", "source": {"kind": "bind", "path": mounts.parent(), "sub": mounts.file_name().and_then(|n| n.to_str())}}]);
             let root = json!({"kind": "host"});
             let spec = json!({"namespace": "prod", "name": "web-0", "uid": "u", "hostname": "web-0", "epoch": 1,
                 "incarnationBase": 0, "restartPolicy": "Always", "graceMs": 0, "cgroup": "c",

@@ -425,7 +425,7 @@ mod tests {
         assert_eq!(spec.cgroup, "statefuld-x/pod-u");
         let c = &spec.containers[0];
         assert_eq!(c.argv, ["/statefuld", "sample", "--port", "80"]);
-        let source = Source::Bind { path: "/v/data".into() };
+        let source = Source::Bind { path: "/v/data".into(), sub: None };
         assert_eq!(c.mounts, [Mount { target: "/data".into(), read_only: true, source }]);
         assert_eq!((c.limits.cpu_quota_us, c.limits.memory_bytes), (Some(50_000), Some(64 << 20)));
         assert_eq!((spec.limits.cpu_quota_us, spec.limits.memory_bytes), (Some(50_000), Some(64 << 20)));

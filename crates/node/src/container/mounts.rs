@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
     FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
     fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
@@ -17,6 +17,17 @@ use crate::sys;
 pub(super) fn copy_tree(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, path, flags)?;
+    sys::seal_mount_tree(tree.as_fd(), read_only)?;
+    Ok(tree)
+}
+
+/// As [`copy_tree`], of a place in a folder that may be full of somebody else's links: to the kernel the folder is the
+/// root while it looks, and what it found is mounted, whatever has that name afterwards.
+pub(super) fn copy_tree_in(root: &Path, sub: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    let look = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
+    let found = openat2(open_folder(root)?, sub, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), look)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(&found, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?;
     sys::seal_mount_tree(tree.as_fd(), read_only)?;
     Ok(tree)
 }
@@ -137,4 +148,29 @@ pub(super) fn freeze(target: &Path) -> io::Result<()> {
     }
     let tree = copy_tree(target, true)?;
     attach(&tree, target)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn link_that_came_after_the_preparation_leads_nowhere_else() {
+        let dir = tempfile::tempdir().expect("a temporary folder");
+        let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
+        for folder in [&volume.join("inside"), &outside] {
+            fs::create_dir_all(folder).expect("folder");
+        }
+        fs::write(volume.join("inside/mine"), "").expect("written");
+        symlink(&outside, volume.join("absolute")).expect("link");
+        symlink("../outside", volume.join("relative")).expect("link");
+        symlink("/inside", volume.join("within")).expect("link");
+        for link in ["absolute", "relative"] {
+            assert!(copy_tree_in(&volume, Path::new(link), false).is_err(), "{link}");
+        }
+        let tree = copy_tree_in(&volume, Path::new("within"), true).expect("a place of the volume's own");
+        assert!(rustix::fs::statat(&tree, "mine", rustix::fs::AtFlags::empty()).is_ok());
+    }
 }

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
-use super::mounts::{attach, copy_tree, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs};
+use super::mounts::{attach, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs};
 use super::{During, StartFailure, host, sample};
 use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Root, ShimSpec, Source};
 use crate::sys;
@@ -103,8 +103,12 @@ impl<'a> Builder<'a> {
         sorted.sort_by_key(|m| m.target.components().count());
         let prepare = |mount: &'a Mount| {
             let tree = match &mount.source {
-                Source::Bind { path } => {
-                    Some(copy_tree(path, mount.read_only).during(format!("volume {}", path.display()))?)
+                Source::Bind { path, sub } => {
+                    let doing = format!("volume {}", path.display());
+                    Some(match sub {
+                        Some(sub) => copy_tree_in(path, sub, mount.read_only).during(doing)?,
+                        None => copy_tree(path, mount.read_only).during(doing)?,
+                    })
                 }
                 Source::Tmpfs { .. } => None,
             };

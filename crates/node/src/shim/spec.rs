@@ -189,6 +189,9 @@ pub enum Source {
     Bind {
         /// Path on the machine.
         path: PathBuf,
+        /// What of it is meant, resolved when the container starts: links in it cannot lead out of `path`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sub: Option<PathBuf>,
     },
     /// An empty memory file system, private to this container.
     Tmpfs {

@@ -150,14 +150,11 @@ pub fn mounts(
             (_, Some(path)) if !path.is_empty() => Some(path.clone()),
             _ => None,
         };
-        let path = match sub {
-            Some(sub) => subpath::resolve(&volume.path, &sub)?,
-            None => volume.path.clone(),
-        };
+        let sub = sub.map(|sub| subpath::make(&volume.path, &sub)).transpose()?;
         mounts.push(Mount {
             target: PathBuf::from(&wanted.mount_path),
             read_only: volume.read_only || wanted.read_only == Some(true),
-            source: Source::Bind { path },
+            source: Source::Bind { path: volume.path.clone(), sub },
         });
     }
     // Outer before inner, whatever the manifest's order: else the outer would hide the inner.

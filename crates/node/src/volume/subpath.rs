@@ -1,15 +1,15 @@
 //! A path inside of a volume that may be full of somebody else's links.
 
-use std::os::fd::AsRawFd as _;
 use std::path::{Component, Path, PathBuf};
 
 use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags};
 
 use super::Error;
 
-/// The place on the machine that `sub` means inside of `volume`; folders are made where they are missing.
-/// Links may be followed as long as they stay inside: to the kernel, the volume is the root while it looks.
-pub(super) fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
+/// Makes the folders that `sub` means inside of `volume`, where they are missing, and answers their plain path in it.
+/// Links may be followed as long as they stay inside: to the kernel, the volume is the root while it looks. A link may
+/// come in the way at any time after, so the shim looks in the same manner again when it mounts.
+pub(super) fn make(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
     let escape = || Error::Escape { sub: sub.to_owned() };
     let failed = |e: rustix::io::Errno| Error::io("open the subPath in", volume, e.into());
     let relative = Path::new(sub);
@@ -45,10 +45,7 @@ pub(super) fn resolve(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
             Err(e) => return Err(failed(e)),
         };
     }
-    let real = std::fs::read_link(format!("/proc/self/fd/{}", at.as_raw_fd()))
-        .map_err(|e| Error::io("find the subPath in", volume, e))?;
-    let inside = volume.canonicalize().map_err(|e| Error::io("find", volume, e))?;
-    if real.starts_with(&inside) { Ok(real) } else { Err(escape()) }
+    Ok(if walked.as_os_str().is_empty() { PathBuf::from(".") } else { walked })
 }
 
 /// A folder that we make belongs to whom its parent belongs to, so that the pod's user can write there.

@@ -189,5 +189,5 @@ pub(crate) async fn prints(shim: &Shim, container: &str, script: &str) -> String
 
 /// A folder or file of the machine as a volume.
 pub(crate) fn bind(path: &Path, target: &str) -> Mount {
-    Mount { target: target.into(), read_only: false, source: Source::Bind { path: path.to_owned() } }
+    Mount { target: target.into(), read_only: false, source: Source::Bind { path: path.to_owned(), sub: None } }
 }
