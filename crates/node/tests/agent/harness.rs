@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -23,6 +24,8 @@ const DEADLINE: Duration = Duration::from_secs(90);
 pub(crate) struct Cluster {
     pub(crate) api: Arc<ApiServer>,
     pub(crate) config: Config,
+    /// While true, the agent's statuses of pods are not answered, as by a server that cannot write.
+    pub(crate) mute: Arc<AtomicBool>,
     agent: Option<(CancellationToken, JoinHandle<()>)>,
     /// Last, because it is removed after what lies in it was cleared away.
     _folder: tempfile::TempDir,
@@ -55,7 +58,7 @@ impl Cluster {
             ApiServer::start(Options::new(store.expect("a store"), Ambient::system())).await.expect("an API server");
         let wishes = Wishes { node_name: Some("node-a".to_owned()), ..Wishes::default() };
         let config = Config::choose(folder.path(), &wishes).expect("a configuration");
-        let mut cluster = Self { api, config, agent: None, _folder: folder };
+        let mut cluster = Self { api, config, mute: Arc::default(), agent: None, _folder: folder };
         cluster.start_agent();
         let nodes: Api<Node> = Api::all(cluster.admin());
         until("the node is registered", || async {
@@ -71,7 +74,18 @@ impl Cluster {
         assert!(self.agent.is_none(), "one agent at a time");
         let term = CancellationToken::new();
         let (ours, theirs) = tokio::io::duplex(64 * 1024);
-        let client = Client::new(self.api.client(Identity::node("node-a")), "default");
+        let (api, mute) = (self.api.client(Identity::node("node-a")), self.mute.clone());
+        let muted = tower::service_fn(move |request: http::Request<kube::client::Body>| {
+            let (api, path) = (api.clone(), request.uri().path().to_owned());
+            let unanswered = mute.load(Ordering::SeqCst) && path.contains("/pods/") && path.ends_with("/status");
+            async move {
+                if unanswered {
+                    std::future::pending::<()>().await;
+                }
+                tower::ServiceExt::oneshot(api, request).await
+            }
+        });
+        let client = Client::new(muted, "default");
         let program = Some(Path::new(env!("CARGO_BIN_EXE_statefuld-node-helper")).to_path_buf());
         let (config, token, nodes) = (self.config.clone(), term.clone(), self.api.nodes().clone());
         let task = tokio::spawn(async move {

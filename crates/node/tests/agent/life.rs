@@ -149,6 +149,17 @@ async fn e2e_a_pod_removed_by_force_is_cleared_away_and_its_name_released() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e2e_a_pod_leaves_although_its_last_status_cannot_be_written() {
+    let cluster = Cluster::start().await;
+    cluster.run("web-0", script(SLEEP)).await;
+    cluster.ready("web-0").await;
+    cluster.mute.store(true, std::sync::atomic::Ordering::SeqCst);
+    cluster.delete("web-0").await;
+    assert!(cluster.uids().is_empty());
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e2e_names_that_nobody_would_report_are_given_back() {
     let mut cluster = Cluster::start().await;
     cluster.end_agent().await;
