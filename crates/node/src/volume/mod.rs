@@ -8,6 +8,7 @@
 //! | hostPath | as said | – |
 
 pub mod local;
+mod owner;
 pub mod payload;
 mod subpath;
 
@@ -26,6 +27,7 @@ use crate::agent::quantity;
 use crate::agent::sources::Fetched;
 use crate::shim::spec::{Mount, SPEC_FILE, Source};
 pub use local::LocalVolumes;
+use owner::own;
 
 /// Where a pod's volumes are made.
 #[derive(Clone, Debug)]
@@ -274,30 +276,6 @@ fn change_policy(pod: &Pod) -> Option<&str> {
 
 fn has_group(path: &Path, group: Option<u32>) -> bool {
     group.is_none_or(|group| fs::metadata(path).is_ok_and(|m| m.gid() == group && m.mode() & 0o2070 == 0o2070))
-}
-
-/// Gives a tree to the pod's group: readable, and writable where `write`; links are left alone.
-fn own(path: &Path, group: Option<u32>, write: bool) -> io::Result<()> {
-    let Some(group) = group else { return Ok(()) };
-    let meta = fs::symlink_metadata(path)?;
-    std::os::unix::fs::lchown(path, None, Some(group))?;
-    if meta.is_symlink() {
-        return Ok(());
-    }
-    let bits = match (meta.is_dir(), write) {
-        (true, true) => 0o2770,
-        (true, false) => 0o2550,
-        (false, true) => 0o660,
-        (false, false) => 0o440,
-    };
-    let wanted = meta.mode() & 0o7777 | bits;
-    fs::set_permissions(path, fs::Permissions::from_mode(wanted))?;
-    if meta.is_dir() {
-        for entry in fs::read_dir(path)? {
-            own(&entry?.path(), Some(group), write)?;
-        }
-    }
-    Ok(())
 }
 
 /// A volume that could not be made.
