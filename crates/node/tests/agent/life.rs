@@ -101,7 +101,11 @@ async fn e2e_a_lost_shim_means_a_new_sandbox_in_place() {
     assert_eq!(after.pod_ip, before.pod_ip);
     let first = &after.container_statuses.as_ref().expect("statuses")[0];
     assert_eq!(first.restart_count, 1);
-    assert_eq!(log(&cluster, "web-0", &uid, false).await, "incarnation=2\n");
+    // Ready says that the container runs, not that it has said something yet.
+    until("the second run speaks", async || {
+        (log(&cluster, "web-0", &uid, false).await == "incarnation=2\n").then_some(())
+    })
+    .await;
     assert_eq!(log(&cluster, "web-0", &uid, true).await, "incarnation=1\n");
     cluster.end().await;
 }
