@@ -38,6 +38,13 @@ const PING_EVERY: Duration = Duration::from_secs(20);
 /// only while their program reads.
 const DEAD_AFTER: Duration = Duration::from_secs(300);
 
+/// Clients (kubectl among them) make the table of their streams after the handshake and throw away what comes before
+/// it is there. Nothing says when it is, but a client's own first message: so much time it gets.
+const SETTLE: Duration = Duration::from_millis(50);
+
+/// The same for a terminal, whose client says its size first.
+const SETTLE_TERMINAL: Duration = Duration::from_millis(500);
+
 /// The subprotocol whose messages are pieces of a SPDY connection.
 const TUNNEL: &str = "SPDY/3.1+portforward.k8s.io";
 
@@ -207,8 +214,12 @@ pub(super) async fn run_remote<T>(
 {
     let (to_socket, from_socket) = socket.split();
     let (queue, messages) = mpsc::channel(4);
-    let mut incoming = Box::pin(incoming(from_socket).fuse());
+    let mut incoming = Box::pin(incoming(from_socket).fuse().peekable());
     let bridging = async {
+        let terminal = matches!(remote.request, StreamRequest::Exec { tty: true, .. });
+        let settle = if terminal { SETTLE_TERMINAL } else { SETTLE };
+        // Whether it spoke or not: from here on it listens.
+        let _ = tokio::time::timeout(settle, incoming.as_mut().peek()).await;
         // Tells the client that the connection stands, on the first channel that it reads.
         let first = match (remote.stdout, remote.stderr) {
             (true, _) => channels::STDOUT,

@@ -171,6 +171,12 @@ impl Worker {
         }
         let mut addresses = self.shared.addresses.clone().lock_owned().await;
         let uid = self.id.uid.clone();
+        if let Some(address) = addresses.of(&uid)
+            && let Err(error) = self.shared.network.detach(address).await
+        {
+            // The next pod of this address does it again.
+            tracing::warn!(pod = %self.id.name, %error, "an interface was not taken away");
+        }
         let released = tokio::task::spawn_blocking(move || addresses.release(&uid)).await;
         if let Err(error) = released.expect("the address record does not panic") {
             tracing::warn!(pod = %self.id.name, %error, "an address was not freed; it stays unused until the agent restarts");

@@ -112,8 +112,10 @@ where
     tasks.spawn(reclaim::run(shared.clone()));
     tasks.spawn(register_and_keep(shared.clone()));
     tasks.spawn(serve(shared.clone(), conn));
+    let config = shared.config.clone();
     Pods::new(shared).run().await;
     while tasks.join_next().await.is_some() {}
+    stop::sweep(&config).await;
     Ok(())
 }
 

@@ -69,11 +69,21 @@ pub async fn stop_pods(config: &Config, limit: Option<Duration>, ambient: &Ambie
     if let Some(error) = unknown.into_iter().next() {
         return Err(error);
     }
-    if !network::remove_bridge(config).await? {
-        tracing::warn!(bridge = %config.bridge, "something still hangs on the bridge; it stays");
-    }
+    network::remove_bridge(config).await?;
     guard.keep();
     Ok(())
+}
+
+/// The agent's last act: where the node was stopped, what the agent may have started while it was (a name server, a
+/// bridge) goes, too.
+pub(super) async fn sweep(config: &Config) {
+    if !is_stopping(config) {
+        return;
+    }
+    names::stop(config).await;
+    if let Err(error) = network::remove_bridge(config).await {
+        tracing::warn!(bridge = %config.bridge, %error, "the bridge was not taken away");
+    }
 }
 
 /// Whether the node's pods are being stopped.

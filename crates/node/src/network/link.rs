@@ -109,16 +109,21 @@ impl Netlink {
         }
     }
 
-    /// Whether an interface hangs on that bridge.
-    pub(super) async fn has_port(&self, bridge: u32) -> Result<bool, Error> {
+    /// The interfaces that hang on that bridge: index and name.
+    pub(super) async fn ports(&self, bridge: u32) -> Result<Vec<(u32, String)>, Error> {
         let mut links = std::pin::pin!(self.handle.link().get().execute());
         let list = |source| refused("list interfaces".to_owned(), source);
+        let mut ports = Vec::new();
         while let Some(link) = links.try_next().await.map_err(list)? {
             if super::controller_of(&link.attributes) == Some(bridge) {
-                return Ok(true);
+                let name = link.attributes.iter().find_map(|a| match a {
+                    LinkAttribute::IfName(name) => Some(name.clone()),
+                    _ => None,
+                });
+                ports.push((link.header.index, name.unwrap_or_default()));
             }
         }
-        Ok(false)
+        Ok(ports)
     }
 
     /// Deletes an interface, if it is there.

@@ -63,7 +63,8 @@ impl Network {
         let inside = link::Netlink::inside(shim_pid).await?;
         if inside.find("eth0").await?.is_none() {
             let pid = u32::try_from(shim_pid).map_err(|_| Error::NoSuchPod(shim_pid))?;
-            let host_name = interface_name(&self.tag, nonce);
+            self.detach(address).await?;
+            let host_name = interface_name(&self.tag, address, nonce);
             self.netlink.add_veth(&host_name, self.bridge_index, mac_of(address), pid).await?;
         }
         let eth0 = inside.find("eth0").await?.ok_or(Error::NoSuchPod(shim_pid))?.header.index;
@@ -74,14 +75,17 @@ impl Network {
         Ok(())
     }
 
-    /// Whether a pod still hangs on the bridge.
-    pub async fn in_use(&self) -> Result<bool, Error> {
-        self.netlink.has_port(self.bridge_index).await
-    }
-
-    /// Takes the bridge away. Call it when no pod is left.
-    pub async fn remove(&self) -> Result<(), Error> {
-        self.netlink.delete(self.bridge_index).await
+    /// Takes away what still answers for this address. The namespace of a pod that has ended can outlive its
+    /// processes by minutes, while the kernel tries to deliver the last bytes of its connections, and would
+    /// speak for an address that is its successor's.
+    pub async fn detach(&self, address: Ipv4Addr) -> Result<(), Error> {
+        let prefix = interface_prefix(&self.tag, address);
+        for (index, name) in self.netlink.ports(self.bridge_index).await? {
+            if name.starts_with(&prefix) {
+                self.netlink.delete(index).await?;
+            }
+        }
+        Ok(())
     }
 
     /// The bridge's name.
@@ -90,22 +94,14 @@ impl Network {
     }
 }
 
-/// Takes a bridge away by name, if it is there and nothing hangs on it. Answers whether it is gone.
-///
-/// The interfaces of pods that ended just now linger for a moment, so it looks more than once.
-pub async fn remove_bridge(config: &Config) -> Result<bool, Error> {
-    const LOOKS: u32 = 500;
-    const PAUSE: std::time::Duration = std::time::Duration::from_millis(20);
+/// Takes a bridge away with what hangs on it, if it is there. Call it when every pod has ended.
+pub async fn remove_bridge(config: &Config) -> Result<(), Error> {
     let netlink = link::Netlink::here()?;
-    let Some(found) = netlink.find(&config.bridge).await? else { return Ok(true) };
-    for _ in 0..LOOKS {
-        if !netlink.has_port(found.header.index).await? {
-            netlink.delete(found.header.index).await?;
-            return Ok(true);
-        }
-        tokio::time::sleep(PAUSE).await;
+    let Some(found) = netlink.find(&config.bridge).await? else { return Ok(()) };
+    for (index, _) in netlink.ports(found.header.index).await? {
+        netlink.delete(index).await?;
     }
-    Ok(false)
+    netlink.delete(found.header.index).await
 }
 
 /// A connection to a port of a pod's own loopback, found through its shim's process.
@@ -120,12 +116,17 @@ pub fn mac_of(address: Ipv4Addr) -> [u8; 6] {
     [0x0a, 0x58, a, b, c, d]
 }
 
-/// At most 15 characters: `v`, four of the instance, ten of the nonce.
-fn interface_name(tag: &str, nonce: &str) -> String {
-    let mut name = String::from("v");
-    name.extend(tag.chars().take(4));
-    name.extend(nonce.chars().filter(char::is_ascii_alphanumeric).take(10));
+/// At most 15 characters: `v`, four of the instance, the address, two of the nonce.
+fn interface_name(tag: &str, address: Ipv4Addr, nonce: &str) -> String {
+    let mut name = interface_prefix(tag, address);
+    name.extend(nonce.chars().filter(char::is_ascii_alphanumeric).take(2));
     name
+}
+
+/// What the names of all interfaces of an address begin with.
+fn interface_prefix(tag: &str, address: Ipv4Addr) -> String {
+    let tag: String = tag.chars().take(4).collect();
+    format!("v{tag}{:08x}", u32::from(address))
 }
 
 /// Pods reach each other over the bridge without it; beyond the machine they need it. Not fatal where /proc/sys is read-only.
@@ -179,6 +180,6 @@ mod tests {
 
     #[test]
     fn interface_names_fit_the_kernel() {
-        assert_eq!(interface_name("deadbeef", "0123-4567-89abc"), "vdead0123456789");
+        assert_eq!(interface_name("deadbeef", Ipv4Addr::new(10, 201, 7, 255), "0123-4567"), "vdead0ac907ff01");
     }
 }
