@@ -264,9 +264,9 @@ fn allowed(resource: &Resource, target: &Target, verb: &str, method: &Method) ->
     }
 }
 
-/// Collections that can only be deleted object by object.
+/// Collections that can only be deleted object by object. (Services were among them before Kubernetes 1.23.)
 fn is_fixed(resource: &Resource, verb: &str) -> bool {
-    verb == "deletecollection" && resource.group.is_empty() && matches!(&*resource.plural, "services" | "namespaces")
+    verb == "deletecollection" && resource.group.is_empty() && resource.plural == "namespaces"
 }
 
 /// The verb of a method, or `None` if there is none there.

@@ -8,7 +8,7 @@ use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event as CoreEvent, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
 use serde::Serialize;
@@ -84,6 +84,8 @@ pub enum End {
 struct View {
     sets: BTreeMap<Key, StatefulSet>,
     pods: BTreeMap<Key, Pod>,
+    /// What the controller could not create, in its words: events of reason FailedCreate.
+    failures: BTreeMap<Key, CoreEvent>,
     /// Kinds whose first listing is complete.
     listed: u32,
 }
@@ -92,8 +94,9 @@ struct View {
 pub async fn until_ready(client: &Client, wanted: &Wanted, timeout: Duration, ambient: &Ambient) -> Result<End> {
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
-    let mut sets = events(Api::<StatefulSet>::all(client.clone()));
-    let mut pods = events(Api::<Pod>::all(client.clone()));
+    let mut sets = events(Api::<StatefulSet>::all(client.clone()), "");
+    let mut pods = events(Api::<Pod>::all(client.clone()), "");
+    let mut failures = events(Api::<CoreEvent>::all(client.clone()), "reason=FailedCreate");
     let began = ambient.boottime();
     let mut view = View::default();
     let mut said = BTreeMap::new();
@@ -102,12 +105,13 @@ pub async fn until_ready(client: &Client, wanted: &Wanted, timeout: Duration, am
         tokio::select! {
             event = sets.next() => take(&mut view.sets, &mut view.listed, event)?,
             event = pods.next() => take(&mut view.pods, &mut view.listed, event)?,
+            event = failures.next() => take(&mut view.failures, &mut view.listed, event)?,
             () = &mut deadline => {
                 bar.finish_and_clear();
                 return Ok(End::TimedOut);
             }
         }
-        if view.listed < 2 {
+        if view.listed < 3 {
             continue;
         }
         let lines = view.lines(wanted);
@@ -137,6 +141,10 @@ pub async fn rows(client: &Client, wanted: &Wanted) -> Result<Vec<PodRow>> {
     let lost = "the API does not answer";
     for set in Api::<StatefulSet>::all(client.clone()).list(&Default::default()).await.context(lost)? {
         view.sets.insert(key(&set), set);
+    }
+    let failed = kube::api::ListParams::default().fields("reason=FailedCreate");
+    for event in Api::<CoreEvent>::all(client.clone()).list(&failed).await.context(lost)? {
+        view.failures.insert(key(&event), event);
     }
     for pod in Api::<Pod>::all(client.clone()).list(&Default::default()).await.context(lost)? {
         view.pods.insert(key(&pod), pod);
@@ -211,13 +219,24 @@ impl View {
             let line = match (self.pods.get(&key), &before) {
                 (Some(pod), _) => step(pod),
                 (None, Some(first)) if ordered => Step::Waits(format!("waits for {first} to be Ready")),
-                (None, _) => Step::Waits("is not created yet".to_owned()),
+                (None, _) => Step::Waits(self.not_created(set, &name)),
             };
             if line != Step::Ready && before.is_none() {
                 before = Some(name);
             }
             lines.insert(key, line);
         }
+    }
+
+    /// Why a pod that could be created is not there.
+    fn not_created(&self, set: &StatefulSet, pod: &str) -> String {
+        let about = |event: &&CoreEvent| event.involved_object.uid == set.metadata.uid;
+        let names =
+            |event: &&CoreEvent| event.message.as_deref().is_some_and(|text| text.contains(&format!("Pod {pod} ")));
+        let newest =
+            self.failures.values().filter(about).filter(names).max_by_key(|event| event.last_timestamp.clone());
+        let why = newest.and_then(|event| event.message.as_deref()?.split_once(" error: ").map(|(_, why)| why.trim()));
+        why.map_or_else(|| "is not created yet".to_owned(), |why| format!("cannot be created: {why}"))
     }
 
     /// Whether every wanted set exists and its controller has carried its newest spec out.
@@ -252,11 +271,15 @@ fn key<K: kube::Resource>(object: &K) -> Key {
     (object.namespace().unwrap_or_default(), object.name_any())
 }
 
-fn events<K>(api: Api<K>) -> std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>
+fn events<K>(
+    api: Api<K>,
+    fields: &str,
+) -> std::pin::Pin<Box<dyn Stream<Item = Result<Event<K>, watcher::Error>> + Send>>
 where
     K: kube::Resource + Clone + std::fmt::Debug + serde::de::DeserializeOwned + Send + 'static,
 {
-    Box::pin(watcher(api, watcher::Config::default()))
+    let config = watcher::Config::default();
+    Box::pin(watcher(api, if fields.is_empty() { config } else { config.fields(fields) }))
 }
 
 fn take<K: kube::Resource>(
