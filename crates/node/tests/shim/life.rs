@@ -34,16 +34,24 @@ async fn nothing_starts_before_start() {
     assert_eq!(state.shim_pid, pod.shim_pid);
     assert!(matches!(state.containers[0].state, Status::Waiting { .. }));
     // It is nobody's child here, in a session and a cgroup of its own.
-    let stat = fs::read_to_string(format!("/proc/{}/stat", pod.shim_pid)).unwrap();
-    let parent: u32 = stat.rsplit(") ").next().unwrap().split(' ').nth(1).unwrap().parse().unwrap();
-    assert_ne!(parent, std::process::id());
-    let session = rustix::process::getsid(Pid::from_raw(pod.shim_pid)).unwrap();
-    assert_ne!(session, rustix::process::getsid(None).unwrap());
+    let (parent, session) = parent_and_session(pod.shim_pid);
+    assert_ne!(parent, std::process::id().cast_signed());
+    // Session 0 is one whose leader lives outside of this pid namespace: ours may be, the shim's own is not.
+    assert_ne!(session, 0);
+    assert_ne!(session, parent_and_session(std::process::id().cast_signed()).1);
     let group = pod.cgroup().shim().processes().unwrap();
     assert!(group.contains(&pod.shim_pid) && !group.contains(&std::process::id().cast_signed()), "{group:?}");
     assert!(matches!(shim.acknowledge().await, Err(ClientError::Refused(_))));
     shim.start().await.unwrap();
     wait_for(&shim, |s| s.phase == Phase::Finished).await;
+}
+
+/// The parent and the session of a process, as the kernel lists them (`proc_pid_stat(5)`, fields 4 and 6).
+fn parent_and_session(pid: i32) -> (i32, i32) {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let mut fields = stat.rsplit(") ").next().unwrap().split(' ').skip(1).map(|field| field.parse().unwrap());
+    let (parent, _group, session) = (fields.next().unwrap(), fields.next(), fields.next().unwrap());
+    (parent, session)
 }
 
 #[tokio::test]
