@@ -108,18 +108,34 @@ pub enum Cause {
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let state = match self.why {
-            Why::NotCreated => "is not created",
-            Why::NotAvailable => "is not available",
-            Why::NotUpdated => "is not updated",
-            Why::NotDeleted => "is not deleted",
-        };
-        write!(f, "{} {state}: ", self.pod)?;
-        self.cause.write(f, &self.pod)
+        write!(f, "{} {}: {}", self.pod, self.why, self.cause.about(&self.pod))
+    }
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::NotCreated => "is not created",
+            Self::NotAvailable => "is not available",
+            Self::NotUpdated => "is not updated",
+            Self::NotDeleted => "is not deleted",
+        })
     }
 }
 
 impl Cause {
+    /// The cause as a clause of a sentence about that pod, which it calls "it".
+    pub fn about(&self, pod: &str) -> String {
+        /// Borrows what `write` needs, so that both ways to say a cause are one.
+        struct Clause<'a>(&'a Cause, &'a str);
+        impl fmt::Display for Clause<'_> {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                self.0.write(f, self.1)
+            }
+        }
+        Clause(self, pod).to_string()
+    }
+
     fn write(&self, f: &mut fmt::Formatter<'_>, about: &str) -> fmt::Result {
         let who = |pod: &str| if pod == about { "it".to_owned() } else { pod.to_owned() };
         match self {

@@ -24,6 +24,8 @@ pub enum Command {
     Up(Up),
     /// Stop what `up` started; data always stays
     Down(Down),
+    /// Say what waits, for what, and what would unblock it
+    Why(Why),
     /// Measure this machine against the budgets and print a table
     Bench(Bench),
     /// Serve until told to stop (what `up --detach` runs in the background)
@@ -93,6 +95,42 @@ pub struct Down {
     /// Stop statefuld only; the next `up` takes the running pods over
     #[arg(long)]
     pub keep_pods: bool,
+}
+
+/// Which server a command is about.
+#[derive(Clone, Debug, Args)]
+pub struct Server {
+    /// The instance that lives here (default: what KUBECONFIG names, else /var/lib/statefuld)
+    #[arg(long, value_name = "DIR", env = "STATEFULD_DATA_DIR", conflicts_with = "kubeconfig")]
+    pub data_dir: Option<PathBuf>,
+
+    /// Any Kubernetes API server
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// A context of the kubeconfig other than its current one
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+}
+
+/// `statefuld why`.
+#[derive(Debug, Args)]
+pub struct Why {
+    /// What is asked about: sts/NAME, pod/NAME or pvc/NAME; without it, everything in the namespace
+    #[arg(value_name = "KIND/NAME")]
+    pub object: Option<String>,
+
+    /// Where it is asked
+    #[command(flatten)]
+    pub server: Server,
+
+    /// Namespace
+    #[arg(long, short, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// `statefuld daemon`.

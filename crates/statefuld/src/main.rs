@@ -4,11 +4,13 @@
 //! |---|---|
 //! | `cli` | every command and flag |
 //! | `up`, `down`, `bench` | the commands |
+//! | `why` | what waits, for what, and what would unblock it |
+//! | `connect` | the server that a command is about |
 //! | `daemon` | the parts, put together; start and stop |
 //! | `place` | the data directory and its lock |
 //! | `control` | the socket between the commands and the daemon |
 //! | `manifest`, `apply` | files read, files applied |
-//! | `watch`, `waits` | progress, in sentences |
+//! | `watch` | progress, in sentences |
 //! | `say` | what is printed |
 //!
 //! The same binary is also the helper processes of a node: a shim per pod, node-dns, and the program inside the
@@ -19,6 +21,7 @@
 mod apply;
 mod bench;
 mod cli;
+mod connect;
 mod control;
 mod daemon;
 mod down;
@@ -26,8 +29,8 @@ mod manifest;
 mod place;
 mod say;
 mod up;
-mod waits;
 mod watch;
+mod why;
 
 use std::io::IsTerminal as _;
 use std::path::Path;
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Up(up) => up::run(up).await,
             Command::Down(down) => down::run(down).await,
+            Command::Why(why) => why::run(why).await,
             Command::Bench(bench) => bench::run(bench).await,
             Command::Daemon(daemon) => daemon::run(daemon).await,
         }

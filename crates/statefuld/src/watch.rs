@@ -15,7 +15,7 @@ use serde::Serialize;
 
 use crate::manifest::Object;
 use crate::say;
-use crate::waits::{Step, ordinal, step};
+use crate::why::pod::state;
 
 /// Namespace and name.
 type Key = (String, String);
@@ -68,6 +68,19 @@ pub struct PodRow {
     pub dns: String,
     /// Where the data of its claims lies.
     pub volumes: Vec<String>,
+}
+
+/// How far a pod is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Step {
+    /// Running and Ready.
+    Ready,
+    /// Not yet; for what.
+    Waits(String),
+}
+
+fn step(pod: &Pod) -> Step {
+    state(pod).map_or(Step::Ready, Step::Waits)
 }
 
 /// How the wait ended.
@@ -259,7 +272,9 @@ impl View {
             Some("OnDelete") => 0,
             _ => replicas.saturating_sub(partition).max(0),
         };
-        let of_set = |pod: &&Key| pod.0 == key.0 && ordinal(&pod.1).is_some_and(|(parent, _)| parent == key.1);
+        let of_set = |pod: &&Key| {
+            pod.0 == key.0 && planner::parent_and_ordinal(&pod.1).is_some_and(|(parent, _)| parent == key.1)
+        };
         let pods = self.pods.keys().filter(of_set).count();
         status.observed_generation >= set.metadata.generation
             && status.updated_replicas.unwrap_or(0) >= to_update
