@@ -14,8 +14,8 @@ use apiserver::auth::Identity;
 use apiserver::listen::{ListenOptions, serve};
 use apiserver::tls;
 use kube::Client;
-use statefuld_controllers::informers::Informers;
-use statefuld_controllers::{Term, gc, nodes, scheduler, statefulset, volumes};
+use statefuld_controllers::Term;
+use statefuld_controllers::roster::{self, Account, Selection};
 use store::embedded::Embedded;
 use tokio::io::AsyncReadExt;
 use tokio::task::JoinSet;
@@ -55,30 +55,10 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     Ok(())
 }
 
-fn start(api: &Arc<ApiServer>, term: &Term, ambient: &Ambient) -> JoinSet<()> {
+fn start(api: &Arc<ApiServer>, term: &Term, ambient: &Ambient) -> JoinSet<Result<(), String>> {
     let client = |identity| Client::new(api.client(identity), "default");
-    let account = |name: &str| client(Identity::service_account("kube-system", name));
-    let informers = Informers::start(&client(Identity::user("system:kube-controller-manager", &[])), term, ambient);
-    let (t, a, i) = (term, ambient, &informers);
-    let mut tasks = JoinSet::new();
-    let scheduler = client(Identity::user("system:kube-scheduler", &[]));
-    spawn(&mut tasks, scheduler::run(scheduler, t.clone(), a.clone(), i.clone()));
-    spawn(&mut tasks, volumes::run(account("persistent-volume-binder"), t.clone(), a.clone(), i.clone()));
-    spawn(&mut tasks, nodes::run(account("node-controller"), t.clone(), a.clone(), i.clone()));
-    spawn(&mut tasks, gc::run(account("generic-garbage-collector"), t.clone(), a.clone()));
-    spawn(&mut tasks, gc::namespaces::run(account("namespace-controller"), t.clone(), a.clone(), i.clone()));
-    let options = statefulset::Options::default();
-    spawn(&mut tasks, statefulset::run(account("statefulset-controller"), t.clone(), a.clone(), options));
-    tasks
-}
-
-fn spawn<E: std::fmt::Display + Send>(
-    tasks: &mut JoinSet<()>,
-    controller: impl Future<Output = Result<(), E>> + Send + 'static,
-) {
-    tasks.spawn(async move {
-        if let Err(error) = controller.await {
-            eprintln!("a controller ended: {error}");
-        }
-    });
+    roster::start(&Selection::all(), term, ambient, &|account| match account {
+        Account::Service(name) => client(Identity::service_account("kube-system", name)),
+        Account::User(name) => client(Identity::user(name, &[])),
+    })
 }

@@ -11,6 +11,7 @@
 //! - [`queue`]: keys that want work, one worker per key, back-off.
 //! - [`events`]: what a controller tells people.
 //! - [`statefulset`]: the driver of the pure planner.
+//! - [`roster`]: all controllers by name, and which of them a process runs.
 //! - [`informers`]: the copies that the following share.
 //! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`gc`]: what a set needs around it, each one `run`.
 
@@ -21,6 +22,7 @@ pub mod informer;
 pub mod informers;
 pub mod nodes;
 pub mod queue;
+pub mod roster;
 pub mod scheduler;
 pub mod statefulset;
 mod term;

@@ -6,7 +6,10 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use controllers::roster::Selection;
+
 use crate::place;
+use crate::ranges::{Cidr, PortRange};
 
 /// Kubernetes StatefulSets without Kubernetes.
 #[derive(Debug, Parser)]
@@ -26,6 +29,8 @@ pub enum Command {
     Down(Down),
     /// Say what waits, for what, and what would unblock it
     Why(Why),
+    /// Serve the API and run controllers, without being a node
+    Server(Server),
     /// Measure this machine against the budgets and print a table
     Bench(Bench),
     /// Serve until told to stop (what `up --detach` runs in the background)
@@ -41,16 +46,84 @@ pub struct Instance {
     pub data_dir: PathBuf,
 }
 
-/// How an instance is started.
+/// How the API serves.
 #[derive(Clone, Debug, Args)]
-pub struct Start {
+pub struct Api {
     /// Where the API listens; port 0 picks a free one
     #[arg(long, value_name = "ADDRESS:PORT", default_value = "127.0.0.1:6443")]
     pub listen: SocketAddr,
 
+    /// Where the cluster IPs of services are taken from
+    #[arg(long, value_name = "CIDR", default_value = "10.96.0.0/16")]
+    pub service_cidr: Cidr,
+
+    /// Where the node ports of services are taken from, first and last
+    #[arg(long, value_name = "PORT-PORT", default_value = "30000-32767")]
+    pub service_node_port_range: PortRange,
+}
+
+/// How this machine is a node.
+#[derive(Clone, Debug, Args)]
+pub struct Node {
     /// The node's name (default: the host's name); fixed at the first start
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+}
+
+/// How an instance is started.
+#[derive(Clone, Debug, Args)]
+pub struct Start {
+    /// How its API serves
+    #[command(flatten)]
+    pub api: Api,
+
+    /// How it is a node
+    #[command(flatten)]
+    pub node: Node,
+}
+
+impl Api {
+    /// The same as arguments.
+    pub fn arguments(&self) -> Vec<String> {
+        vec![
+            format!("--listen={}", self.listen),
+            format!("--service-cidr={}", self.service_cidr),
+            format!("--service-node-port-range={}", self.service_node_port_range),
+        ]
+    }
+}
+
+impl Start {
+    /// The same as arguments, for a daemon in the background.
+    pub fn arguments(&self) -> Vec<String> {
+        let mut arguments = self.api.arguments();
+        arguments.extend(self.node.node_name.iter().map(|name| format!("--node-name={name}")));
+        arguments
+    }
+}
+
+/// `statefuld server`.
+#[derive(Debug, Args)]
+#[command(after_help = format!(
+    "Controllers, under kube-controller-manager's names:\n{}",
+    controllers::roster::listing()
+))]
+pub struct Server {
+    /// Where the instance lives
+    #[command(flatten)]
+    pub instance: Instance,
+
+    /// How its API serves
+    #[command(flatten)]
+    pub api: Api,
+
+    /// Which controllers run: names with commas between, * for all others, -NAME for all but this one, or none
+    #[arg(long, value_name = "LIST", default_value = "*", allow_hyphen_values = true)]
+    pub controllers: Selection,
+
+    /// What to print once the API serves
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// `statefuld up`.

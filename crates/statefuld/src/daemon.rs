@@ -5,7 +5,8 @@
 //!  stop:  controllers settle ─▶ pods stop from the top ordinal (unless kept) ─▶ agent ─▶ listener ─▶ store
 //! ```
 //!
-//! Nothing here is global: several instances can live in one process, and many on one machine.
+//! Nothing here is global: several instances can live in one process, and many on one machine. `statefuld server` is the
+//! same without agent and pods.
 
 use std::net::SocketAddr;
 use std::process::ExitCode;
@@ -19,7 +20,7 @@ use apiserver::auth::Identity;
 use apiserver::listen::{ListenOptions, serve};
 use apiserver::tls;
 use controllers::Term;
-use controllers::informers::Informers;
+use controllers::roster::{self, Account, Selection};
 use kube::Client;
 use store::embedded::Embedded;
 use tokio::net::TcpListener;
@@ -43,14 +44,12 @@ pub struct Daemon {
     ambient: Ambient,
     api: Arc<ApiServer>,
     store: Arc<Embedded>,
-    node: node::Config,
     address: SocketAddr,
     /// Ends the controllers.
     term: Term,
-    controllers: JoinSet<()>,
-    /// Ends the agent.
-    agent_token: CancellationToken,
-    agent: JoinSet<()>,
+    controllers: JoinSet<Result<(), String>>,
+    /// The node of this machine, where there is one.
+    agent: Option<Agent>,
     /// Ends the listener.
     listener_token: CancellationToken,
     calls: mpsc::Receiver<Call>,
@@ -61,26 +60,46 @@ pub struct Daemon {
     _lock: Lock,
 }
 
+/// What runs.
+pub struct Parts<'a> {
+    /// Where the instance lives.
+    pub instance: &'a cli::Instance,
+    /// How its API serves.
+    pub api: &'a cli::Api,
+    /// Its controllers.
+    pub controllers: Selection,
+    /// Its node agent, if this machine is to be a node.
+    pub node: Option<&'a cli::Node>,
+}
+
+impl<'a> Parts<'a> {
+    /// Everything.
+    pub fn all(instance: &'a cli::Instance, start: &'a cli::Start) -> Self {
+        Self { instance, api: &start.api, controllers: Selection::all(), node: Some(&start.node) }
+    }
+}
+
 impl Daemon {
-    /// Starts everything; the API serves when this returns.
-    pub async fn start(instance: &cli::Instance, start: &cli::Start, ambient: Ambient) -> Result<Self> {
-        require_root()?;
-        require_cgroups()?;
-        let data = DataDir::new(&instance.data_dir)?;
+    /// Starts the parts; the API serves when this returns.
+    pub async fn start(parts: Parts<'_>, ambient: Ambient) -> Result<Self> {
+        if parts.node.is_some() {
+            require_root()?;
+            require_cgroups()?;
+        }
+        let data = DataDir::new(&parts.instance.data_dir)?;
         let lock = data.lock()?;
-        let wishes = node::Wishes { node_name: start.node_name.clone(), ..Default::default() };
-        let node = node::Config::choose(data.path(), &wishes)?;
-        let listener = TcpListener::bind(start.listen).await.with_context(|| cannot_listen(start.listen))?;
+        let node = parts.node.map(|node| choose_node(&data, node)).transpose()?;
+        let listen_on = parts.api.listen;
+        let listener = TcpListener::bind(listen_on).await.with_context(|| cannot_listen(listen_on))?;
         let address = listener.local_addr().context("the listener has no address")?;
         let (store, fatal) = open_store(&data, &ambient).await?;
-        let api = ApiServer::start(apiserver::Options::new(store.clone(), ambient.clone())).await?;
+        let api = ApiServer::start(api_options(parts.api, &store, &ambient)).await?;
         let listener_token = CancellationToken::new();
         listen(&data, &ambient, &api, listener, address, &listener_token)?;
 
         let term = Term::new();
-        let controllers = start_controllers(&api, &term, &ambient);
-        let agent_token = CancellationToken::new();
-        let agent = start_agent(&api, &node, &agent_token, &ambient);
+        let controllers = start_controllers(&parts.controllers, &api, &term, &ambient);
+        let agent = node.map(|node| Agent::start(&api, node, &ambient));
         let (caller, calls) = control::listen(&data.control_socket())?;
         lock.write_pid()?;
         Ok(Self {
@@ -88,11 +107,9 @@ impl Daemon {
             ambient,
             api,
             store,
-            node,
             address,
             term,
             controllers,
-            agent_token,
             agent,
             listener_token,
             calls,
@@ -165,9 +182,9 @@ impl Daemon {
             self.controllers.shutdown().await;
         }
         let mut stopped = Ok(());
-        if !keep_pods {
+        if let Some(agent) = self.agent.as_ref().filter(|_| !keep_pods) {
             tokio::select! {
-                result = node::agent::stop_pods(&self.node, None, &self.ambient) => {
+                result = node::agent::stop_pods(&agent.config, None, &self.ambient) => {
                     stopped = result.context("not all pods could be stopped");
                 }
                 _ = signals.next() => {
@@ -178,8 +195,9 @@ impl Daemon {
                 }
             }
         }
-        self.agent_token.cancel();
-        while self.agent.join_next().await.is_some() {}
+        if let Some(agent) = self.agent {
+            agent.stop().await;
+        }
         self.listener_token.cancel();
         // Ends its watch, so that it does not mourn the store.
         drop(self.api);
@@ -192,7 +210,7 @@ impl Daemon {
 /// `statefuld daemon`.
 pub async fn run(args: cli::Daemon) -> Result<ExitCode> {
     let signals = Signals::listen()?;
-    let daemon = Daemon::start(&args.instance, &args.start, Ambient::system()).await?;
+    let daemon = Daemon::start(Parts::all(&args.instance, &args.start), Ambient::system()).await?;
     daemon.serve(signals, || {}).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -252,6 +270,18 @@ fn require_cgroups() -> Result<()> {
     Ok(())
 }
 
+fn choose_node(data: &DataDir, node: &cli::Node) -> Result<node::Config> {
+    let wishes = node::Wishes { node_name: node.node_name.clone(), ..Default::default() };
+    Ok(node::Config::choose(data.path(), &wishes)?)
+}
+
+fn api_options(api: &cli::Api, store: &Arc<Embedded>, ambient: &Ambient) -> apiserver::Options {
+    let mut options = apiserver::Options::new(store.clone(), ambient.clone());
+    options.service_cidr = (api.service_cidr.network, api.service_cidr.prefix);
+    options.node_ports = api.service_node_port_range.0.clone();
+    options
+}
+
 fn cannot_listen(address: SocketAddr) -> String {
     format!("{address} cannot be listened on; choose another with --listen ADDRESS:PORT (port 0 picks a free one)")
 }
@@ -305,75 +335,56 @@ fn in_process(api: &Arc<ApiServer>, identity: Identity) -> Client {
     Client::new(api.client(identity), "default")
 }
 
-/// Runs every controller under an identity of its own; what they watch is shared.
-fn start_controllers(api: &Arc<ApiServer>, term: &Term, ambient: &Ambient) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let manager = in_process(api, Identity::user("system:kube-controller-manager", &[]));
-    let informers = Informers::start(&manager, term, ambient);
-    let account = |name: &str| in_process(api, Identity::service_account("kube-system", name));
-    let scheduler = in_process(api, Identity::user("system:kube-scheduler", &[]));
-    let given = || (term.clone(), ambient.clone(), informers.clone());
-
-    let (t, a, i) = given();
-    spawn(&mut tasks, "scheduler", controllers::scheduler::run(scheduler, t, a, i));
-    let (t, a, i) = given();
-    spawn(&mut tasks, "volumes", controllers::volumes::run(account("persistent-volume-binder"), t, a, i));
-    let (t, a, i) = given();
-    spawn(&mut tasks, "endpointslices", controllers::endpoints::run(account("endpointslice-controller"), t, a, i));
-    let (t, a, i) = given();
-    spawn(&mut tasks, "endpoints", controllers::endpoints::run_legacy(account("endpoint-controller"), t, a, i));
-    let (t, a, i) = given();
-    spawn(&mut tasks, "nodes", controllers::nodes::run(account("node-controller"), t, a, i));
-    let (t, a, _) = given();
-    spawn(&mut tasks, "gc", controllers::gc::run(account("generic-garbage-collector"), t, a));
-    let (t, a, i) = given();
-    spawn(&mut tasks, "namespaces", controllers::gc::namespaces::run(account("namespace-controller"), t, a, i));
-    let (t, a, i) = given();
-    spawn(&mut tasks, "accounts", controllers::gc::accounts::run(account("service-account-controller"), t, a, i));
-    let (t, a, _) = given();
-    let sets = controllers::statefulset::Options::default();
-    spawn(&mut tasks, "statefulset", controllers::statefulset::run(account("statefulset-controller"), t, a, sets));
-    tasks
-}
-
-fn spawn<E: std::fmt::Display + Send>(
-    tasks: &mut JoinSet<()>,
-    name: &'static str,
-    controller: impl Future<Output = Result<(), E>> + Send + 'static,
-) {
-    tasks.spawn(async move {
-        if let Err(error) = controller.await {
-            tracing::error!(controller = name, %error, "the controller ended");
-        }
-    });
-}
-
-fn start_agent(
+fn start_controllers(
+    selection: &Selection,
     api: &Arc<ApiServer>,
-    config: &node::Config,
-    token: &CancellationToken,
+    term: &Term,
     ambient: &Ambient,
-) -> JoinSet<()> {
-    let mut tasks = JoinSet::new();
-    let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
-    let client = in_process(api, Identity::node(&config.node_name));
-    let (config, token, ambient) = (config.clone(), token.clone(), ambient.clone());
-    let (nodes, name) = (api.nodes().clone(), config.node_name.clone());
-    let conn_token = token.clone();
-    tasks.spawn(async move {
-        tokio::select! {
-            () = conn_token.cancelled() => {}
-            result = nodes.attach(&name, ours) => {
-                if let Err(error) = result {
-                    tracing::warn!(%error, "the connection to the agent ended");
+) -> JoinSet<Result<(), String>> {
+    roster::start(selection, term, ambient, &|account| {
+        let identity = match account {
+            Account::Service(name) => Identity::service_account("kube-system", name),
+            Account::User(name) => Identity::user(name, &[]),
+        };
+        in_process(api, identity)
+    })
+}
+
+/// The node agent in this process.
+struct Agent {
+    config: node::Config,
+    token: CancellationToken,
+    tasks: JoinSet<()>,
+}
+
+impl Agent {
+    fn start(api: &Arc<ApiServer>, config: node::Config, ambient: &Ambient) -> Self {
+        let mut tasks = JoinSet::new();
+        let token = CancellationToken::new();
+        let (ours, theirs) = tokio::io::duplex(PIPE_BYTES);
+        let (nodes, name, conn_token) = (api.nodes().clone(), config.node_name.clone(), token.clone());
+        tasks.spawn(async move {
+            tokio::select! {
+                () = conn_token.cancelled() => {}
+                result = nodes.attach(&name, ours) => {
+                    if let Err(error) = result {
+                        tracing::warn!(%error, "the connection to the agent ended");
+                    }
                 }
             }
-        }
-    });
-    tasks.spawn(async move {
-        if let Err(error) = node::agent::run(client, config, theirs, token, ambient).await {
-            tracing::error!(%error, "the node agent ended");
-        }
-    });
-    tasks
+        });
+        let client = in_process(api, Identity::node(&config.node_name));
+        let running = node::agent::run(client, config.clone(), theirs, token.clone(), ambient.clone());
+        tasks.spawn(async move {
+            if let Err(error) = running.await {
+                tracing::error!(%error, "the node agent ended");
+            }
+        });
+        Self { config, token, tasks }
+    }
+
+    async fn stop(mut self) {
+        self.token.cancel();
+        while self.tasks.join_next().await.is_some() {}
+    }
 }

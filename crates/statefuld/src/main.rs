@@ -3,10 +3,11 @@
 //! | module | holds |
 //! |---|---|
 //! | `cli` | every command and flag |
-//! | `up`, `down`, `bench` | the commands |
 //! | `why` | what waits, for what, and what would unblock it |
 //! | `connect` | the server that a command is about |
+//! | `up`, `down`, `server`, `bench` | the commands |
 //! | `daemon` | the parts, put together; start and stop |
+//! | `ranges` | address and port ranges, as flags give them |
 //! | `place` | the data directory and its lock |
 //! | `control` | the socket between the commands and the daemon |
 //! | `manifest`, `apply` | files read, files applied |
@@ -27,7 +28,9 @@ mod daemon;
 mod down;
 mod manifest;
 mod place;
+mod ranges;
 mod say;
+mod server;
 mod up;
 mod watch;
 mod why;
@@ -55,6 +58,7 @@ fn main() -> ExitCode {
             Command::Up(up) => up::run(up).await,
             Command::Down(down) => down::run(down).await,
             Command::Why(why) => why::run(why).await,
+            Command::Server(server) => server::run(server).await,
             Command::Bench(bench) => bench::run(bench).await,
             Command::Daemon(daemon) => daemon::run(daemon).await,
         }

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use crate::cli::{self, Output};
 use crate::control::{self, Call, Request};
-use crate::daemon::{Daemon, Signals};
+use crate::daemon::{Daemon, Parts, Signals};
 use crate::manifest::{self, Object};
 use crate::place::DataDir;
 use crate::watch::{self, End, PodRow, Wanted};
@@ -55,7 +55,7 @@ pub async fn run(args: cli::Up) -> Result<ExitCode> {
 
 async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> Result<ExitCode> {
     let signals = Signals::listen()?;
-    let daemon = Daemon::start(&args.instance, &args.start, ambient.clone()).await?;
+    let daemon = Daemon::start(Parts::all(&args.instance, &args.start), ambient.clone()).await?;
     let (client, caller) = (daemon.client(), daemon.caller());
     let (server, data) = (daemon.url(), daemon.data().clone());
     // Signals and `statefuld down` are heard from the first moment on, also while pods are still starting.
@@ -187,10 +187,7 @@ async fn start_in_background(args: &cli::Up, data: &DataDir) -> Result<()> {
     let log_start = log.metadata().map(|m| m.len()).unwrap_or(0);
     let mut command = Command::new("/proc/self/exe");
     command.arg0("statefuld").arg("daemon").arg("--data-dir").arg(data.path());
-    command.arg("--listen").arg(args.start.listen.to_string());
-    if let Some(name) = &args.start.node_name {
-        command.arg("--node-name").arg(name);
-    }
+    command.args(args.start.arguments());
     command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).current_dir("/");
     // Of its own group: an interrupt at the terminal is not for it.
     command.process_group(0);

@@ -38,6 +38,8 @@ pub(super) async fn run(cache: Arc<Cache>, mut revision: u64, token: Cancellatio
         }
     };
     tokio::select! {
+        // First, so that a store that closes after its server is not mourned.
+        biased;
         () = token.cancelled() => {}
         () = follow => {}
     }

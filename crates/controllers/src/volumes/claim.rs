@@ -3,7 +3,7 @@
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
 
-use super::{NO_PROVISIONER, PROVISIONER, PVC_PROTECTION};
+use super::{NO_PROVISIONER, PROVISIONER};
 use crate::scheduler::SELECTED_NODE;
 use crate::work::{name, namespace, uid};
 
@@ -18,8 +18,6 @@ pub(super) struct Facts<'a> {
     /// Every volume there is.
     pub(super) volumes: &'a [std::sync::Arc<PersistentVolume>],
     pub(super) classes: &'a [std::sync::Arc<StorageClass>],
-    /// A pod on a node has it.
-    pub(super) used: bool,
 }
 
 /// The next thing to do for a claim.
@@ -27,10 +25,6 @@ pub(super) struct Facts<'a> {
 pub(super) enum Step {
     /// Nothing, until something changes.
     Rest,
-    /// Put the protection finalizer on.
-    Protect,
-    /// Take it off, after a last look at the pods.
-    Unprotect,
     /// Give it the default class.
     SetClass(String),
     /// Its volume is gone: phase Lost, after a last look.
@@ -50,13 +44,8 @@ pub(super) enum Step {
 /// Decides. Executing a step and asking again leads to [`Step::Rest`].
 pub(super) fn next(facts: &Facts<'_>) -> Step {
     let claim = facts.claim;
-    let meta = &claim.metadata;
-    let protected = meta.finalizers.iter().flatten().any(|f| f == PVC_PROTECTION);
-    if meta.deletion_timestamp.is_some() {
-        return if protected && !facts.used { Step::Unprotect } else { Step::Rest };
-    }
-    if !protected {
-        return Step::Protect;
+    if claim.metadata.deletion_timestamp.is_some() {
+        return Step::Rest;
     }
     let spec = claim.spec.clone().unwrap_or_default();
     match spec.volume_name.as_deref().filter(|name| !name.is_empty()) {
@@ -258,7 +247,7 @@ mod tests {
 
     fn claim(change: impl FnOnce(&mut Value)) -> PersistentVolumeClaim {
         let mut claim = json!({
-            "metadata": {"name": "data-web-0", "namespace": "d", "uid": "u1", "finalizers": [PVC_PROTECTION]},
+            "metadata": {"name": "data-web-0", "namespace": "d", "uid": "u1"},
             "spec": {"storageClassName": "local", "accessModes": ["ReadWriteOnce"],
                      "resources": {"requests": {"storage": "1Gi"}}},
             "status": {"phase": "Pending"},
@@ -280,13 +269,13 @@ mod tests {
         Arc::new(serde_json::from_value(class).expect("a class"))
     }
 
-    fn step(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>], used: bool) -> Step {
+    fn step(claim: &PersistentVolumeClaim, volumes: &[Arc<PersistentVolume>]) -> Step {
         let classes = [
             class("local", PROVISIONER, "WaitForFirstConsumer", "true"),
             class("now", PROVISIONER, "Immediate", "false"),
             class("foreign", "example.com/x", "Immediate", "false"),
         ];
-        next(&Facts { claim, volumes, classes: &classes, used })
+        next(&Facts { claim, volumes, classes: &classes })
     }
 
     fn reason(step: &Step) -> &str {
@@ -297,74 +286,71 @@ mod tests {
     }
 
     #[test]
-    fn protection_comes_first_and_goes_when_unused() {
-        let bare = claim(|c| c["metadata"]["finalizers"] = json!([]));
-        assert_eq!(step(&bare, &[], false), Step::Protect);
+    fn a_claim_that_goes_is_left_alone() {
         let deleting = claim(|c| c["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z"));
-        assert_eq!(step(&deleting, &[], true), Step::Rest);
-        assert_eq!(step(&deleting, &[], false), Step::Unprotect);
+        assert_eq!(step(&deleting, &[]), Step::Rest);
     }
 
     #[test]
     fn a_delayed_claim_waits_for_its_node_and_is_provisioned_there() {
-        assert_eq!(reason(&step(&claim(|_| ()), &[], false)), "WaitForFirstConsumer");
+        assert_eq!(reason(&step(&claim(|_| ()), &[])), "WaitForFirstConsumer");
         let selected = claim(|c| c["metadata"]["annotations"] = json!({SELECTED_NODE: "n1"}));
-        assert!(matches!(step(&selected, &[], false), Step::Provision { node, .. } if node == "n1"));
+        assert!(matches!(step(&selected, &[]), Step::Provision { node, .. } if node == "n1"));
         let now = claim(|c| c["spec"]["storageClassName"] = json!("now"));
-        assert!(matches!(step(&now, &[], false), Step::Provision { node, .. } if node.is_empty()));
+        assert!(matches!(step(&now, &[]), Step::Provision { node, .. } if node.is_empty()));
     }
 
     #[test]
     fn classes_that_cannot_be_served_are_told_in_upstreams_words() {
         let with = |class: Value| claim(|c| c["spec"]["storageClassName"] = class);
         assert_eq!(
-            step(&with(json!("nope")), &[], false),
+            step(&with(json!("nope")), &[]),
             Step::Wait {
                 warning: true,
                 reason: "ProvisioningFailed",
                 message: "storageclass.storage.k8s.io \"nope\" not found".into(),
             }
         );
-        assert_eq!(reason(&step(&with(json!("foreign")), &[], false)), "ExternalProvisioning");
-        assert_eq!(reason(&step(&with(json!("")), &[], false)), "FailedBinding");
-        assert_eq!(step(&with(Value::Null), &[], false), Step::SetClass("local".into()));
+        assert_eq!(reason(&step(&with(json!("foreign")), &[])), "ExternalProvisioning");
+        assert_eq!(reason(&step(&with(json!("")), &[])), "FailedBinding");
+        assert_eq!(step(&with(Value::Null), &[]), Step::SetClass("local".into()));
     }
 
     #[test]
     fn a_volume_that_holds_the_claim_is_bound_then_marked_then_left_alone() {
         let held = [volume(json!({"namespace": "d", "name": "data-web-0", "uid": "u1"}))];
-        assert_eq!(step(&claim(|_| ()), &held, false), Step::Bind(Box::new((*held[0]).clone())));
+        assert_eq!(step(&claim(|_| ()), &held), Step::Bind(Box::new((*held[0]).clone())));
         let named = claim(|c| {
             c["spec"]["volumeName"] = json!("v");
             c["metadata"]["annotations"] = json!({BIND_COMPLETED: "yes"});
         });
-        assert!(matches!(step(&named, &held, false), Step::MarkBound(_)));
+        assert!(matches!(step(&named, &held), Step::MarkBound(_)));
         let done = claim(|c| {
             c["spec"]["volumeName"] = json!("v");
             c["metadata"]["annotations"] = json!({BIND_COMPLETED: "yes"});
             c["status"] = json!({"phase": "Bound", "capacity": {"storage": "2Gi"}});
         });
-        assert_eq!(step(&done, &held, false), Step::Rest);
+        assert_eq!(step(&done, &held), Step::Rest);
     }
 
     #[test]
     fn a_lost_or_foreign_volume_is_never_taken() {
         let named = claim(|c| c["spec"]["volumeName"] = json!("v"));
-        assert_eq!(reason(&step(&named, &[], false)), "ClaimLost");
+        assert_eq!(reason(&step(&named, &[])), "ClaimLost");
         let other = [volume(json!({"namespace": "d", "name": "data-web-0", "uid": "an older claim"}))];
-        assert_eq!(reason(&step(&named, &other, false)), "ClaimMisbound");
-        assert_eq!(reason(&step(&claim(|_| ()), &other, false)), "WaitForFirstConsumer");
+        assert_eq!(reason(&step(&named, &other)), "ClaimMisbound");
+        assert_eq!(reason(&step(&claim(|_| ()), &other)), "WaitForFirstConsumer");
     }
 
     #[test]
     fn volumes_made_by_hand_are_matched() {
         let now = claim(|c| c["spec"]["storageClassName"] = json!(""));
         let mut free = (*volume(Value::Null)).clone();
-        assert_eq!(reason(&step(&now, &[Arc::new(free.clone())], false)), "FailedBinding", "another class");
+        assert_eq!(reason(&step(&now, &[Arc::new(free.clone())])), "FailedBinding", "another class");
         free.spec.as_mut().expect("a spec").storage_class_name = None;
-        assert!(matches!(step(&now, &[Arc::new(free)], false), Step::Reserve(_)));
+        assert!(matches!(step(&now, &[Arc::new(free)]), Step::Reserve(_)));
         let reserved = [volume(json!({"namespace": "d", "name": "data-web-0"}))];
-        assert!(matches!(step(&claim(|_| ()), &reserved, false), Step::Reserve(_)));
+        assert!(matches!(step(&claim(|_| ()), &reserved), Step::Reserve(_)));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Claims and volumes: binding, the volumes of class `local`, protection, and what becomes of them afterwards.
+//! Claims and volumes: binding, the volumes of class `local`, and what becomes of them afterwards.
 //!
 //! ```text
 //!   claim ──selected-node──▶ volume made (claimRef) ──▶ claim bound ──▶ both Bound
@@ -6,10 +6,11 @@
 //!                                             └─Retain──▶ stays
 //! ```
 //! `claim`, `volume` and `provision` decide without I/O, one step at a time; here the steps are carried out.
-//! Before anything that loses data the API is asked, not the local copy: a claim counts as gone, or as
-//! unused, only if a fresh read says so.
+//! [`protection`] holds back the deletion of what is used. Before anything that loses data the API is asked, not the
+//! local copy: a claim counts as gone only if a fresh read says so.
 
 mod claim;
+pub mod protection;
 mod provision;
 mod volume;
 
@@ -18,9 +19,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ambient::Ambient;
-use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Node, PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
-use kube::api::{DeleteParams, ListParams, Patch, PatchParams, PostParams, Preconditions};
+use kube::api::{DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 
@@ -104,15 +105,6 @@ fn watch_changes(claims: &Queue<Key>, volumes: &Queue<String>, informers: &Infor
             unbound();
         }
     });
-    let users = claims.clone();
-    informers.pods.on_change(move |old, new| {
-        // A claim is freed by a pod that goes; a pod that comes needs nothing of us.
-        for pod in old.filter(|_| new.is_none()).iter() {
-            for claim in &pod.claims {
-                users.add(Key::new(pod.namespace.clone(), claim.clone()));
-            }
-        }
-    });
 }
 
 /// Queues every claim that has no volume.
@@ -150,32 +142,13 @@ impl Controller {
                 volumes.push(fresh.clone());
             }
             let classes = self.informers.classes.all();
-            let used = self.is_used(&claim);
-            let facts = claim::Facts { claim: &claim, volumes: &volumes, classes: &classes, used };
+            let facts = claim::Facts { claim: &claim, volumes: &volumes, classes: &classes };
             let step = claim::next(&facts);
             let claims: Api<PersistentVolumeClaim> = Api::namespaced(self.client.clone(), &key.namespace);
             match step {
                 claim::Step::Rest => return Ok(Outcome::Done),
                 claim::Step::Wait { warning, reason, message } => {
                     self.tell(&claim, warning, reason, message);
-                    return Ok(Outcome::Done);
-                }
-                claim::Step::Protect => {
-                    claim = self
-                        .patch(
-                            &claims,
-                            &claim,
-                            json!({"metadata": {"finalizers": with(&claim.metadata.finalizers, PVC_PROTECTION)}}),
-                        )
-                        .await?;
-                }
-                claim::Step::Unprotect => {
-                    if self.is_used_live(&claim).await? {
-                        return Ok(Outcome::Done);
-                    }
-                    let patch =
-                        json!({"metadata": {"finalizers": without(&claim.metadata.finalizers, PVC_PROTECTION)}});
-                    self.patch(&claims, &claim, patch).await?;
                     return Ok(Outcome::Done);
                 }
                 claim::Step::SetClass(class) => {
@@ -262,15 +235,6 @@ impl Controller {
             let claim = self.claim_of(&volume).await?;
             match volume::next(&volume, claim.as_ref()) {
                 volume::Step::Rest => return Ok(Outcome::Done),
-                volume::Step::Protect => {
-                    let patch = json!({"metadata": {"finalizers": with(&volume.metadata.finalizers, PV_PROTECTION)}});
-                    volume = self.patch(&volumes, &volume, patch).await?;
-                }
-                volume::Step::Unprotect => {
-                    let patch =
-                        json!({"metadata": {"finalizers": without(&volume.metadata.finalizers, PV_PROTECTION)}});
-                    volume = self.patch(&volumes, &volume, patch).await?;
-                }
                 volume::Step::Phase(phase) => {
                     volume = self.patch_status(&volumes, &volume, json!({"status": {"phase": phase}})).await?;
                 }
@@ -311,28 +275,6 @@ impl Controller {
         self.informers.pods.by_index(&index).into_iter().next()
     }
 
-    /// Whether a pod that was given a node mounts the claim.
-    fn is_used(&self, claim: &PersistentVolumeClaim) -> bool {
-        claim.metadata.deletion_timestamp.is_some()
-            && self
-                .informers
-                .pods
-                .in_namespace(namespace(claim))
-                .iter()
-                .any(|pod| pod.node.is_some() && pod.claims.iter().any(|c| c == name(claim)))
-    }
-
-    /// The same, as the API has it now.
-    async fn is_used_live(&self, claim: &PersistentVolumeClaim) -> Result<bool, Stop> {
-        let pods: Api<Pod> = Api::namespaced(self.client.clone(), namespace(claim));
-        let list = call(&self.term, pods.list(&ListParams::default())).await?;
-        Ok(list
-            .items
-            .into_iter()
-            .filter_map(PodView::of)
-            .any(|pod| pod.node.is_some() && pod.claims.iter().any(|c| c == name(claim))))
-    }
-
     /// Whether the volume of a bound claim is really not there, or not its own.
     async fn is_lost_live(&self, claim: &PersistentVolumeClaim) -> Result<bool, Stop> {
         let volume = claim.spec.as_ref().and_then(|spec| spec.volume_name.clone()).unwrap_or_default();
@@ -345,13 +287,12 @@ impl Controller {
         })
     }
 
-    /// Changes an object, on the condition that it is still as it was when that was decided.
-    async fn patch<K>(&self, api: &Api<K>, object: &K, mut patch: Value) -> Result<K, Stop>
+    /// As [`patch`], for the term.
+    async fn patch<K>(&self, api: &Api<K>, object: &K, wanted: Value) -> Result<K, Stop>
     where
         K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
     {
-        conditions(object, &mut patch);
-        call(&self.term, api.patch(name(object), &PatchParams::default(), &Patch::Merge(patch))).await
+        patch(&self.term, api, object, wanted).await
     }
 
     /// As [`Self::patch`], of the status.
@@ -391,18 +332,17 @@ fn bind_patch(volume: &PersistentVolume) -> Value {
     json!({"metadata": {"annotations": annotations}, "spec": {"volumeName": name(volume)}})
 }
 
+/// Changes an object, on the condition that it is still as it was when that was decided.
+async fn patch<K>(term: &Term, api: &Api<K>, object: &K, mut patch: Value) -> Result<K, Stop>
+where
+    K: kube::Resource + Clone + serde::de::DeserializeOwned + std::fmt::Debug,
+{
+    conditions(object, &mut patch);
+    call(term, api.patch(name(object), &PatchParams::default(), &Patch::Merge(patch))).await
+}
+
 fn conditions<K: kube::Resource>(object: &K, patch: &mut Value) {
     let meta = object.meta();
     patch["metadata"]["uid"] = json!(meta.uid);
     patch["metadata"]["resourceVersion"] = json!(meta.resource_version);
-}
-
-fn with(finalizers: &Option<Vec<String>>, finalizer: &str) -> Vec<String> {
-    let mut all = finalizers.clone().unwrap_or_default();
-    all.push(finalizer.to_owned());
-    all
-}
-
-fn without(finalizers: &Option<Vec<String>>, finalizer: &str) -> Vec<String> {
-    finalizers.iter().flatten().filter(|f| *f != finalizer).cloned().collect()
 }

@@ -2,7 +2,7 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 
-use super::{PROVISIONED_BY, PROVISIONER, PV_PROTECTION};
+use super::{PROVISIONED_BY, PROVISIONER};
 use crate::work::{name, uid};
 
 /// The next thing to do for a volume.
@@ -10,10 +10,6 @@ use crate::work::{name, uid};
 pub(super) enum Step {
     /// Nothing, until something changes.
     Rest,
-    /// Put the protection finalizer on.
-    Protect,
-    /// Take it off: nobody has the volume.
-    Unprotect,
     /// Write this phase.
     Phase(&'static str),
     /// Delete the object; the agent of its node deletes the data, then the last finalizer.
@@ -22,50 +18,35 @@ pub(super) enum Step {
 
 /// Decides. `claim` is the claim that the volume names, as the API has it now.
 pub(super) fn next(volume: &PersistentVolume, claim: Option<&PersistentVolumeClaim>) -> Step {
-    let meta = &volume.metadata;
     let spec = volume.spec.clone().unwrap_or_default();
     let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref()).unwrap_or_default();
-    let deleting = meta.deletion_timestamp.is_some();
-    let protected = meta.finalizers.iter().flatten().any(|f| f == PV_PROTECTION);
+    let deleting = volume.metadata.deletion_timestamp.is_some();
     let to_phase = |wanted: &'static str| if phase == wanted { None } else { Some(Step::Phase(wanted)) };
-    if !deleting && !protected {
-        return Step::Protect;
-    }
     let holder = spec.claim_ref.as_ref().and_then(|holder| holder.uid.as_deref()).filter(|uid| !uid.is_empty());
-    let Some(holder) = holder else {
-        if deleting {
-            return if protected { Step::Unprotect } else { Step::Rest };
-        }
-        return to_phase("Available").unwrap_or(Step::Rest);
-    };
+    let Some(holder) = holder else { return to_phase("Available").unwrap_or(Step::Rest) };
     let alive = claim.filter(|claim| uid(*claim) == holder);
     if let Some(claim) = alive {
         let named = claim.spec.as_ref().and_then(|spec| spec.volume_name.as_deref()).filter(|n| !n.is_empty());
         return match named {
             Some(named) if named == name(volume) => to_phase("Bound").unwrap_or(Step::Rest),
             // It has chosen another volume since: this one holds nothing of it.
-            Some(_) => release(volume, phase, deleting, protected),
+            Some(_) => release(volume, phase, deleting),
             // It is about to choose this one.
             None => Step::Rest,
         };
     }
-    release(volume, phase, deleting, protected)
+    release(volume, phase, deleting)
 }
 
 /// A volume whose claim is gone for good.
-fn release(volume: &PersistentVolume, phase: &str, deleting: bool, protected: bool) -> Step {
+fn release(volume: &PersistentVolume, phase: &str, deleting: bool) -> Step {
     if phase != "Released" && phase != "Failed" {
         return Step::Phase("Released");
     }
     let annotations = volume.metadata.annotations.as_ref();
     let ours = annotations.and_then(|a| a.get(PROVISIONED_BY)).is_some_and(|by| by == PROVISIONER);
     let policy = volume.spec.as_ref().and_then(|spec| spec.persistent_volume_reclaim_policy.as_deref());
-    match (deleting, protected) {
-        (true, true) => Step::Unprotect,
-        (true, false) => Step::Rest,
-        (false, _) if ours && policy == Some("Delete") => Step::Delete,
-        (false, _) => Step::Rest,
-    }
+    if !deleting && ours && policy == Some("Delete") { Step::Delete } else { Step::Rest }
 }
 
 #[cfg(test)]
@@ -76,7 +57,7 @@ mod tests {
 
     fn volume(change: impl FnOnce(&mut Value)) -> PersistentVolume {
         let mut volume = json!({
-            "metadata": {"name": "v", "finalizers": [PV_PROTECTION], "annotations": {PROVISIONED_BY: PROVISIONER}},
+            "metadata": {"name": "v", "annotations": {PROVISIONED_BY: PROVISIONER}},
             "spec": {"claimRef": {"namespace": "d", "name": "c", "uid": "u1"}, "persistentVolumeReclaimPolicy": "Delete"},
             "status": {"phase": "Bound"},
         });
@@ -109,7 +90,7 @@ mod tests {
                 v["status"]["phase"] = json!("Released");
                 v["metadata"]["deletionTimestamp"] = json!("2030-01-01T00:00:00Z");
             });
-            assert_eq!(next(&deleting, claim), Step::Unprotect);
+            assert_eq!(next(&deleting, claim), Step::Rest);
         }
     }
 
@@ -128,17 +109,13 @@ mod tests {
     }
 
     #[test]
-    fn a_volume_made_by_hand_is_protected_and_available() {
-        let bare = volume(|v| {
-            v["metadata"]["finalizers"] = json!([]);
-            v["spec"]["claimRef"] = Value::Null;
-            v["status"] = Value::Null;
-        });
-        assert_eq!(next(&bare, None), Step::Protect);
+    fn a_volume_made_by_hand_is_available() {
         let free = volume(|v| {
             v["spec"]["claimRef"] = Value::Null;
             v["status"] = Value::Null;
         });
         assert_eq!(next(&free, None), Step::Phase("Available"));
+        let freed = volume(|v| v["spec"]["claimRef"] = Value::Null);
+        assert_eq!(next(&freed, None), Step::Phase("Available"), "so that its protection lets it go");
     }
 }

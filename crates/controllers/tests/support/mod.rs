@@ -11,8 +11,7 @@ use kube::api::{DynamicObject, Patch, PatchParams, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, Client};
 use serde_json::{Value, json};
-use statefuld_controllers::informers::Informers;
-use statefuld_controllers::{Term, endpoints, gc, nodes, scheduler, volumes};
+use statefuld_controllers::{Term, roster};
 use store::embedded::Embedded;
 use tokio::task::JoinSet;
 
@@ -23,7 +22,7 @@ const LOOK_AGAIN: Duration = Duration::from_millis(5);
 pub struct Cluster {
     pub client: Client,
     pub term: Term,
-    controllers: JoinSet<kube::Result<()>>,
+    controllers: JoinSet<Result<(), String>>,
     _api: Arc<ApiServer>,
     _folder: tempfile::TempDir,
 }
@@ -41,27 +40,12 @@ impl Cluster {
         let api = ApiServer::start(Options::new(store, Ambient::system())).await.expect("the server starts");
         let term = Term::new();
         let client = |identity| Client::new(api.client(identity), "default");
-        let account = |name: &str| client(Identity::service_account("kube-system", name));
-        let informers =
-            Informers::start(&client(Identity::user("system:kube-controller-manager", &[])), &term, &ambient);
-        let given = || (term.clone(), ambient.clone(), informers.clone());
-        let mut controllers = JoinSet::new();
-        let (t, a, i) = given();
-        controllers.spawn(scheduler::run(client(Identity::user("system:kube-scheduler", &[])), t, a, i));
-        let (t, a, i) = given();
-        controllers.spawn(volumes::run(account("persistent-volume-binder"), t, a, i));
-        let (t, a, i) = given();
-        controllers.spawn(endpoints::run(account("endpointslice-controller"), t, a, i));
-        let (t, a, i) = given();
-        controllers.spawn(endpoints::run_legacy(account("endpoint-controller"), t, a, i));
-        let (t, a, i) = given();
-        controllers.spawn(nodes::run(account("node-controller"), t, a, i));
-        let (t, a, _) = given();
-        controllers.spawn(gc::run(account("generic-garbage-collector"), t, a));
-        let (t, a, i) = given();
-        controllers.spawn(gc::namespaces::run(account("namespace-controller"), t, a, i));
-        let (t, a, i) = given();
-        controllers.spawn(gc::accounts::run(account("service-account-controller"), t, a, i));
+        // The set's own controller has tests of its own.
+        let selection = "*,-statefulset".parse().expect("a selection");
+        let controllers = roster::start(&selection, &term, &ambient, &|account| match account {
+            roster::Account::Service(name) => client(Identity::service_account("kube-system", name)),
+            roster::Account::User(name) => client(Identity::user(name, &[])),
+        });
         let admin = client(Identity::user("admin", &["system:masters"]));
         Self { client: admin, term, controllers, _api: api, _folder: folder }
     }

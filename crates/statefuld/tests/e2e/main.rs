@@ -12,3 +12,4 @@ mod harness;
 mod journal;
 mod postgres;
 mod redis;
+mod server;

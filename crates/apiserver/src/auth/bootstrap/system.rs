@@ -76,7 +76,12 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
         ),
         (
             "pv-protection-controller",
-            vec![rule(&["get", "list", "watch", "update", "patch"], &[""], &["persistentvolumes"]), events()],
+            vec![
+                rule(&["get", "list", "watch", "update", "patch"], &[""], &["persistentvolumes"]),
+                // Upstream goes by the volume's phase alone.
+                rule(&["get"], &[""], &["persistentvolumeclaims"]),
+                events(),
+            ],
         ),
         (
             "generic-garbage-collector",
