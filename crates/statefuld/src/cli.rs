@@ -30,7 +30,7 @@ pub enum Command {
     /// Say what waits, for what, and what would unblock it
     Why(Why),
     /// Serve the API and run controllers, without being a node
-    Server(Server),
+    Server(Serve),
     /// Measure this machine against the budgets and print a table
     Bench(Bench),
     /// Serve until told to stop (what `up --detach` runs in the background)
@@ -108,7 +108,7 @@ impl Start {
     "Controllers, under kube-controller-manager's names:\n{}",
     controllers::roster::listing()
 ))]
-pub struct Server {
+pub struct Serve {
     /// Where the instance lives
     #[command(flatten)]
     pub instance: Instance,

@@ -26,7 +26,7 @@ struct Ready {
 }
 
 /// Runs the command.
-pub async fn run(args: cli::Server) -> Result<ExitCode> {
+pub async fn run(args: cli::Serve) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let controllers = args.controllers.controllers().map(Controller::short).collect();
     let parts = Parts { instance: &args.instance, api: &args.api, controllers: args.controllers.clone(), node: None };
