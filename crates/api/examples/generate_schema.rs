@@ -48,6 +48,7 @@ const ROOTS: &[&str] = &[
     "events/v1.Event",
     "meta/v1.DeleteOptions",
     "meta/v1.ListMeta",
+    "meta/v1.PartialObjectMetadata",
     "meta/v1.Status",
     "networking/v1.NetworkPolicy",
     "node/v1.RuntimeClass",

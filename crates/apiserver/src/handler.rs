@@ -95,6 +95,7 @@ impl Call {
 /// Answers a request.
 pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> Response<Body> {
     let caller = parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
+    let notation = media::notation(&header(&parts, &ACCEPT));
     let outcome = match auth::impersonate(&parts.headers, &caller, &*shared.authorizer) {
         Ok(identity) => match route::parse(parts.uri.path()) {
             Route::Document(path) => document(shared, &parts, &identity, &path),
@@ -103,7 +104,7 @@ pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> R
         Err(ImpersonationError::Forbidden(status)) => Err(status),
         Err(error) => Ok(respond::text(500, format!("Internal Server Error: {:?}: {error}\n", parts.uri.path()))),
     };
-    let response = respond::outcome(outcome);
+    let response = respond::outcome(outcome, notation);
     shared.metrics.requests.get_or_create(&crate::metrics::Answer { code: response.status().as_u16() }).inc();
     response
 }
@@ -177,6 +178,7 @@ async fn resource(
     if sub::is_stream(&resource, &target) {
         return sub::stream(shared, &resource, &target, parts).await;
     }
+    let wanted = media::wanted(&header(&parts, &ACCEPT), api::protobuf::has_form(&resource.type_name))?;
     let call = Call {
         shared: shared.clone(),
         identity,
@@ -187,7 +189,7 @@ async fn resource(
         content_type: header(&parts, &CONTENT_TYPE),
         user_agent: header(&parts, &USER_AGENT),
         body,
-        wanted: media::wanted(&header(&parts, &ACCEPT))?,
+        wanted,
     };
     call.wanted.check(&call.resource, verb == "list")?;
     dispatch(call).await

@@ -6,8 +6,8 @@ use api::status::{Details, Status};
 
 use crate::errors::Outcome;
 
-/// What bodies may be written in.
-const READ: [&str; 3] = ["application/json", "application/yaml", "application/vnd.kubernetes.protobuf"];
+/// What bodies and answers may be written in.
+const READ: [&str; 3] = ["application/json", "application/yaml", api::protobuf::MEDIA_TYPE];
 
 /// In which shape a client wants objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -20,6 +20,18 @@ pub(crate) enum Shape {
     Metadata,
 }
 
+/// What an answer is written in.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Notation {
+    /// JSON.
+    #[default]
+    Json,
+    /// YAML.
+    Yaml,
+    /// Kubernetes' binary form.
+    Protobuf,
+}
+
 /// What a client wants to read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Wanted {
@@ -27,8 +39,8 @@ pub(crate) struct Wanted {
     pub(crate) shape: Shape,
     /// Whether the shape is named as that of a list, or of one object; `None` where it fits both.
     pub(crate) list: Option<bool>,
-    /// Written in YAML instead of JSON.
-    pub(crate) yaml: bool,
+    /// What it is written in.
+    pub(crate) notation: Notation,
 }
 
 impl Wanted {
@@ -55,42 +67,71 @@ impl Wanted {
 struct Clause {
     media: String,
     parameters: Vec<(String, String)>,
+    /// How much it is wanted, in thousandths.
+    quality: u16,
 }
 
-/// The first alternative of `accept` that can be answered. 406 if there is none.
-pub(crate) fn wanted(accept: &str) -> Outcome<Wanted> {
+impl Clause {
+    /// The value of a parameter, empty if it is absent.
+    fn get(&self, name: &str) -> &str {
+        self.parameters.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str())
+    }
+
+    /// The notation that it names; anything at all is JSON.
+    fn notation(&self) -> Option<Notation> {
+        match self.media.as_str() {
+            "application/json" | "application/*" | "*/*" => Some(Notation::Json),
+            "application/yaml" => Some(Notation::Yaml),
+            api::protobuf::MEDIA_TYPE => Some(Notation::Protobuf),
+            _ => None,
+        }
+    }
+
+    /// More than one type may be meant: such alternatives come after the others of the same quality.
+    fn is_open(&self) -> bool {
+        self.media.ends_with('*')
+    }
+}
+
+/// The best alternative of `accept` that can be answered; `binary` says whether the kind has a binary form. 406 if
+/// there is none.
+pub(crate) fn wanted(accept: &str, binary: bool) -> Outcome<Wanted> {
     if accept.trim().is_empty() {
-        return Ok(Wanted { shape: Shape::Object, list: None, yaml: false });
+        return Ok(Wanted { shape: Shape::Object, list: None, notation: Notation::Json });
     }
     let mut known_media = false;
     for clause in clauses(accept) {
-        let yaml = clause.media == "application/yaml";
-        if !yaml && !matches!(clause.media.as_str(), "application/json" | "*/*") {
-            known_media |= clause.media == "application/vnd.kubernetes.protobuf";
-            continue;
-        }
+        let Some(notation) = clause.notation() else { continue };
         known_media = true;
-        let get = |name: &str| clause.parameters.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str());
-        let known = get("g") == "meta.k8s.io" && get("v") == "v1";
-        let (shape, list) = match get("as") {
+        let known = clause.get("g") == "meta.k8s.io" && clause.get("v") == "v1";
+        let (shape, list) = match clause.get("as") {
             "" => (Shape::Object, None),
-            "Table" if known => (Shape::Table, None),
+            "Table" if known && notation != Notation::Protobuf => (Shape::Table, None),
             "PartialObjectMetadata" if known => (Shape::Metadata, Some(false)),
             "PartialObjectMetadataList" if known => (Shape::Metadata, Some(true)),
             _ => continue,
         };
-        return Ok(Wanted { shape, list, yaml });
+        if notation == Notation::Protobuf && shape == Shape::Object && !binary {
+            continue;
+        }
+        return Ok(Wanted { shape, list, notation });
     }
+    let offered = if binary { &READ[..] } else { &READ[..2] };
     Err(Box::new(if known_media {
-        Status::not_acceptable(&READ)
+        Status::not_acceptable(offered)
     } else {
         Status::new(406, "NotAcceptable", "406: Not Acceptable").with_details(Details::default())
     }))
 }
 
+/// What a document without shapes is written in for this client: a Status, a review. JSON if nothing fits.
+pub(crate) fn notation(accept: &str) -> Notation {
+    clauses(accept).iter().find_map(Clause::notation).unwrap_or_default()
+}
+
 /// Whether `accept` has an alternative of this media type whose parameters all are there.
 pub(crate) fn accepts(accept: &str, media: &str, parameters: &[(&str, &str)]) -> bool {
-    clauses(accept).any(|clause| {
+    clauses(accept).into_iter().any(|clause| {
         clause.media == media
             && parameters.iter().all(|(n, v)| clause.parameters.iter().any(|(cn, cv)| cn == n && cv == v))
     })
@@ -111,17 +152,24 @@ pub(crate) fn bare(content_type: &str) -> String {
     content_type.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// The alternatives in the order in which they stand.
-fn clauses(accept: &str) -> impl Iterator<Item = Clause> + '_ {
-    accept.split(',').map(|clause| {
-        let mut parts = clause.split(';').map(str::trim);
-        let media = parts.next().unwrap_or_default().to_ascii_lowercase();
-        let parameters = parts
-            .filter_map(|part| part.split_once('='))
-            .map(|(n, v)| (n.trim().to_owned(), v.trim().trim_matches('"').to_owned()))
-            .collect();
-        Clause { media, parameters }
-    })
+/// The alternatives, best first: by quality, and as they stand where that is the same.
+fn clauses(accept: &str) -> Vec<Clause> {
+    let mut clauses: Vec<Clause> = accept.split(',').map(clause).filter(|clause| clause.quality > 0).collect();
+    clauses.sort_by_key(|clause| (std::cmp::Reverse(clause.quality), clause.is_open()));
+    clauses
+}
+
+/// Reads one alternative. A quality that is no number counts as the best.
+fn clause(text: &str) -> Clause {
+    let mut parts = text.split(';').map(str::trim);
+    let media = parts.next().unwrap_or_default().to_ascii_lowercase();
+    let parameters: Vec<(String, String)> = parts
+        .filter_map(|part| part.split_once('='))
+        .map(|(n, v)| (n.trim().to_owned(), v.trim().trim_matches('"').to_owned()))
+        .collect();
+    let quality = parameters.iter().find(|(n, _)| n == "q").and_then(|(_, v)| v.parse::<f32>().ok());
+    let quality = quality.filter(|q| q.is_finite()).map_or(1000, |q| (q.clamp(0.0, 1.0) * 1000.0) as u16);
+    Clause { media, parameters, quality }
 }
 
 #[cfg(test)]
@@ -129,7 +177,7 @@ mod tests {
     use super::*;
 
     fn shape(accept: &str) -> Option<Shape> {
-        wanted(accept).ok().map(|w| w.shape)
+        wanted(accept, false).ok().map(|w| w.shape)
     }
 
     #[test]
@@ -148,6 +196,28 @@ mod tests {
             ),
             Some(Shape::Metadata)
         );
+    }
+
+    #[test]
+    fn kinds_with_a_binary_form_are_given_in_it_to_who_prefers_it() {
+        let notation =
+            |accept: String| wanted(&accept, true).map(|w| (w.notation, w.shape)).map_err(|status| status.code);
+        let protobuf = api::protobuf::MEDIA_TYPE;
+        assert_eq!(notation(protobuf.to_owned()), Ok((Notation::Protobuf, Shape::Object)));
+        assert_eq!(notation(format!("{protobuf},application/json")), Ok((Notation::Protobuf, Shape::Object)));
+        assert_eq!(notation(format!("{protobuf};q=0.5, application/json;q=0.9")), Ok((Notation::Json, Shape::Object)));
+        assert_eq!(notation(format!("*/*, {protobuf}")), Ok((Notation::Protobuf, Shape::Object)));
+        assert_eq!(notation(format!("{protobuf};q=0")), Err(406));
+        // Tables are JSON alone.
+        let table = ";as=Table;v=v1;g=meta.k8s.io";
+        assert_eq!(notation(format!("{protobuf}{table}")), Err(406));
+        assert_eq!(notation(format!("{protobuf}{table},application/json{table}")), Ok((Notation::Json, Shape::Table)));
+    }
+
+    #[test]
+    fn metadata_of_any_kind_has_a_binary_form() {
+        let accept = "application/vnd.kubernetes.protobuf;as=PartialObjectMetadata;v=v1;g=meta.k8s.io";
+        assert_eq!(wanted(accept, false).map(|w| w.notation).ok(), Some(Notation::Protobuf));
     }
 
     #[test]

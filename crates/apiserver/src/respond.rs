@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::protobuf;
 use api::resource::Resource;
 use api::status::Status;
 use api::table::{self, IncludeObject};
@@ -13,20 +14,25 @@ use serde_json::{Value, json};
 
 use crate::body::Body;
 use crate::errors::{Fail, Outcome};
-use crate::media::{Shape, Wanted};
+use crate::media::{Notation, Shape, Wanted};
 use crate::object;
 
-/// Turns an outcome into an answer.
-pub(crate) fn outcome(outcome: Outcome<Response<Body>>) -> Response<Body> {
+/// Turns an outcome into an answer; a failure into a Status in the notation that the client wants.
+pub(crate) fn outcome(outcome: Outcome<Response<Body>>, notation: Notation) -> Response<Body> {
     match outcome {
         Ok(response) => response,
-        Err(fail) => status(&fail),
+        Err(fail) => status_in(&fail, notation),
     }
 }
 
 /// A Status as an answer.
 pub(crate) fn status(status: &Status) -> Response<Body> {
-    let mut response = json(status.code, &status.to_value());
+    status_in(status, Notation::Json)
+}
+
+/// A Status as an answer, in some notation.
+fn status_in(status: &Status, notation: Notation) -> Response<Body> {
+    let mut response = document(status.code, &status.to_value(), notation);
     let retry = status.details.as_ref().map_or(0, |d| d.retry_after_seconds);
     if retry > 0 {
         response.headers_mut().insert("Retry-After", HeaderValue::from(retry));
@@ -39,7 +45,20 @@ pub(crate) fn too_busy() -> Response<Body> {
     status(&Status::too_many_requests("Too many requests, please try again later.", 1))
 }
 
-/// A document.
+/// A document with `apiVersion` and `kind`, in some notation; in JSON if it has no such form.
+pub(crate) fn document(code: u16, value: &Value, notation: Notation) -> Response<Body> {
+    let written = match notation {
+        Notation::Json => None,
+        Notation::Yaml => serde_saphyr::to_string(value).ok().map(|text| ("application/yaml", text.into_bytes())),
+        Notation::Protobuf => protobuf::encode_document(value).ok().map(|bytes| (protobuf::MEDIA_TYPE, bytes)),
+    };
+    match written {
+        Some((media, bytes)) => raw(code, media, bytes),
+        None => json(code, value),
+    }
+}
+
+/// A document in JSON.
 pub(crate) fn json(code: u16, value: &Value) -> Response<Body> {
     raw(code, "application/json", value.to_string())
 }
@@ -75,7 +94,7 @@ pub(crate) struct View {
 impl View {
     /// One stored object at one revision.
     pub(crate) fn object(&self, code: u16, stored: &[u8], revision: u64) -> Response<Body> {
-        if self.wanted.shape == Shape::Object && !self.wanted.yaml {
+        if self.wanted.shape == Shape::Object && self.wanted.notation == Notation::Json {
             return raw(code, "application/json", object::served_bytes(&self.resource, stored, revision));
         }
         self.value(code, &object::value_of(&self.resource, stored, revision))
@@ -91,10 +110,7 @@ impl View {
 
     /// A document as it is, in the notation asked for.
     pub(crate) fn document(&self, code: u16, value: &Value) -> Response<Body> {
-        match self.wanted.yaml.then(|| serde_saphyr::to_string(value)) {
-            Some(Ok(text)) => raw(code, "application/yaml", text),
-            _ => json(code, value),
-        }
+        document(code, value, self.wanted.notation)
     }
 
     /// One document in the shape asked for.

@@ -25,7 +25,7 @@ mod write;
 
 use serde_json::{Map, Value};
 
-use crate::schema::Schema;
+use crate::schema::{NodeId, Schema};
 use wire::{Reader, Writer};
 
 /// First bytes of every body.
@@ -62,9 +62,7 @@ pub fn decode(type_name: &str, body: &[u8]) -> Result<Value, Error> {
             _ => {}
         }
     }
-    let schema = Schema::builtin();
-    let id = schema.find(type_name).ok_or_else(|| Error::Type(type_name.to_owned()))?;
-    let mut object = read::value(schema, id, raw, 0)?;
+    let mut object = read::value(Schema::builtin(), find(type_name)?, raw, 0)?;
     if let Some(object) = object.as_object_mut() {
         object.append(&mut header);
     }
@@ -73,24 +71,70 @@ pub fn decode(type_name: &str, body: &[u8]) -> Result<Value, Error> {
 
 /// Writes an object of the type named `type_name`, with its envelope.
 pub fn encode(type_name: &str, object: &Value) -> Result<Vec<u8>, Error> {
-    let schema = Schema::builtin();
-    let id = schema.find(type_name).ok_or_else(|| Error::Type(type_name.to_owned()))?;
     let mut raw = Writer::default();
-    write::message(schema, id, object, &mut raw);
+    write::message(Schema::builtin(), find(type_name)?, object, &mut raw);
     Ok(enveloped(object, &raw.into_bytes()))
 }
 
-/// Writes a list of objects of the type named `type_name`: `list` is the list with its `items`.
-pub fn encode_list(type_name: &str, list: &Value) -> Result<Vec<u8>, Error> {
+/// Writes a list of objects of the type named `type_name`: `list` is the list without its items.
+pub fn encode_list<'a>(
+    type_name: &str,
+    list: &Value,
+    items: impl IntoIterator<Item = &'a Value>,
+) -> Result<Vec<u8>, Error> {
     let schema = Schema::builtin();
-    let find = |name: &str| schema.find(name).ok_or_else(|| Error::Type(name.to_owned()));
     let (item, metadata) = (find(type_name)?, find("meta/v1.ListMeta")?);
     let mut raw = Writer::default();
     raw.message(1, |inner| write::message(schema, metadata, &list["metadata"], inner));
-    for object in list["items"].as_array().into_iter().flatten() {
+    for object in items {
         raw.message(2, |inner| write::message(schema, item, object, inner));
     }
     Ok(enveloped(list, &raw.into_bytes()))
+}
+
+/// Writes any document by its `apiVersion` and `kind`: an object, a list of objects, a Status.
+pub fn encode_document(document: &Value) -> Result<Vec<u8>, Error> {
+    let text = |name: &str| document[name].as_str().unwrap_or_default();
+    let (version, kind) = (text("apiVersion"), text("kind"));
+    if let Some(name) = type_name(version, kind) {
+        return encode(name, document);
+    }
+    let item = kind.strip_suffix("List").and_then(|kind| type_name(version, kind));
+    let item = item.ok_or_else(|| Error::Type(format!("{version} {kind}")))?;
+    encode_list(item, document, document["items"].as_array().into_iter().flatten())
+}
+
+/// Writes one event of a watch, as a frame of the stream: its length in four bytes, and a message that holds
+/// the word and the encoded object.
+pub fn watch_frame(word: &str, object: &[u8]) -> Vec<u8> {
+    let mut event = Writer::default();
+    event.bytes(1, word.as_bytes());
+    event.message(2, |raw| raw.bytes(1, object));
+    let event = event.into_bytes();
+    let length = u32::try_from(event.len()).unwrap_or(u32::MAX);
+    [length.to_be_bytes().as_slice(), &event].concat()
+}
+
+/// Whether objects of the type named so have a binary form.
+pub fn has_form(type_name: &str) -> bool {
+    Schema::builtin().find(type_name).is_some()
+}
+
+/// The name of the type of a version and kind; types are named after the group's first word.
+fn type_name(api_version: &str, kind: &str) -> Option<&'static str> {
+    let (group, version) = api_version.rsplit_once('/').unwrap_or(("", api_version));
+    let package = group.split('.').next().filter(|p| !p.is_empty()).unwrap_or("core");
+    let schema = Schema::builtin();
+    // A Status belongs to the core group, and its type to none.
+    let id = schema
+        .find(&format!("{package}/{version}.{kind}"))
+        .or_else(|| schema.find(&format!("meta/{version}.{kind}")).filter(|_| group.is_empty()))?;
+    schema.as_struct(id).map(|s| s.name.as_ref())
+}
+
+/// The type of this name.
+fn find(type_name: &str) -> Result<NodeId, Error> {
+    Schema::builtin().find(type_name).ok_or_else(|| Error::Type(type_name.to_owned()))
 }
 
 /// Puts a message into its envelope.

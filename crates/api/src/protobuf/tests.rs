@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Error, MAGIC, decode, encode, encode_list, wire::Writer};
+use super::{Error, MAGIC, decode, encode, encode_document, encode_list, watch_frame, wire::Writer};
 use crate::decode::{FieldValidation, check_value};
 use crate::resource::Registry;
 
@@ -23,30 +23,95 @@ fn round_trips(group: &str, plural: &str, body: Value) {
     assert_eq!(again, object);
 }
 
-#[test]
-fn a_secret_is_written_byte_for_byte_as_other_clients_do() {
-    let mut metadata = Writer::default();
-    metadata.bytes(1, b"s");
-    let mut secret = Writer::default();
-    secret.bytes(1, &metadata.into_bytes());
-    secret.message(2, |entry| {
-        entry.bytes(1, b"a");
-        entry.bytes(2, b"b");
-    });
-    secret.bytes(3, b"Opaque");
+/// An envelope around the bytes of a core/v1 object.
+fn enveloped(kind: &str, raw: &[u8]) -> Vec<u8> {
     let mut envelope = Writer::default();
     envelope.message(1, |names| {
         names.bytes(1, b"v1");
-        names.bytes(2, b"Secret");
+        names.bytes(2, kind.as_bytes());
     });
-    envelope.bytes(2, &secret.into_bytes());
+    envelope.bytes(2, raw);
     envelope.bytes(3, b"");
     envelope.bytes(4, b"");
-    let expected = [MAGIC.as_slice(), &envelope.into_bytes()].concat();
+    [MAGIC.as_slice(), &envelope.into_bytes()].concat()
+}
+
+/// Metadata of an object that has a name and nothing else: what is no pointer is written all the same.
+fn named(name: u8) -> Vec<u8> {
+    let mut out = vec![0x0a, 1, name];
+    // generateName, namespace, selfLink, uid, resourceVersion: empty. generation: 0. creationTimestamp: none.
+    out.extend([0x12, 0, 0x1a, 0, 0x22, 0, 0x2a, 0, 0x32, 0, 0x38, 0, 0x42, 0]);
+    out
+}
+
+#[test]
+fn a_secret_is_written_byte_for_byte_as_upstream_does() {
+    let mut secret = vec![0x0a, 17];
+    secret.extend(named(b's'));
+    secret.extend([0x12, 6, 0x0a, 1, b'a', 0x12, 1, b'b', 0x1a, 6]);
+    secret.extend(b"Opaque");
+    let expected = enveloped("Secret", &secret);
     let (type_name, object) =
         stored("", "secrets", json!({"metadata": {"name": "s"}, "data": {"a": "Yg=="}, "type": "Opaque"}));
     assert_eq!(encode(&type_name, &object).unwrap(), expected);
-    assert_eq!(decode(&type_name, &expected).unwrap(), object);
+    let read = decode(&type_name, &expected).unwrap();
+    assert_eq!(stored("", "secrets", read).1, object);
+}
+
+#[test]
+fn quantities_ports_and_embedded_messages_are_written_as_upstream_does() {
+    let (type_name, object) = stored(
+        "",
+        "endpoints",
+        json!({"metadata": {"name": "e"}, "subsets": [{"addresses": [{"ip": "1.2.3.4"}], "ports": [{"port": 80}]}]}),
+    );
+    let mut endpoints = vec![0x0a, 17];
+    endpoints.extend(named(b'e'));
+    // A subset: an address (ip, hostname without content) and a port (name, number, protocol).
+    let subset =
+        [[0x0a, 11, 0x0a, 7].as_slice(), b"1.2.3.4", &[0x1a, 0], &[0x1a, 6, 0x0a, 0, 0x10, 80, 0x1a, 0]].concat();
+    endpoints.extend([0x12, subset.len() as u8]);
+    endpoints.extend(subset);
+    assert_eq!(encode(&type_name, &object).unwrap(), enveloped("Endpoints", &endpoints));
+
+    let (type_name, object) =
+        stored("", "resourcequotas", json!({"metadata": {"name": "q"}, "spec": {"hard": {"pods": "3"}}}));
+    let mut quota = vec![0x0a, 17];
+    quota.extend(named(b'q'));
+    quota.extend([0x12, 13, 0x0a, 11, 0x0a, 4]);
+    quota.extend(b"pods");
+    quota.extend([0x12, 3, 0x0a, 1, b'3', 0x1a, 0]);
+    assert_eq!(encode(&type_name, &object).unwrap(), enveloped("ResourceQuota", &quota));
+}
+
+#[test]
+fn a_status_is_written_as_upstream_does() {
+    let status = json!({"apiVersion": "v1", "kind": "Status", "metadata": {}, "status": "Failure", "message": "m",
+        "reason": "NotFound", "details": {"name": "x", "kind": "pods"}, "code": 404});
+    let mut raw = vec![0x0a, 6, 0x0a, 0, 0x12, 0, 0x1a, 0, 0x12, 7];
+    raw.extend(b"Failure");
+    raw.extend([0x1a, 1, b'm', 0x22, 8]);
+    raw.extend(b"NotFound");
+    raw.extend([0x2a, 15, 0x0a, 1, b'x', 0x12, 0, 0x1a, 4]);
+    raw.extend(b"pods");
+    raw.extend([0x28, 0, 0x32, 0, 0x30, 0x94, 0x03]);
+    assert_eq!(encode_document(&status).unwrap(), enveloped("Status", &raw));
+}
+
+#[test]
+fn an_event_of_a_watch_is_a_frame_of_known_length() {
+    assert_eq!(watch_frame("ADDED", b"xyz"), b"\0\0\0\x0e\x0a\x05ADDED\x12\x05\x0a\x03xyz");
+}
+
+#[test]
+fn documents_are_known_by_version_and_kind() {
+    let list =
+        json!({"apiVersion": "apps/v1", "kind": "StatefulSetList", "metadata": {"resourceVersion": "7"}, "items": []});
+    assert!(encode_document(&list).is_ok());
+    let partial = json!({"apiVersion": "meta.k8s.io/v1", "kind": "PartialObjectMetadata", "metadata": {"name": "a"}});
+    assert!(encode_document(&partial).is_ok());
+    let table = json!({"apiVersion": "meta.k8s.io/v1", "kind": "Table", "metadata": {}});
+    assert!(matches!(encode_document(&table), Err(Error::Type(_))));
 }
 
 #[test]
@@ -88,9 +153,9 @@ fn the_envelope_names_the_kind() {
 #[test]
 fn lists_hold_their_items() {
     let (type_name, object) = stored("", "configmaps", json!({"data": {"a": "1"}}));
-    let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "7"}, "items": [object, object]});
+    let list = json!({"apiVersion": "v1", "kind": "ConfigMapList", "metadata": {"resourceVersion": "7"}});
     let one = encode(&type_name, &object).unwrap().len();
-    assert!(encode_list(&type_name, &list).unwrap().len() > one + 10);
+    assert!(encode_list(&type_name, &list, [&object, &object]).unwrap().len() > one + 10);
 }
 
 #[test]

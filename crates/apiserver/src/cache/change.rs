@@ -2,7 +2,10 @@
 
 use std::sync::{Arc, OnceLock};
 
+use api::protobuf;
+use api::resource::Resource;
 use bytes::Bytes;
+use serde_json::Value;
 
 use crate::object::{Key, Object};
 
@@ -39,13 +42,15 @@ pub(crate) struct Change {
     pub(crate) previous: Option<Arc<Object>>,
     /// The event's bytes by [`Kind`], made when first asked for.
     frames: [OnceLock<Bytes>; 3],
+    /// The same in the binary form.
+    binary_frames: [OnceLock<Bytes>; 3],
 }
 
 impl Change {
     /// A change from what was to what is; one of both is there.
     pub(crate) fn new(revision: u64, current: Option<Arc<Object>>, previous: Option<Arc<Object>>) -> Self {
         debug_assert!(current.is_some() || previous.is_some());
-        Self { revision, current, previous, frames: Default::default() }
+        Self { revision, current, previous, frames: Default::default(), binary_frames: Default::default() }
     }
 
     /// The object that an event of this kind shows, and the resourceVersion that it shows it with.
@@ -71,6 +76,15 @@ impl Change {
         self.frames[kind as usize].get_or_init(encode).clone()
     }
 
+    /// The event in the binary form; `resource` is the object's kind.
+    pub(crate) fn binary_frame(&self, kind: Kind, resource: &Resource) -> Bytes {
+        let encode = || {
+            let (object, revision) = self.subject(kind);
+            binary_event(kind.word(), &object.value_at(resource, revision))
+        };
+        self.binary_frames[kind as usize].get_or_init(encode).clone()
+    }
+
     /// About how many bytes the change keeps alive: one version of the object, as it is and as an event. (What
     /// was before is what the previous change kept.)
     pub(crate) fn weight(&self) -> usize {
@@ -87,4 +101,14 @@ pub(crate) fn event_line(word: &str, object: &Object, revision: u64) -> Bytes {
     object.write(revision, &mut out);
     out.extend_from_slice(b"}\n");
     out.into()
+}
+
+/// One event about a document, as a frame of the binary form.
+pub(crate) fn binary_event(word: &str, document: &Value) -> Bytes {
+    let object = protobuf::encode_document(document).unwrap_or_else(|error| {
+        // Watches of kinds without a binary form are not opened in it.
+        tracing::error!(%error, "an event has no binary form");
+        Vec::new()
+    });
+    protobuf::watch_frame(word, &object).into()
 }

@@ -32,7 +32,7 @@ mod shelf;
 mod tests;
 mod watchers;
 
-pub(crate) use change::{Change, Kind, event_line};
+pub(crate) use change::{Change, Kind, binary_event, event_line};
 pub(crate) use filter::Filter;
 pub(crate) use shelf::{Page, Shelf, Since};
 pub(crate) use watchers::{Item, Watcher};

@@ -47,7 +47,7 @@ pub(crate) async fn bind(call: Call) -> Outcome<Response<Body>> {
     })
     .await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(respond::json(201, &done))
+    Ok(respond::document(201, &done, call.wanted.notation))
 }
 
 /// The binding, read.

@@ -32,7 +32,7 @@ pub(crate) async fn evict(call: Call) -> Outcome<Response<Body>> {
     }
     delete::delete_object(&call, &options).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
-    Ok(respond::json(201, &done))
+    Ok(respond::document(201, &done, call.wanted.notation))
 }
 
 /// The options of the delete that an eviction is.

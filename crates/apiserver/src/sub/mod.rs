@@ -2,7 +2,7 @@
 
 use api::status::Status;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Method, Response};
 
@@ -12,7 +12,7 @@ use crate::errors::Outcome;
 use crate::handler::{Call, header};
 use crate::route::Target;
 use crate::server::Shared;
-use crate::verbs;
+use crate::{media, respond, verbs};
 
 pub(crate) mod binding;
 mod eviction;
@@ -62,5 +62,7 @@ pub(crate) fn review(
     if parts.method != Method::POST || !target.name.is_empty() {
         return Some(Err(Box::new(Status::method_not_allowed())));
     }
-    Some(reviews::answer(shared, identity, target, kind, &header(parts, &CONTENT_TYPE), body))
+    let notation = media::notation(&header(parts, &ACCEPT));
+    let review = reviews::answer(shared, identity, target, kind, &header(parts, &CONTENT_TYPE), body);
+    Some(review.map(|review| respond::document(201, &review, notation)))
 }

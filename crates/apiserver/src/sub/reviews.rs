@@ -3,15 +3,13 @@
 use api::decode;
 use api::status::{FieldError, Status};
 use bytes::Bytes;
-use http::Response;
 use serde_json::{Value, json};
 
 use crate::auth::{Attributes, Decision, Identity};
-use crate::body::Body;
 use crate::errors::Outcome;
+use crate::media;
 use crate::route::Target;
 use crate::server::Shared;
-use crate::{media, respond};
 
 /// Groups that hold nothing but reviews.
 pub(crate) const GROUPS: [&str; 2] = ["authentication.k8s.io", "authorization.k8s.io"];
@@ -38,7 +36,7 @@ pub(crate) fn answer(
     kind: &str,
     content_type: &str,
     body: &Bytes,
-) -> Outcome<Response<Body>> {
+) -> Outcome<Value> {
     let package = target.group.split('.').next().unwrap_or_default();
     let mut review: Value = decode::parse(&format!("{package}/v1.{kind}"), body, media::written(content_type)?)
         .map_err(|error| Status::bad_request(format!("the {kind} cannot be read: {error}")))?;
@@ -59,7 +57,7 @@ pub(crate) fn answer(
         "LocalSubjectAccessReview" => access(shared, subject(&review), &review, Some(&target.namespace)),
         _ => access(shared, subject(&review), &review, None),
     };
-    Ok(respond::json(201, &review))
+    Ok(review)
 }
 
 /// What an access review must and must not say.

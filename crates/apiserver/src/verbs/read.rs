@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::protobuf;
 use api::status::{FieldError, Status};
 use api::table;
 use base64::Engine as _;
@@ -15,7 +16,7 @@ use crate::body::Body;
 use crate::cache::{Filter, Page, Shelf};
 use crate::errors::Outcome;
 use crate::handler::Call;
-use crate::media::Shape;
+use crate::media::{Notation, Shape};
 use crate::object::Key;
 use crate::respond::{self, View};
 
@@ -35,14 +36,24 @@ pub(crate) async fn list(call: Call) -> Outcome<Response<Body>> {
     let view = call.view()?;
     let filter = options::filter(&call)?;
     let page = page(&call, &filter).await?;
-    Ok(match view.wanted.shape {
-        Shape::Object if !view.wanted.yaml => respond::raw(200, "application/json", plain(&view, &page)),
-        Shape::Object => {
+    Ok(match (view.wanted.shape, view.wanted.notation) {
+        (Shape::Object, Notation::Json) => respond::raw(200, "application/json", plain(&view, &page)),
+        (Shape::Object, Notation::Protobuf) => {
+            let values: Vec<Value> = page.objects.iter().map(|o| o.value(&view.resource)).collect();
+            let list = json!({
+                "kind": view.resource.list_kind,
+                "apiVersion": view.resource.api_version(),
+                "metadata": list_metadata(&page),
+            });
+            let bytes = protobuf::encode_list(&view.resource.type_name, &list, &values).map_err(Status::internal)?;
+            respond::raw(200, protobuf::MEDIA_TYPE, bytes)
+        }
+        (Shape::Object, Notation::Yaml) => {
             let value: Value = serde_json::from_slice(&plain(&view, &page)).unwrap_or_default();
             view.document(200, &value)
         }
-        Shape::Metadata => view.document(200, &metadata_list(&view, &page)),
-        Shape::Table => view.document(200, &table_list(&view, &page)),
+        (Shape::Metadata, _) => view.document(200, &metadata_list(&view, &page)),
+        (Shape::Table, _) => view.document(200, &table_list(&view, &page)),
     })
 }
 

@@ -1,4 +1,4 @@
-//! watch: a stream of events, one line of JSON each.
+//! watch: a stream of events, one line of JSON each, or one frame of the binary form.
 
 use std::collections::VecDeque;
 use std::pin::Pin;
@@ -15,16 +15,21 @@ use tokio::time::Sleep;
 
 use super::{options, read};
 use crate::body::Body;
-use crate::cache::{Cache, Item, Kind, Since, Watcher, event_line};
+use crate::cache::{Cache, Item, Kind, Since, Watcher, binary_event, event_line};
 use crate::errors::Outcome;
 use crate::handler::Call;
-use crate::media::Shape;
+use crate::media::{Notation, Shape};
 use crate::object::Object;
 use crate::respond::{self, View};
 
 /// The shortest time that a watch without a time-out of its own stays open; up to as long again is added, so
 /// that clients do not come back all at once.
 const DEFAULT_TIMEOUT: Duration = Duration::from_secs(1800);
+
+/// What streams of events may be written in.
+const STREAMED: [&str; 2] = ["application/json;stream=watch", BINARY_STREAM];
+/// Media type of a stream of events in the binary form.
+const BINARY_STREAM: &str = "application/vnd.kubernetes.protobuf;stream=watch";
 
 /// How a watch begins.
 struct Start {
@@ -41,6 +46,10 @@ pub(crate) async fn watch(call: Call) -> Outcome<Response<Body>> {
         return Ok(respond::too_busy());
     };
     let view = call.view()?;
+    let notation = view.wanted.notation;
+    if notation == Notation::Yaml {
+        return Err(Box::new(Status::not_acceptable(&STREAMED)));
+    }
     let filter = options::filter(&call)?;
     let start = start(&call).await?;
     let timeout = match call.query.number("timeoutSeconds")? {
@@ -51,7 +60,7 @@ pub(crate) async fn watch(call: Call) -> Outcome<Response<Body>> {
     let opened = read::shelf(&call)?.watch(filter, start.since, cache.revision(), call.shared.limits.watch_buffer);
     let mut watcher = match opened {
         Ok(watcher) => watcher,
-        Err(status) => return Ok(answer(Body::full(error_line(&status)))),
+        Err(status) => return Ok(answer(Body::full(line("ERROR", &status.to_value(), notation)), notation)),
     };
     let initial = std::mem::take(&mut watcher.initial);
     let session = Session {
@@ -75,7 +84,7 @@ pub(crate) async fn watch(call: Call) -> Outcome<Response<Body>> {
         let line = session.next().await?;
         Some((Ok(line), session))
     });
-    Ok(answer(Body::stream(lines)))
+    Ok(answer(Body::stream(lines), notation))
 }
 
 /// What the query says about the beginning, after waiting for the state it asks for.
@@ -113,8 +122,9 @@ async fn start(call: &Call) -> Outcome<Start> {
 }
 
 /// The answer that carries a stream of events.
-fn answer(body: Body) -> Response<Body> {
-    let mut response = respond::raw(200, "application/json", Bytes::new());
+fn answer(body: Body, notation: Notation) -> Response<Body> {
+    let media = if notation == Notation::Protobuf { BINARY_STREAM } else { "application/json" };
+    let mut response = respond::raw(200, media, Bytes::new());
     *response.body_mut() = body;
     response
 }
@@ -143,8 +153,11 @@ impl Session {
     /// The next line; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(object) = self.initial.pop_front() {
-            return Some(match self.view.wanted.shape {
-                Shape::Object => event_line(Kind::Added.word(), &object, object.revision),
+            return Some(match (self.view.wanted.shape, self.view.wanted.notation) {
+                (Shape::Object, Notation::Protobuf) => {
+                    binary_event(Kind::Added.word(), &object.value(&self.view.resource))
+                }
+                (Shape::Object, _) => event_line(Kind::Added.word(), &object, object.revision),
                 _ => self.shaped(Kind::Added, &object, object.revision),
             });
         }
@@ -203,14 +216,15 @@ impl Session {
         self.ending = true;
         self.watcher.overflowed().then(|| {
             let why = "too old resource version: the watch was dropped because its client did not keep up";
-            error_line(&Status::expired(why))
+            line("ERROR", &Status::expired(why).to_value(), self.view.wanted.notation)
         })
     }
 
     /// The line of an event.
     fn line(&mut self, item: &Item) -> Bytes {
-        match self.view.wanted.shape {
-            Shape::Object => item.change.frame(item.kind),
+        match (self.view.wanted.shape, self.view.wanted.notation) {
+            (Shape::Object, Notation::Protobuf) => item.change.binary_frame(item.kind, &self.view.resource),
+            (Shape::Object, _) => item.change.frame(item.kind),
             _ => {
                 let (object, revision) = item.change.subject(item.kind);
                 self.shaped(item.kind, object, revision)
@@ -227,7 +241,7 @@ impl Session {
         {
             table.insert("columnDefinitions".to_owned(), Value::Null);
         }
-        line(kind.word(), shown)
+        line(kind.word(), &shown, self.view.wanted.notation)
     }
 
     /// A bookmark: the watch is this far.
@@ -242,21 +256,20 @@ impl Session {
             Shape::Table => {
                 let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                     "columnDefinitions": null, "rows": []});
-                return line("BOOKMARK", table);
+                return line("BOOKMARK", &table, self.view.wanted.notation);
             }
         };
-        line("BOOKMARK", json!({"kind": kind, "apiVersion": version, "metadata": metadata}))
+        let bookmark = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
+        line("BOOKMARK", &bookmark, self.view.wanted.notation)
     }
 }
 
-/// One event as a line.
-fn line(word: &str, object: Value) -> Bytes {
+/// One event about a document, in the notation of the stream.
+fn line(word: &str, object: &Value, notation: Notation) -> Bytes {
+    if notation == Notation::Protobuf {
+        return binary_event(word, object);
+    }
     let mut text = json!({"type": word, "object": object}).to_string();
     text.push('\n');
     text.into()
-}
-
-/// The event that ends a watch with a reason.
-fn error_line(status: &Status) -> Bytes {
-    line("ERROR", status.to_value())
 }

@@ -30,6 +30,7 @@ pub struct Answer {
     pub code: u16,
     pub headers: http::HeaderMap,
     pub body: Value,
+    pub bytes: Bytes,
 }
 
 impl Server {
@@ -81,7 +82,7 @@ impl Server {
         let bytes = tokio::time::timeout(PATIENCE, body.collect()).await.unwrap().unwrap().to_bytes();
         let body = serde_json::from_slice(&bytes)
             .unwrap_or_else(|_| Value::String(String::from_utf8_lossy(&bytes).into_owned()));
-        Answer { code: parts.status.as_u16(), headers: parts.headers, body }
+        Answer { code: parts.status.as_u16(), headers: parts.headers, body, bytes }
     }
 
     /// Creates an object, which must succeed; gives it as created.
