@@ -26,6 +26,12 @@ fmt:
 # Long model and fault runs of the planner: SEEDS random histories, every history of DISTURBANCES disturbances
 soak SEEDS="20000" DISTURBANCES="3":
     STATEFULD_SIM_SEEDS={{SEEDS}} STATEFULD_SIM_DISTURBANCES={{DISTURBANCES}} cargo test --release -p statefuld-sim -- --nocapture
+    just fuzz {{SEEDS}}
+
+# Long fuzzing of the pure parts and of the HTTP surface: RUNS inputs for each test, from SEED on
+fuzz RUNS="20000" SEED="0":
+    STATEFULD_FUZZ_RUNS={{RUNS}} STATEFULD_FUZZ_SEED={{SEED}} cargo test --release -p statefuld-api --test fuzz
+    STATEFULD_FUZZ_RUNS={{RUNS}} STATEFULD_FUZZ_SEED={{SEED}} cargo test --release -p statefuld-apiserver --test fuzz
 
 # Measure against the budgets
 bench:

@@ -33,6 +33,14 @@ impl Body {
         Self(Inner::Full((!bytes.is_empty()).then_some(bytes)))
     }
 
+    /// The bytes, if they are at hand and there are any.
+    pub(crate) fn bytes(&self) -> Option<&Bytes> {
+        match &self.0 {
+            Inner::Full(bytes) => bytes.as_ref(),
+            Inner::Stream(_) => None,
+        }
+    }
+
     /// Chunks as they come; each is sent at once.
     pub fn stream(chunks: impl Stream<Item = Result<Bytes, BodyError>> + Send + 'static) -> Self {
         Self(Inner::Stream(Box::pin(chunks)))

@@ -5,16 +5,19 @@ use std::sync::Arc;
 use api::openapi;
 use api::resource::{Resource, Subresource};
 use api::status::Status;
+use http::header::{CACHE_CONTROL, ETAG, EXPIRES, HeaderValue, LOCATION, VARY};
 use http::{Method, Response};
+use jiff::SignedDuration;
 use serde_json::{Value, json};
 use sha2::{Digest, Sha256};
 
 use crate::body::Body;
+use crate::documents::Document;
 use crate::errors::Outcome;
 use crate::query::Query;
 use crate::server::Shared;
 use crate::sub::reviews;
-use crate::{health, media, respond};
+use crate::{health, media, metrics, respond};
 
 /// The Kubernetes version whose behaviour is served.
 const MINOR: &str = "37";
@@ -49,7 +52,11 @@ fn find(shared: &Arc<Shared>, path: &str, accept: &str, query: &Query) -> Outcom
     Ok(Some(match segments.as_slice() {
         [""] => respond::json(200, &root(shared)),
         ["version"] => respond::json(200, &version()),
-        ["metrics"] => respond::raw(200, "text/plain; version=0.0.4; charset=utf-8", shared.metrics.text()),
+        ["metrics"] => {
+            let open = media::accepts(accept, "application/openmetrics-text", &[]);
+            let media = if open { metrics::OPEN_METRICS } else { metrics::TEXT };
+            respond::raw(200, media, shared.metrics.text(shared.cache.counts(), open))
+        }
         ["api"] if aggregated => aggregate(shared, true),
         ["apis"] if aggregated => aggregate(shared, false),
         ["api"] => respond::json(
@@ -76,7 +83,7 @@ fn find(shared: &Arc<Shared>, path: &str, accept: &str, query: &Query) -> Outcom
             Some(list) => respond::json(200, &list),
             None => return Ok(None),
         },
-        ["openapi", rest @ ..] => return openapi_document(shared, rest, accept),
+        ["openapi", rest @ ..] => return openapi_document(shared, rest, accept, query),
         _ => return Ok(None),
     }))
 }
@@ -230,7 +237,8 @@ fn aggregate(shared: &Shared, core: bool) -> Response<Body> {
         })
         .collect();
     let list = json!({"kind": "APIGroupDiscoveryList", "apiVersion": "apidiscovery.k8s.io/v2", "metadata": {}, "items": items});
-    respond::raw(200, "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList", list.to_string())
+    let media = "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList";
+    tagged(media, &Document::new(list.to_string()))
 }
 
 /// One version of a group in the aggregated document.
@@ -271,21 +279,47 @@ fn aggregated_version(shared: &Shared, group: &str, version: &str) -> Value {
 }
 
 /// `/openapi/…`
-fn openapi_document(shared: &Shared, rest: &[&str], accept: &str) -> Outcome<Option<Response<Body>>> {
+fn openapi_document(shared: &Shared, rest: &[&str], accept: &str, query: &Query) -> Outcome<Option<Response<Body>>> {
     if rest == ["v2"] && media::accepts(accept, openapi::V2_PROTOBUF, &[]) {
         let body = openapi::v2_protobuf();
         return Ok(Some(respond::raw(200, "application/octet-stream", body)));
     }
-    let document = match rest {
-        ["v2"] => Some(openapi::v2(&shared.registry)),
-        ["v3"] => Some(openapi::v3_index(&shared.registry)),
-        ["v3", "api", version] => openapi::v3(&shared.registry, "", version),
-        ["v3", "apis", group, version] => openapi::v3(&shared.registry, group, version),
-        _ => None,
-    };
+    let Some(document) = shared.documents.openapi(&shared.registry, rest) else { return Ok(None) };
     let json_wanted = accept.is_empty() || ["application/json", "*/*"].iter().any(|m| media::accepts(accept, m, &[]));
-    match document {
-        Some(_) if !json_wanted => Err(Box::new(Status::not_acceptable(&["application/json"]))),
-        document => Ok(document.map(|d| respond::json(200, &d))),
+    if !json_wanted {
+        return Err(Box::new(Status::not_acceptable(&["application/json"])));
     }
+    let asked = query.text("hash");
+    if rest.len() > 1 && !asked.is_empty() && asked != &*document.tag {
+        // The address of an older state leads to today's.
+        let mut response = respond::text(301, "");
+        let place = format!("/openapi/{}?hash={}", rest.join("/"), document.tag);
+        if let Ok(place) = HeaderValue::from_str(&place) {
+            response.headers_mut().insert(LOCATION, place);
+        }
+        return Ok(Some(response));
+    }
+    let mut response = tagged("application/json", &document);
+    if rest.len() > 1 && !asked.is_empty() {
+        // What lies at an address that names its content never changes.
+        response.headers_mut().insert(CACHE_CONTROL, HeaderValue::from_static("public, immutable"));
+        let expires = shared.ambient.now() + SignedDuration::from_hours(24 * 365);
+        let expires = expires.strftime("%a, %d %b %Y %H:%M:%S GMT").to_string();
+        if let Ok(expires) = HeaderValue::from_str(&expires) {
+            response.headers_mut().insert(EXPIRES, expires);
+        }
+    }
+    Ok(Some(response))
+}
+
+/// A document that clients may keep, and ask for again by its tag.
+fn tagged(media: &'static str, document: &Document) -> Response<Body> {
+    let mut response = respond::raw(200, media, document.bytes.clone());
+    let headers = response.headers_mut();
+    if let Ok(tag) = HeaderValue::from_str(&format!("\"{}\"", document.tag)) {
+        headers.insert(ETAG, tag);
+    }
+    headers.insert(CACHE_CONTROL, HeaderValue::from_static("public"));
+    headers.insert(VARY, HeaderValue::from_static("Accept"));
+    response
 }

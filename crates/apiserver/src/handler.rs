@@ -14,6 +14,7 @@ use crate::auth::{self, Attributes, Decision, Identity, ImpersonationError};
 use crate::body::Body;
 use crate::errors::Outcome;
 use crate::media::{self, Wanted};
+use crate::metrics::Asked;
 use crate::object::Key;
 use crate::query::Query;
 use crate::respond::{self, View};
@@ -96,8 +97,11 @@ impl Call {
 pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> Response<Body> {
     let caller = parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
     let notation = media::notation(&header(&parts, &ACCEPT));
+    let route = route::parse(parts.uri.path());
+    let asked = Asked::of(shared, &parts.method, &route, is_watch(&parts, &route));
+    let begun = shared.metrics.seconds();
     let outcome = match auth::impersonate(&parts.headers, &caller, &*shared.authorizer) {
-        Ok(identity) => match route::parse(parts.uri.path()) {
+        Ok(identity) => match route {
             Route::Document(path) => document(shared, &parts, &identity, &path),
             Route::Resource(target) => resource(shared, parts, body, identity, target).await,
         },
@@ -105,8 +109,14 @@ pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> R
         Err(error) => Ok(respond::text(500, format!("Internal Server Error: {:?}: {error}\n", parts.uri.path()))),
     };
     let response = respond::outcome(outcome, notation);
-    shared.metrics.requests.get_or_create(&crate::metrics::Answer { code: response.status().as_u16() }).inc();
+    shared.metrics.answered(asked, response.status().as_u16(), shared.metrics.seconds() - begun);
     response
+}
+
+/// Whether a request asks for a watch.
+fn is_watch(parts: &Parts, route: &Route) -> bool {
+    let Route::Resource(target) = route else { return false };
+    target.watch || (parts.method == Method::GET && Query::parse(parts.uri.query().unwrap_or_default()).flag("watch"))
 }
 
 /// A document outside the objects.

@@ -40,6 +40,11 @@ pub(crate) fn answer(shared: &Arc<Shared>, path: &str, query: &Query) -> Option<
         };
         lines.push_str(&line);
     }
+    let unknown: Vec<&str> = excluded.into_iter().filter(|e| !e.is_empty() && !CHECKS.contains(e)).collect();
+    if !unknown.is_empty() {
+        let names: Vec<String> = unknown.iter().map(|name| format!("{name:?}")).collect();
+        lines.push_str(&format!("warn: some health checks cannot be excluded: no matches for {}\n", names.join(",")));
+    }
     Some(match (good, query.get("verbose").is_some()) {
         (true, false) => respond::text(200, "ok"),
         (true, true) => respond::text(200, format!("{lines}{which} check passed\n")),

@@ -18,7 +18,8 @@
 //! | `sub` | scale, binding, eviction, namespace finalization, holders, access reviews |
 //! | `admission` | what the server adds to or refuses about objects, kind by kind |
 //! | `cache` | the newest state and the recent changes, kept in memory, fanned out to watchers |
-//! | `discovery`, `health`, `metrics` | documents outside the objects |
+//! | `discovery`, `documents`, `health`, `metrics` | documents outside the objects |
+//! | `encoding` | compression, and answers that the client has already |
 //! | [`auth`] | who asks, and what they may do |
 //! | [`listen`], [`tls`] | the TLS listener and the certificate authority |
 //! | `streams` | logs, exec, attach and port-forward: from HTTP to a node's agent |
@@ -32,6 +33,8 @@ mod body;
 mod bootstrap;
 mod cache;
 mod discovery;
+mod documents;
+mod encoding;
 mod errors;
 mod handler;
 mod health;

@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::auth::{Attributes, Authorizer, Decision, Identity, Standard};
 use crate::bootstrap;
 use crate::cache::Cache;
+use crate::documents::Documents;
 use crate::errors::Error;
 use crate::metrics::Metrics;
 use crate::service::{ApiService, InProcess};
@@ -124,6 +125,8 @@ pub(crate) struct Shared {
     pub(crate) watches: Arc<Semaphore>,
     /// Counters.
     pub(crate) metrics: Metrics,
+    /// The OpenAPI documents.
+    pub(crate) documents: Documents,
     /// Where cluster IPs are taken from.
     pub(crate) service_cidr: (Ipv4Addr, u8),
     /// Where node ports are taken from.
@@ -152,6 +155,7 @@ impl ApiServer {
         };
         let cache = Cache::start(options.store.clone(), &options.registry, standard.clone(), token.clone()).await?;
         let limits = options.limits;
+        let metrics = Metrics::new(&options.ambient);
         let shared = Arc::new(Shared {
             store: options.store,
             ambient: options.ambient,
@@ -164,7 +168,8 @@ impl ApiServer {
             reads: Arc::new(Semaphore::new(limits.reads)),
             writes: Arc::new(Semaphore::new(limits.writes)),
             watches: Arc::new(Semaphore::new(limits.watches)),
-            metrics: Metrics::new(),
+            metrics,
+            documents: Documents::default(),
             service_cidr: options.service_cidr,
             node_ports: options.node_ports,
             event_ttl: options.event_ttl,

@@ -19,6 +19,7 @@ use tower::Service;
 
 use crate::auth::Identity;
 use crate::body::Body;
+use crate::encoding::Way;
 use crate::errors::Fail;
 use crate::server::Shared;
 use crate::{handler, respond};
@@ -102,12 +103,14 @@ where
         return respond::too_busy();
     };
     let head = parts.method == Method::HEAD;
+    let _counted = shared.metrics.request(head || parts.method == Method::GET);
+    let way = Way::of(&parts);
     let work = async {
         let body = match read_body(body, shared.limits.body_bytes).await {
             Ok(body) => body,
             Err(fail) => return respond::status(&fail),
         };
-        handler::handle(&shared, parts, body).await
+        way.finish(handler::handle(&shared, parts, body).await).await
     };
     let mut response = match AssertUnwindSafe(work).catch_unwind().await {
         Ok(response) => response,

@@ -140,3 +140,77 @@ async fn reviews_say_who_and_what() {
     let answer = server.ask(Method::POST, path, Some(may("pods"))).await;
     assert_eq!(answer.body["status"]["allowed"], true);
 }
+
+#[tokio::test]
+async fn documents_that_a_client_keeps_are_not_sent_again() {
+    let server = Server::start().await;
+    let aggregated = ("accept", "application/json;g=apidiscovery.k8s.io;v=v2;as=APIGroupDiscoveryList");
+    for (path, accept) in
+        [("/openapi/v2", ("accept", "*/*")), ("/openapi/v3", ("accept", "*/*")), ("/apis", aggregated)]
+    {
+        let first = server.ask_as(admin(), Method::GET, path, &[accept], None).await;
+        assert_eq!(first.code, 200, "{path}");
+        let tag = first.headers["etag"].to_str().unwrap().to_owned();
+        let again = server.ask_as(admin(), Method::GET, path, &[accept, ("if-none-match", &tag)], None).await;
+        assert_eq!((again.code, again.bytes.len()), (304, 0), "{path}");
+        let other = server.ask_as(admin(), Method::GET, path, &[accept, ("if-none-match", "\"x\"")], None).await;
+        assert_eq!(other.code, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn the_address_of_a_document_names_its_content_and_lasts() {
+    let server = Server::start().await;
+    let index = server.ask(Method::GET, "/openapi/v3", None).await.body;
+    let place = index["paths"]["apis/apps/v1"]["serverRelativeURL"].as_str().unwrap();
+    let document = server.ask(Method::GET, place, None).await;
+    assert_eq!(document.headers["cache-control"], "public, immutable");
+    assert!(document.headers.contains_key("expires"));
+    assert_eq!(document.body["openapi"], "3.0.0");
+    let stale = server.ask(Method::GET, "/openapi/v3/apis/apps/v1?hash=OLD", None).await;
+    assert_eq!((stale.code, stale.headers["location"].to_str().unwrap()), (301, place));
+    assert_eq!(server.ask(Method::GET, "/openapi/v3/apis/nosuch/v1", None).await.code, 404);
+}
+
+#[tokio::test]
+async fn a_large_list_is_compressed_and_a_watch_is_not() {
+    let server = Server::start().await;
+    let mut map = config_map("a", "1");
+    map["data"]["k"] = "x".repeat(200_000).into();
+    server.create(MAPS, map).await;
+    let gzip = [("accept-encoding", "gzip")];
+    let packed = server.ask_as(admin(), Method::GET, MAPS, &gzip, None).await;
+    assert_eq!((packed.code, &packed.headers["content-encoding"]), (200, &http::HeaderValue::from_static("gzip")));
+    assert!(packed.bytes.len() < 10_000);
+    let watch = format!("{MAPS}?watch=true&timeoutSeconds=1");
+    let watch = server.ask_as(admin(), Method::GET, &watch, &gzip, None).await;
+    assert!(!watch.headers.contains_key("content-encoding") && watch.bytes.len() > 200_000);
+}
+
+#[tokio::test]
+async fn requests_and_commits_are_counted() {
+    let server = Server::start().await;
+    server.create(MAPS, config_map("a", "1")).await;
+    server.ask(Method::GET, MAPS, None).await;
+    server.ask(Method::GET, "/apis/no/v1/suches", None).await;
+    let answer = server.ask(Method::GET, "/metrics", None).await;
+    let text = String::from_utf8(answer.bytes.to_vec()).unwrap();
+    let counted = |labels: &[&str]| {
+        text.lines().any(|l| l.starts_with("apiserver_request_total{") && labels.iter().all(|label| l.contains(label)))
+    };
+    assert!(counted(&["verb=\"POST\"", "resource=\"configmaps\"", "code=\"201\""]), "{text}");
+    assert!(counted(&["verb=\"LIST\"", "resource=\"configmaps\"", "scope=\"namespace\"", "code=\"200\""]), "{text}");
+    assert!(counted(&["resource=\"\"", "code=\"404\""]), "{text}");
+    assert!(text.contains("apiserver_storage_objects{resource=\"configmaps\"}"));
+    assert!(text.contains("apiserver_current_inflight_requests{request_kind=\"readOnly\"} 1\n"), "{text}");
+}
+
+#[tokio::test]
+async fn single_checks_can_be_asked_and_left_out() {
+    let server = Server::start().await;
+    assert_eq!(server.ask(Method::GET, "/readyz/etcd", None).await.body, "ok");
+    assert_eq!(server.ask(Method::GET, "/readyz/nosuch", None).await.code, 404);
+    let answer = server.ask(Method::GET, "/readyz?verbose&exclude=etcd&exclude=nosuch", None).await.body;
+    let text = answer.as_str().unwrap();
+    assert!(text.contains("[+]etcd excluded: ok\n") && text.contains("no matches for \"nosuch\"\n"), "{text}");
+}

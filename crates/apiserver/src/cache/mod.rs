@@ -95,6 +95,11 @@ impl Cache {
         self.shelves.get(&(group.to_owned(), plural.to_owned()))
     }
 
+    /// How many objects there are of each kind, by `plural` or `plural.group`.
+    pub(crate) fn counts(&self) -> Vec<(String, usize)> {
+        self.shelves.values().map(|shelf| (shelf.resource().group_resource(), shelf.len())).collect()
+    }
+
     /// One object as far as the cache knows.
     pub(crate) fn get(&self, group: &str, plural: &str, namespace: &str, name: &str) -> Option<Arc<Object>> {
         self.named(group, plural)?.get(&Key::new(namespace, name))

@@ -100,6 +100,11 @@ impl Shelf {
         self.read().objects.get(key).cloned()
     }
 
+    /// How many objects there are.
+    pub(crate) fn len(&self) -> usize {
+        self.read().objects.len()
+    }
+
     /// All objects of a namespace (empty: of all).
     pub(crate) fn all(&self, namespace: &str) -> Vec<Arc<Object>> {
         self.read().range(namespace, None).map(|(_, o)| o.clone()).collect()

@@ -146,7 +146,7 @@ struct Session {
     headed: bool,
     cache: Arc<Cache>,
     _permit: OwnedSemaphorePermit,
-    _gauge: crate::metrics::Watching,
+    _gauge: crate::metrics::UnderWay,
 }
 
 impl Session {

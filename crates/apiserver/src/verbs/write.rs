@@ -167,7 +167,15 @@ async fn commit(call: &Call, key: Bytes, was: u64, op: Op, extra: Extra) -> Outc
     compare.extend(extra.compare);
     let mut ops = vec![op];
     ops.extend(extra.ops);
-    match shared.store.txn(Txn { compare, ops }).await.map_err(from_store)? {
+    let begun = shared.metrics.seconds();
+    let outcome = shared.store.txn(Txn { compare, ops }).await;
+    let word = match &outcome {
+        Ok(TxnOutcome::Committed { .. }) => "committed",
+        Ok(TxnOutcome::Failed { .. }) => "conflict",
+        Err(_) => "error",
+    };
+    shared.metrics.committed(word, shared.metrics.seconds() - begun);
+    match outcome.map_err(from_store)? {
         TxnOutcome::Committed { revision } => {
             if rights {
                 // Who was given a right can use it as soon as he is told.
