@@ -115,12 +115,16 @@ impl Worker {
                         if self.take_state(shim, state, probes, reports) {
                             return Some(Follow::Over);
                         }
+                        self.start_ephemeral(shim).await;
                     }
                     Ok(None) | Err(_) => return None,
                 },
                 Some(report) = incoming.recv() => self.take_report(shim, report).await,
                 changed = self.pod.changed() => match changed {
-                    Ok(()) => self.publish(),
+                    Ok(()) => {
+                        self.publish();
+                        self.start_ephemeral(shim).await;
+                    }
                     Err(_) => return Some(Follow::AgentEnds),
                 },
                 () = term.cancelled() => return Some(Follow::AgentEnds),

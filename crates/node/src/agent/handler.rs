@@ -16,8 +16,8 @@ use super::machine;
 use crate::config::Config;
 use crate::network;
 use crate::shim::Shim;
-use crate::shim::client::ExecEvent;
-use crate::shim::protocol::ExecRequest;
+use crate::shim::client::{Exec, ExecEvent};
+use crate::shim::protocol::{ExecExit, ExecRequest};
 use crate::shim::spec::ShimSpec;
 use crate::shim::state::{ContainerState, Phase, PodState, Status};
 
@@ -107,55 +107,24 @@ impl Handler {
         }
         let shim = Shim::connect(&dir).await.map_err(|e| Error::Failed(e.to_string()))?;
         let exec = shim.exec(request).await.map_err(|e| Error::Failed(e.to_string()))?;
-        let (mut output, mut input) = (exec.output, exec.input);
-        let Stream { tx, mut rx } = stream;
-        let forward = async {
-            while let Some(frame) = rx.recv().await {
-                let sent = match frame {
-                    Frame::Stdin(bytes) => input.write(&bytes).await,
-                    Frame::StdinEof => input.close().await,
-                    Frame::Resize { width, height } => input.resize(width, height).await,
-                    _ => Ok(()),
-                };
-                if sent.is_err() {
-                    break;
-                }
-            }
-            // The caller half-closed: the program's input ends, its output does not.
-            let _ = input.close().await;
-            std::future::pending::<()>().await;
-        };
-        let back = async {
-            loop {
-                let frame = match output.next().await {
-                    Ok(ExecEvent::Stdout(bytes)) => Frame::Stdout(bytes),
-                    Ok(ExecEvent::Stderr(bytes)) => Frame::Stderr(bytes),
-                    Ok(ExecEvent::Exit(exit)) if exit.message.is_empty() => Frame::Exit(ExitStatus::Code(exit.code)),
-                    Ok(ExecEvent::Exit(exit)) => Frame::Exit(ExitStatus::Error(exit.message)),
-                    Err(error) => Frame::Exit(ExitStatus::Error(error.to_string())),
-                };
-                let last = matches!(frame, Frame::Exit(_));
-                if tx.send(frame).await.is_err() || last {
-                    return;
-                }
-            }
-        };
-        tokio::select! {
-            () = forward => {}
-            () = back => {}
-            () = tx.closed() => {}
-        }
+        bridge(exec, stream, ending).await;
         Ok(())
     }
 
-    /// The container's output from now on, out of its log. Its input cannot be reached by this version.
-    async fn attach(&self, target: Target, stdin: bool, stream: &Stream) -> Result<(), Error> {
-        if stdin {
-            let why = "attaching to a container's stdin is not supported by this version of statefuld; use exec";
-            return Err(Error::BadRequest(why.to_owned()));
+    /// The streams of the container's own program, from now on. Its end is told without its exit code, which is the
+    /// pod's to tell.
+    async fn attach(&self, target: &Target, stdin: bool, stream: Stream) -> Result<(), Error> {
+        let dir = self.dir(target)?;
+        let container = self.container(target)?;
+        if !container.state.is_running() {
+            return Err(Error::BadRequest(format!("container {} is not running", target.container)));
         }
-        let wanted = Wanted { tail: Some(0), ..Wanted::default() };
-        self.log(LogRequest { target, follow: true, previous: false, limit: None, wanted }, stream).await
+        let shim = Shim::connect(&dir).await.map_err(|e| Error::Failed(e.to_string()))?;
+        let streams = shim.attach(&target.container, stdin).await.map_err(|e| Error::Failed(e.to_string()))?;
+        // Nothing may come for long: the caller is told that it is attached.
+        let _ = stream.tx.send(Frame::Stdout(Bytes::new())).await;
+        bridge(streams, stream, |_| ExitStatus::Code(0)).await;
+        Ok(())
     }
 
     async fn port_forward(&self, target: &Target, port: u16, stream: Stream) -> Result<(), Error> {
@@ -233,10 +202,56 @@ impl NodeHandler for Handler {
                 let request = ExecRequest { container, argv: command, stdin, tty, ..ExecRequest::default() };
                 self.exec(request, &target, stream).await
             }
-            StreamRequest::Attach { target, stdin, tty: _ } => self.attach(target, stdin, &stream).await,
+            StreamRequest::Attach { target, stdin, tty: _ } => self.attach(&target, stdin, stream).await,
             StreamRequest::PortForward { target, port } => self.port_forward(&target, port, stream).await,
             StreamRequest::Stats => self.stats(&stream).await,
         }
+    }
+}
+
+/// How a program ended.
+fn ending(exit: ExecExit) -> ExitStatus {
+    if exit.message.is_empty() { ExitStatus::Code(exit.code) } else { ExitStatus::Error(exit.message) }
+}
+
+/// Moves bytes both ways until the program has ended or the caller is gone.
+async fn bridge(exec: Exec, stream: Stream, ending: impl Fn(ExecExit) -> ExitStatus) {
+    let (mut output, mut input) = (exec.output, exec.input);
+    let Stream { tx, mut rx } = stream;
+    let forward = async {
+        while let Some(frame) = rx.recv().await {
+            let sent = match frame {
+                Frame::Stdin(bytes) => input.write(&bytes).await,
+                Frame::StdinEof => input.close().await,
+                Frame::Resize { width, height } => input.resize(width, height).await,
+                _ => Ok(()),
+            };
+            if sent.is_err() {
+                break;
+            }
+        }
+        // The caller half-closed: the program's input ends, its output does not.
+        let _ = input.close().await;
+        std::future::pending::<()>().await;
+    };
+    let back = async {
+        loop {
+            let frame = match output.next().await {
+                Ok(ExecEvent::Stdout(bytes)) => Frame::Stdout(bytes),
+                Ok(ExecEvent::Stderr(bytes)) => Frame::Stderr(bytes),
+                Ok(ExecEvent::Exit(exit)) => Frame::Exit(ending(exit)),
+                Err(error) => Frame::Exit(ExitStatus::Error(error.to_string())),
+            };
+            let last = matches!(frame, Frame::Exit(_));
+            if tx.send(frame).await.is_err() || last {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = forward => {}
+        () = back => {}
+        () = tx.closed() => {}
     }
 }
 

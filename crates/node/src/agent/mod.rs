@@ -24,6 +24,7 @@
 //! folders) or in the API; what runs goes on in the shims.
 
 pub mod env;
+mod ephemeral;
 pub mod events;
 pub mod fields;
 mod follow;

@@ -6,10 +6,11 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    EphemeralContainer, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
+use super::ephemeral::as_container;
 use super::translate::qos_class;
 use crate::shim::state::{self, Phase, PodState, Status, Termination};
 
@@ -26,6 +27,8 @@ pub struct Facts<'a> {
     pub carried: &'a BTreeMap<String, Carried>,
     /// Why the pod does not start.
     pub hold: Option<&'a Hold>,
+    /// Why ephemeral containers do not start.
+    pub refused: &'a BTreeMap<String, Hold>,
     /// Its address.
     pub address: Option<Ipv4Addr>,
     /// The machine's.
@@ -76,6 +79,8 @@ pub fn build(facts: &Facts<'_>) -> PodStatus {
     let old = facts.pod.status.clone().unwrap_or_default();
     let init: Vec<_> = spec.init_containers.iter().flatten().map(|c| container_status(facts, spec, c)).collect();
     let main: Vec<_> = spec.containers.iter().map(|c| container_status(facts, spec, c)).collect();
+    let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| ephemeral_status(facts, &old, c));
+    let ephemeral: Vec<_> = ephemeral.collect();
     let phase = phase(facts, spec, &init, &main);
     let ips = facts.address.map(|a| a.to_string());
     let keep_ip = ips.clone().or_else(|| old.pod_ip.clone());
@@ -83,6 +88,7 @@ pub fn build(facts: &Facts<'_>) -> PodStatus {
         conditions: Some(conditions(facts, spec, &old, phase, &init, &main)),
         container_statuses: Some(main),
         init_container_statuses: (!init.is_empty()).then_some(init),
+        ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         phase: Some(phase.to_owned()),
         host_ip: Some(facts.host.to_string()),
         host_ips: Some(vec![HostIP { ip: facts.host.to_string() }]),
@@ -177,6 +183,26 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
         }
         Status::Waiting { reason, message } => waiting(reason, message),
     });
+    status
+}
+
+/// An ephemeral container runs once: what an earlier sandbox says of it stays.
+fn ephemeral_status(facts: &Facts<'_>, old: &PodStatus, container: &EphemeralContainer) -> ContainerStatus {
+    let plain = as_container(container);
+    let empty = PodSpec::default();
+    let mut status = container_status(facts, &empty, &plain);
+    status.restart_count = 0;
+    status.ready = false;
+    status.started = None;
+    status.last_state = Some(ContainerState::default());
+    if facts.state.and_then(|s| s.container(&container.name)).is_some() {
+        return status;
+    }
+    let carried = facts.carried.get(&container.name).and_then(|c| c.last.as_ref()).map(terminated);
+    let mut reported = old.ephemeral_container_statuses.iter().flatten().filter(|s| s.name == container.name);
+    let reported = reported.find_map(|s| s.state.clone()).filter(|s| s.waiting.is_none());
+    let refused = facts.refused.get(&container.name).map(|hold| waiting(&hold.reason, &hold.message));
+    status.state = carried.or(reported).or(refused).or(status.state);
     status
 }
 

@@ -78,6 +78,7 @@ impl Case {
             health: &BTreeMap::from([("c".to_owned(), health)]),
             carried: &self.carried,
             hold: self.hold.as_ref(),
+            refused: &BTreeMap::new(),
             address: Some(Ipv4Addr::new(10, 201, 7, 2)),
             host: Ipv4Addr::new(192, 0, 2, 2),
             sample_id: "",
@@ -211,4 +212,34 @@ fn a_lost_sandbox_leaves_its_restarts_and_an_unknown_end() {
         c.last_state.and_then(|s| s.terminated).and_then(|t| t.reason).as_deref(),
         Some("ContainerStatusUnknown")
     );
+}
+
+#[test]
+fn an_ephemeral_container_that_ran_keeps_how_it_ended_and_holds_nothing_up() {
+    let container = |name: &str| json!({"name": name, "image": "host"});
+    let mut case = Case::new(None);
+    case.spec["ephemeralContainers"] = json!([container("new"), container("over"), container("lost")]);
+    case.status = json!({"ephemeralContainerStatuses": [
+        {"name": "over", "image": "host", "imageID": "", "ready": false, "restartCount": 0,
+         "state": {"terminated": {"exitCode": 3}}}]});
+    let lost = Termination {
+        exit_code: 137,
+        signal: Some(9),
+        reason: "Error".into(),
+        message: String::new(),
+        started_at: at(0),
+        finished_at: at(1),
+        id: "r0".into(),
+    };
+    case.carried.insert("lost".into(), Carried { last: Some(lost), restarts: 1 });
+    let status = case.build();
+    let state = |name: &str| {
+        let all = status.ephemeral_container_statuses.iter().flatten();
+        let found = all.clone().find(|s| s.name == name).expect("a status");
+        assert_eq!((found.ready, found.restart_count), (false, 0), "{name}");
+        found.state.clone().expect("a state")
+    };
+    assert_eq!(state("new").waiting.and_then(|w| w.reason).as_deref(), Some("ContainerCreating"));
+    assert_eq!(state("over").terminated.map(|t| t.exit_code), Some(3));
+    assert_eq!(state("lost").terminated.map(|t| t.exit_code), Some(137));
 }

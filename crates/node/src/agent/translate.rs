@@ -95,6 +95,12 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
     })
 }
 
+/// What the shim is told of an ephemeral container; `inputs` are of a pod that has it alone.
+pub fn ephemeral(inputs: &Inputs<'_>, container: &Container, target: Option<String>) -> Result<ContainerSpec, Refusal> {
+    let spec = inputs.pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
+    Ok(ContainerSpec { target, ..one(inputs, spec, container, Role::Ephemeral)? })
+}
+
 /// Whether the pod needs the built-in image.
 pub fn needs_sample(pod: &Pod) -> bool {
     let Some(spec) = &pod.spec else { return false };
@@ -159,6 +165,8 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
         read_only_root: security.read_only_root_filesystem == Some(true),
         tty: container.tty == Some(true),
         stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        target: None,
         limits: limits(container),
         oom_score_adj: Some(oom_score(spec, container)),
         pre_stop: pre_stop(container)?,

@@ -97,6 +97,8 @@ pub struct Worker {
     pub(super) health: BTreeMap<String, Health>,
     pub(super) carried: BTreeMap<String, Carried>,
     pub(super) hold: Option<Hold>,
+    /// Ephemeral containers that cannot be started, and why.
+    pub(super) refused: BTreeMap<String, Hold>,
     pub(super) leaving: bool,
     pub(super) tries: u32,
 }
@@ -139,6 +141,7 @@ impl Worker {
             health: BTreeMap::new(),
             carried: BTreeMap::new(),
             hold: None,
+            refused: BTreeMap::new(),
             leaving: false,
             tries: 0,
         }
@@ -448,6 +451,7 @@ impl Worker {
             health: &self.health,
             carried: &self.carried,
             hold: self.hold.as_ref(),
+            refused: &self.refused,
             address: self.address,
             host: self.shared.host,
             sample_id: self.shared.sample_id(),
@@ -603,7 +607,7 @@ pub(super) fn epoch_of(pod: &Pod) -> u64 {
 }
 
 /// The pod as its own environment sees it.
-fn with_addresses(pod: &Pod, address: Ipv4Addr, host: Ipv4Addr) -> Pod {
+pub(super) fn with_addresses(pod: &Pod, address: Ipv4Addr, host: Ipv4Addr) -> Pod {
     let mut pod = pod.clone();
     let status = pod.status.get_or_insert_default();
     status.pod_ip = Some(address.to_string());

@@ -8,7 +8,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::start::{bind_to_shim, execute, give_up, take_stdio};
+use super::start::{Never, bind_to_shim, execute, give_up, take_stdio};
 use super::{During, Program, StartFailure, Stdio};
 use crate::cgroup::Group;
 use crate::sys::{self, Forked};
@@ -26,12 +26,33 @@ pub struct Joined {
 
 /// Starts a program in the namespaces of the process behind `init`, and in its cgroup.
 pub fn join(init: BorrowedFd<'_>, program: &Program, group: &Group, stdio: Stdio) -> io::Result<Joined> {
+    let namespaces = ThreadNameSpaceType::MOUNT
+        | ThreadNameSpaceType::PROCESS_ID
+        | ThreadNameSpaceType::NETWORK
+        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
+        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
+        | ThreadNameSpaceType::CONTROL_GROUP;
+    fork_inside(init, namespaces, group, |told| {
+        bind_to_shim(told)?;
+        take_stdio(&stdio, &program.user)?;
+        execute(program)
+    })
+}
+
+/// Copies the shim into those namespaces of the process behind `of`, and into a cgroup. The copy is the shim's child and
+/// lives as `life` says, which gets the pipe that its failure is told through.
+pub(super) fn fork_inside(
+    of: BorrowedFd<'_>,
+    namespaces: ThreadNameSpaceType,
+    group: &Group,
+    life: impl FnOnce(&OwnedFd) -> Result<Never, StartFailure>,
+) -> io::Result<Joined> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     let (pid_out, pid_in) = pipe_with(PipeFlags::CLOEXEC)?;
     match sys::fork_into(0)? {
         Forked::Child => {
             drop((report, pid_out));
-            match enter(init, program, group, &stdio, &told, pid_in) {
+            match enter(of, namespaces, group, life, &told, pid_in) {
                 Ok(()) => sys::exit_now(0),
                 Err(failure) => give_up(told, &failure),
             }
@@ -60,29 +81,20 @@ pub fn join(init: BorrowedFd<'_>, program: &Program, group: &Group, stdio: Stdio
 
 /// The joiner: enters and leaves a sibling there, because only a child can be in another pid namespace.
 fn enter(
-    init: BorrowedFd<'_>,
-    program: &Program,
+    of: BorrowedFd<'_>,
+    namespaces: ThreadNameSpaceType,
     group: &Group,
-    stdio: &Stdio,
+    life: impl FnOnce(&OwnedFd) -> Result<Never, StartFailure>,
     told: &OwnedFd,
     pid_in: OwnedFd,
 ) -> Result<(), StartFailure> {
     group.add(0).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
     let alone = sys::Alone::check().during("copying the process")?;
-    let namespaces = ThreadNameSpaceType::MOUNT
-        | ThreadNameSpaceType::PROCESS_ID
-        | ThreadNameSpaceType::NETWORK
-        | ThreadNameSpaceType::INTER_PROCESS_COMMUNICATION
-        | ThreadNameSpaceType::HOST_NAME_AND_NIS_DOMAIN_NAME
-        | ThreadNameSpaceType::CONTROL_GROUP;
-    move_into_thread_name_spaces(init, namespaces).during("entering the container")?;
+    move_into_thread_name_spaces(of, namespaces).during("entering the container")?;
     match sys::fork_sibling(&alone).during("copying the process")? {
         Forked::Child => {
             drop(pid_in);
-            let failure = match bind_to_shim(told)
-                .and_then(|()| take_stdio(stdio, &program.user))
-                .and_then(|()| execute(program))
-            {
+            let failure = match life(told) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };

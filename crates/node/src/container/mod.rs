@@ -8,6 +8,7 @@
 //!     │ ◀──── report pipe: closed by the exec, or one line that says what went wrong
 //!     │
 //!     └──clone3──▶ joiner ──setns(all of init's)──clone3(CLONE_PARENT)──▶ exec child of the shim
+//!                         └─setns(pid of init's)───clone3(CLONE_PARENT)──▶ first process of an ephemeral container
 //! ```
 //!
 //! Everything after clone3 runs in a copy of the single-threaded shim, so ordinary Rust is safe there. It runs from
@@ -27,7 +28,7 @@ use std::os::fd::OwnedFd;
 
 pub use join::{Joined, join};
 pub use keeper::Keeper;
-pub use start::{Started, start};
+pub use start::{Start, Started, start, start_beside};
 
 use crate::shim::spec::User;
 use credentials::Granted;

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -11,9 +11,10 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::fs::{FileType, Uid};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
-use rustix::thread::UnshareFlags;
+use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 use rustix::time::Timespec;
 
+use super::join::fork_inside;
 use super::root::Builder;
 use super::{During, Program, StartFailure, Stdio, credentials};
 use crate::cgroup::Group;
@@ -31,21 +32,30 @@ pub struct Started {
     pub report: OwnedFd,
 }
 
-/// Starts a container's first process. `stage` is an empty folder for its use, `start` numbers the container's starts.
-pub fn start(
-    pod: &ShimSpec,
-    container: &ContainerSpec,
-    program: &Program,
-    group: &Group,
-    stdio: Stdio,
-    stage: &Path,
-    start: u32,
-) -> io::Result<Started> {
+/// What a container's first process is made from.
+#[derive(Clone, Copy, Debug)]
+pub struct Start<'a> {
+    /// Its pod.
+    pub pod: &'a ShimSpec,
+    /// The container.
+    pub container: &'a ContainerSpec,
+    /// What is executed at last.
+    pub program: &'a Program,
+    /// Its cgroup.
+    pub group: &'a Group,
+    /// An empty folder for its use.
+    pub stage: &'a Path,
+    /// Number of this start.
+    pub start: u32,
+}
+
+/// Starts a container's first process.
+pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     match sys::fork_into(sys::NEW_PID_AND_MOUNT)? {
         Forked::Child => {
             drop(report);
-            let failure = match become_init(pod, container, program, group, &stdio, stage, start, &told) {
+            let failure = match become_init(start, &stdio, &told) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -58,31 +68,31 @@ pub fn start(
     }
 }
 
+/// The same, where it sees and is seen by the processes of another container, whose first one is behind `target`: with
+/// that one it ends.
+pub fn start_beside(start: &Start<'_>, stdio: Stdio, target: BorrowedFd<'_>) -> io::Result<Started> {
+    let joined = fork_inside(target, ThreadNameSpaceType::PROCESS_ID, start.group, |told| {
+        unshare(UnshareFlags::NEWNS, "making a mount namespace")?;
+        become_init(start, &stdio, told)
+    })?;
+    Ok(Started { pid: joined.pid, pidfd: joined.pidfd, report: joined.report })
+}
+
 /// Nothing: a function with this result has replaced the program, or failed.
 pub(super) enum Never {}
 
-#[allow(clippy::too_many_arguments, reason = "a process cannot be born with less")]
-fn become_init(
-    pod: &ShimSpec,
-    container: &ContainerSpec,
-    program: &Program,
-    group: &Group,
-    stdio: &Stdio,
-    stage: &Path,
-    start: u32,
-    told: &OwnedFd,
-) -> Result<Never, StartFailure> {
+fn become_init(start: &Start<'_>, stdio: &Stdio, told: &OwnedFd) -> Result<Never, StartFailure> {
     bind_to_shim(told)?;
     // 0: whoever writes. The pid that this process has for itself means nothing outside.
-    group.add(0).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
-    unshare_cgroup()?;
-    if let Some(wanted) = container.oom_score_adj {
+    start.group.add(0).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
+    unshare(UnshareFlags::NEWCGROUP, "making a cgroup namespace")?;
+    if let Some(wanted) = start.container.oom_score_adj {
         // Lowering it takes a capability that even root may lack; the shim tells that as a warning.
         let _ = std::fs::write("/proc/self/oom_score_adj", wanted.to_string());
     }
-    take_stdio(stdio, &program.user)?;
-    Builder::new(pod, container, stage, start).build()?;
-    execute(program)
+    take_stdio(stdio, &start.program.user)?;
+    Builder::new(start.pod, start.container, start.stage, start.start).build()?;
+    execute(start.program)
 }
 
 /// Dies with the shim from here on; and at once, if that happened before.
@@ -96,9 +106,9 @@ pub(super) fn bind_to_shim(told: &OwnedFd) -> Result<(), StartFailure> {
     Ok(())
 }
 
-#[allow(deprecated, reason = "the flag given does not touch the descriptors that the safe call worries about")]
-fn unshare_cgroup() -> Result<(), StartFailure> {
-    rustix::thread::unshare(UnshareFlags::NEWCGROUP).during("making a cgroup namespace")
+#[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
+fn unshare(flags: UnshareFlags, doing: &str) -> Result<(), StartFailure> {
+    rustix::thread::unshare(flags).during(doing)
 }
 
 /// A session of its own, with the given descriptors, and the terminal if they are one.

@@ -6,14 +6,15 @@ use std::os::fd::OwnedFd;
 
 use ambient::Ambient;
 
-use super::exec::{null, open_slave, output_pipe};
+use super::exec::{input_pipe, null, open_slave, output_pipe};
+use super::input::Input;
 use super::life::{Container, Life, Output, Process};
 use super::pod::Pod;
 use super::process::STAGE_FOLDER;
 use super::spec::{ContainerSpec, Root, ShimSpec};
 use super::state::Termination;
 use crate::container::credentials::Granted;
-use crate::container::{self, Keeper, Program, Stdio};
+use crate::container::{self, Keeper, Program, Start, Stdio};
 use crate::log::{self, LineCutter, LogFile, Stream};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -65,16 +66,20 @@ impl Pod {
             self.keeper = Keeper::start(&self.cgroup.containers()).map_err(|e| format!("making its keeper: {e}"))?;
         }
         let container = &self.containers[index];
-        let started = container::start(
-            &self.spec,
-            &container.spec,
-            &program,
-            &group,
-            ends.theirs,
-            &stage,
-            container.restart_count,
-        )
-        .map_err(|e| format!("making its process: {e}"))?;
+        let target = container.spec.target.as_deref().map(|name| self.running_named(name)).transpose()?;
+        let start = Start {
+            pod: &self.spec,
+            container: &container.spec,
+            program: &program,
+            group: &group,
+            stage: &stage,
+            start: container.restart_count,
+        };
+        let started = match target {
+            Some(target) => container::start_beside(&start, ends.theirs, target.pidfd()),
+            None => container::start(&start, ends.theirs),
+        };
+        let started = started.map_err(|e| format!("making its process: {e}"))?;
         Ok(Process {
             pid: started.pid,
             pidfd: started.pidfd,
@@ -82,7 +87,8 @@ impl Pod {
             failure: Vec::new(),
             outputs: ends.outputs,
             log: self.log_file(container),
-            _stdin: ends.stdin,
+            tty: container.spec.tty,
+            input: Input::new(ends.stdin, container.spec.tty),
             started_at: ambient.now(),
             started: ambient.boottime(),
             oom_kills_before,
@@ -174,12 +180,12 @@ struct Ends {
 impl Ends {
     fn new(spec: &ContainerSpec) -> io::Result<Self> {
         if spec.tty {
-            return Self::terminal();
+            return Self::terminal(spec.stdin);
         }
         let (stdout, their_stdout) = output_pipe()?;
         let (stderr, their_stderr) = output_pipe()?;
         let (their_stdin, stdin) = match spec.stdin {
-            true => rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC).map(|(r, w)| (r, Some(w)))?,
+            true => input_pipe().map(|(theirs, ours)| (theirs, Some(ours)))?,
             false => (null()?, None),
         };
         let output = |fd, stream| Output { fd: Some(fd), cutter: LineCutter::new(stream) };
@@ -190,13 +196,14 @@ impl Ends {
         })
     }
 
-    fn terminal() -> io::Result<Self> {
+    fn terminal(stdin: bool) -> io::Result<Self> {
         use rustix::pty::OpenptFlags;
         let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
         let slave = open_slave(&master, 80, 24)?;
         rustix::io::ioctl_fionbio(&master, true)?;
         let theirs = Stdio { stdin: slave.try_clone()?, stdout: slave.try_clone()?, stderr: slave, tty: true };
+        let stdin = stdin.then(|| master.try_clone()).transpose()?;
         let outputs = vec![Output { fd: Some(master), cutter: LineCutter::new(Stream::Stdout) }];
-        Ok(Self { theirs, outputs, stdin: None })
+        Ok(Self { theirs, outputs, stdin })
     }
 }

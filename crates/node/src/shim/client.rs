@@ -19,6 +19,7 @@ use super::protocol::{
     self, ExecControl, ExecExit, ExecRequest, Frame, HEADER, Hello, Kind, MAX_CHUNK, ProtocolError, Reply, Request,
     SOCKET_FILE,
 };
+use super::spec::ContainerSpec;
 use super::state::PodState;
 
 /// A shim does what is asked without waiting for anything: one that does not answer for this long is stuck.
@@ -80,8 +81,23 @@ impl Shim {
 
     /// Starts a program in a running container. Dropping the result kills it.
     pub async fn exec(&self, request: ExecRequest) -> Result<Exec, ClientError> {
+        self.streams(&Request::Exec(request)).await
+    }
+
+    /// Takes part in a running container's streams, from now on. Dropping the result leaves the container alone. The
+    /// end of a container is told as the end of a program.
+    pub async fn attach(&self, container: &str, stdin: bool) -> Result<Exec, ClientError> {
+        self.streams(&Request::Attach { container: container.to_owned(), stdin }).await
+    }
+
+    /// Adds an ephemeral container. Calling again for one that is there changes nothing.
+    pub async fn add(&self, container: ContainerSpec) -> Result<(), ClientError> {
+        self.order(&Request::Add { container: Box::new(container) }).await
+    }
+
+    async fn streams(&self, request: &Request) -> Result<Exec, ClientError> {
         let mut connection = Connection::open(&self.pod_dir).await?;
-        connection.send(&Request::Exec(request)).await?;
+        connection.send(request).await?;
         match connection.reply().await? {
             Reply::Started => {}
             other => return Err(unexpected(other)),

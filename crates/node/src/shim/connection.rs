@@ -3,6 +3,7 @@
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use super::protocol::{self, ExecControl, Frame, Hello, Kind, ProtocolError, Reply, Request};
 
@@ -19,6 +20,8 @@ pub(super) enum Role {
     Subscriber { sent: u64 },
     /// Is the streams of that exec.
     Exec(u64),
+    /// Takes part in the streams of that container.
+    Attached { container: usize, stdin: bool },
 }
 
 /// What a client said.
@@ -38,6 +41,8 @@ pub(super) struct Connection {
     to_send: Vec<u8>,
     closing: bool,
     said_all: bool,
+    /// Since when it takes nothing of what waits for it; since boot.
+    stalled_since: Option<Duration>,
 }
 
 impl Connection {
@@ -49,6 +54,7 @@ impl Connection {
             to_send: Vec::new(),
             closing: false,
             said_all: false,
+            stalled_since: None,
         }
     }
 
@@ -97,8 +103,8 @@ impl Connection {
                     self.role = Role::Asked;
                     return Ok(Some(Message::Request(frame.parse()?)));
                 }
-                (Role::Exec(_), Kind::Stdin) => return Ok(Some(Message::Input(frame.payload))),
-                (Role::Exec(_), Kind::Json) => {
+                (Role::Exec(_) | Role::Attached { .. }, Kind::Stdin) => return Ok(Some(Message::Input(frame.payload))),
+                (Role::Exec(_) | Role::Attached { .. }, Kind::Json) => {
                     let ExecControl::Resize { columns, rows } = frame.parse()?;
                     return Ok(Some(Message::Resize { columns, rows }));
                 }
@@ -138,16 +144,25 @@ impl Connection {
         self.to_send.len()
     }
 
+    /// Since when the client takes nothing of what waits for it; since boot.
+    pub(super) fn stalled_since(&self) -> Option<Duration> {
+        self.stalled_since
+    }
+
     /// Sends what the client takes. True when the connection is over.
-    pub(super) fn flush(&mut self) -> bool {
+    pub(super) fn flush(&mut self, now: Duration) -> bool {
         while !self.to_send.is_empty() {
             match self.stream.write(&self.to_send) {
                 Ok(0) => return true,
                 Ok(n) => {
                     self.to_send.drain(..n);
+                    self.stalled_since = None;
                 }
                 Err(error) if error.kind() == ErrorKind::Interrupted => {}
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+                Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                    self.stalled_since.get_or_insert(now);
+                    return false;
+                }
                 Err(_) => return true,
             }
         }

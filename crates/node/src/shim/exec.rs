@@ -11,6 +11,7 @@ use rustix::process::{Pid, Signal};
 use rustix::pty::OpenptFlags;
 use rustix::termios::Winsize;
 
+use super::input::Input;
 use super::life::{Exit, Process};
 use super::protocol::ExecExit;
 use crate::cgroup::Group;
@@ -39,10 +40,7 @@ pub(super) struct Exec {
     process: Joined,
     /// Non-blocking: stdout (or the terminal) and stderr; None after their end.
     outputs: [Option<OwnedFd>; 2],
-    input: Option<OwnedFd>,
-    /// Bytes for the program that it did not take yet.
-    pending: Vec<u8>,
-    input_ended: bool,
+    pub(super) input: Input,
     tty: bool,
     timed_out: bool,
 }
@@ -67,9 +65,7 @@ impl Exec {
             deadline: wanted.deadline,
             process,
             outputs,
-            input,
-            pending: Vec::new(),
-            input_ended: false,
+            input: Input::new(input, wanted.tty),
             tty: wanted.tty,
             timed_out: false,
         })
@@ -103,47 +99,10 @@ impl Exec {
         }
     }
 
-    /// Its input, where bytes wait to be taken.
-    pub(super) fn blocked_input(&self) -> Option<BorrowedFd<'_>> {
-        if self.pending.is_empty() { None } else { self.input.as_ref().map(AsFd::as_fd) }
-    }
-
-    /// Takes input from the client; an empty piece ends it.
-    pub(super) fn feed(&mut self, bytes: &[u8]) {
-        if bytes.is_empty() {
-            self.input_ended = true;
-        } else if self.input.is_some() && !self.input_ended {
-            self.pending.extend_from_slice(bytes);
-        }
-        self.push_input();
-    }
-
-    /// Gives the program what it takes.
-    pub(super) fn push_input(&mut self) {
-        while let (Some(fd), false) = (&self.input, self.pending.is_empty()) {
-            match rustix::io::write(fd, &self.pending) {
-                Ok(n) => {
-                    self.pending.drain(..n);
-                }
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::AGAIN) => return,
-                // Nobody reads it any more.
-                Err(_) => {
-                    self.pending.clear();
-                    self.input = None;
-                }
-            }
-        }
-        if self.input_ended && self.pending.is_empty() {
-            // A terminal has no end of input; its user types it.
-            self.input = self.input.take().filter(|_| self.tty);
-        }
-    }
-
     /// Tells the terminal's size.
     pub(super) fn resize(&self, columns: u16, rows: u16) {
         if let (true, Some(terminal)) = (self.tty, &self.outputs[0]) {
-            let _ = rustix::termios::tcsetwinsize(terminal, size(columns, rows));
+            resize(terminal, columns, rows);
         }
     }
 
@@ -197,8 +156,7 @@ impl Ends {
         let (stdout, their_stdout) = output_pipe()?;
         let (stderr, their_stderr) = output_pipe()?;
         let (their_stdin, input) = if stdin {
-            let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
-            rustix::io::ioctl_fionbio(&ours, true)?;
+            let (theirs, ours) = input_pipe()?;
             (theirs, Some(ours))
         } else {
             (null()?, None)
@@ -231,6 +189,18 @@ pub(super) fn open_slave(master: &OwnedFd, columns: u16, rows: u16) -> io::Resul
     let slave = rustix::pty::ioctl_tiocgptpeer(master, OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC)?;
     rustix::termios::tcsetwinsize(master, size(columns, rows))?;
     Ok(slave)
+}
+
+/// Tells a terminal its size. One whose users have left needs none.
+pub(super) fn resize(terminal: &OwnedFd, columns: u16, rows: u16) {
+    let _ = rustix::termios::tcsetwinsize(terminal, size(columns, rows));
+}
+
+/// A pipe whose writing end does not block: (theirs, ours).
+pub(super) fn input_pipe() -> io::Result<(OwnedFd, OwnedFd)> {
+    let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    Ok((theirs, ours))
 }
 
 /// A pipe whose reading end does not block: (ours, theirs).

@@ -16,6 +16,7 @@ use std::time::Duration;
 use ambient::Ambient;
 use jiff::Timestamp;
 
+use super::input::Input;
 use super::spec::{BackOff, ContainerSpec, RestartPolicy, Role};
 use super::state::{ContainerState, Status, Termination};
 use crate::cgroup::Group;
@@ -66,9 +67,11 @@ pub(super) struct Process {
     pub(super) report: Option<OwnedFd>,
     pub(super) failure: Vec<u8>,
     pub(super) outputs: Vec<Output>,
+    /// Its first output is a terminal.
+    pub(super) tty: bool,
     pub(super) log: LogFile,
-    /// Kept open where the container asked for a stdin.
-    pub(super) _stdin: Option<OwnedFd>,
+    /// Where the container asked for a stdin.
+    pub(super) input: Input,
     pub(super) started_at: Timestamp,
     /// Since boot.
     pub(super) started: Duration,
@@ -185,7 +188,7 @@ impl Container {
     pub(super) fn restarts(&self, exit_code: i32, policy: RestartPolicy) -> bool {
         match (self.spec.role, policy) {
             (Role::Sidecar, _) => true,
-            (_, RestartPolicy::Never) => false,
+            (Role::Ephemeral, _) | (_, RestartPolicy::Never) => false,
             (Role::Init, _) | (Role::Main, RestartPolicy::OnFailure) => exit_code != 0,
             (Role::Main, RestartPolicy::Always) => true,
         }
@@ -220,33 +223,49 @@ impl Process {
         self.failure.is_empty()
     }
 
-    /// Copies a turn's worth of output into the log.
-    pub(super) fn copy_output(&mut self, index: usize, ambient: &Ambient) {
-        let Some(output) = self.outputs.get_mut(index) else { return };
-        let Some(fd) = &output.fd else { return };
+    /// Copies a turn's worth of output into the log, and gives it to be passed on.
+    pub(super) fn copy_output(&mut self, index: usize, ambient: &Ambient) -> Vec<u8> {
+        let Some(output) = self.outputs.get_mut(index) else { return Vec::new() };
+        let Some(fd) = &output.fd else { return Vec::new() };
         let mut buffer = vec![0; CHUNK];
         match rustix::io::read(fd, &mut buffer) {
-            Ok(0) => output.fd = None,
-            Ok(n) => output.cutter.push(&buffer[..n], ambient.now(), &mut self.log),
+            Ok(n @ 1..) => {
+                buffer.truncate(n);
+                output.cutter.push(&buffer, ambient.now(), &mut self.log);
+                return buffer;
+            }
             Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => {}
-            // A terminal whose last user has left says EIO.
-            Err(_) => output.fd = None,
+            // The end; a terminal whose last user has left says EIO.
+            Ok(_) | Err(_) => output.fd = None,
         }
+        Vec::new()
     }
 
-    /// After the process's end: copies what is left and closes. Nothing can write any more except descriptors
-    /// that were handed out of the container, for which nobody waits.
-    pub(super) fn drain_output(&mut self, ambient: &Ambient) {
-        for output in &mut self.outputs {
+    /// After the process's end: copies what is left, gives it to be passed on, and closes. Nothing can write any more
+    /// except descriptors that were handed out of the container, for which nobody waits.
+    pub(super) fn drain_output(&mut self, ambient: &Ambient) -> Vec<(usize, Vec<u8>)> {
+        let mut last = Vec::new();
+        for (number, output) in self.outputs.iter_mut().enumerate() {
             let mut buffer = vec![0; CHUNK];
             while let Some(fd) = &output.fd {
                 match rustix::io::read(fd, &mut buffer) {
-                    Ok(n) if n > 0 => output.cutter.push(&buffer[..n], ambient.now(), &mut self.log),
+                    Ok(n) if n > 0 => {
+                        output.cutter.push(&buffer[..n], ambient.now(), &mut self.log);
+                        last.push((number, buffer[..n].to_vec()));
+                    }
                     Err(rustix::io::Errno::INTR) => {}
                     _ => output.fd = None,
                 }
             }
             output.cutter.finish(ambient.now(), &mut self.log);
+        }
+        last
+    }
+
+    /// Tells its terminal, where it has one, the size.
+    pub(super) fn resize(&self, columns: u16, rows: u16) {
+        if let (true, Some(terminal)) = (self.tty, self.outputs.first().and_then(|o| o.fd.as_ref())) {
+            super::exec::resize(terminal, columns, rows);
         }
     }
 

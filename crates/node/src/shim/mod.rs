@@ -20,6 +20,7 @@ mod connection;
 pub mod exe;
 mod exec;
 pub mod file;
+mod input;
 pub mod launch;
 mod life;
 mod pod;

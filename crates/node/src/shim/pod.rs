@@ -15,7 +15,7 @@ use super::exec::{Exec, Wanted};
 use super::file::FileError;
 use super::life::{Container, Ending, Exit, Life, Process, Stage};
 use super::protocol::{ExecExit, ExecRequest};
-use super::spec::{Hook, Role, ShimSpec};
+use super::spec::{ContainerSpec, Hook, Role, ShimSpec};
 use super::state::{Phase, PodState, Termination};
 use crate::cgroup::PodCgroup;
 use crate::container::Keeper;
@@ -27,6 +27,9 @@ const LEAST_AFTER_HOOK: Duration = Duration::from_secs(2);
 
 /// Most programs run in a pod's containers at the same time.
 const MAX_EXECS: usize = 64;
+
+/// Most ephemeral containers of one pod.
+const MAX_EPHEMERAL: usize = 64;
 
 /// Most warnings kept.
 const MAX_WARNINGS: usize = 50;
@@ -159,6 +162,42 @@ impl Pod {
         if let Err(error) = self.cgroup.containers().kill() {
             eprintln!("killing by cgroup: {error}");
         }
+    }
+
+    /// Adds an ephemeral container; it is started when it is due.
+    pub(super) fn add(&mut self, spec: ContainerSpec) -> Result<(), String> {
+        if let Ok(index) = self.index(&spec.name) {
+            return match self.containers[index].spec.role {
+                Role::Ephemeral => Ok(()),
+                _ => Err(format!("there is a container {} already", spec.name)),
+            };
+        }
+        if spec.role != Role::Ephemeral {
+            return Err(format!("container {} is not ephemeral", spec.name));
+        }
+        if self.phase > Phase::Running {
+            return Err("the pod is ending".into());
+        }
+        let ephemeral = self.containers.iter().filter(|c| c.spec.role == Role::Ephemeral).count();
+        if ephemeral >= MAX_EPHEMERAL {
+            return Err(format!("the pod has {MAX_EPHEMERAL} ephemeral containers already"));
+        }
+        let group = self.cgroup.container(&spec.name);
+        self.containers.push(Container::new(spec, group));
+        self.changed = true;
+        Ok(())
+    }
+
+    /// A running container's index, to take part in its streams.
+    pub(super) fn attach(&self, name: &str) -> Result<usize, String> {
+        self.running_named(name)?;
+        self.index(name)
+    }
+
+    /// The process of the running container of that name.
+    pub(super) fn running_named(&self, name: &str) -> Result<&Process, String> {
+        let container = &self.containers[self.index(name)?];
+        container.running().ok_or_else(|| format!("container {name} is not running"))
     }
 
     /// Ends one container; the restart policy decides what then.
@@ -294,10 +333,11 @@ impl Pod {
 
     /// Starts what may be started: init containers one by one, then all others; and again what waited long enough.
     fn start_due(&mut self, now: Duration, ambient: &Ambient) {
+        self.start_ephemeral(ambient);
         for index in 0..self.containers.len() {
             let container = &self.containers[index];
             let due = match &container.life {
-                Life::Idle => true,
+                Life::Idle => container.spec.role != Role::Ephemeral,
                 Life::BackOff { until, .. } => *until <= now,
                 _ => false,
             };
@@ -306,7 +346,7 @@ impl Pod {
             }
             let container = &self.containers[index];
             let passed = match container.spec.role {
-                Role::Main => true,
+                Role::Main | Role::Ephemeral => true,
                 Role::Init => container.completed(),
                 // Once it ran, it holds nobody back, whatever becomes of it.
                 Role::Sidecar => container.running().is_some() || container.last_termination.is_some(),
@@ -324,6 +364,18 @@ impl Pod {
         }
     }
 
+    /// Ephemeral containers wait for nobody but the one whose processes they are to see.
+    fn start_ephemeral(&mut self, ambient: &Ambient) {
+        for index in 0..self.containers.len() {
+            let container = &self.containers[index];
+            let idle = container.spec.role == Role::Ephemeral && matches!(container.life, Life::Idle);
+            let waits = container.spec.target.as_deref().is_some_and(|target| self.running_named(target).is_err());
+            if idle && !waits {
+                self.start_container(index, ambient);
+            }
+        }
+    }
+
     fn advance_stopping(&mut self, ambient: &Ambient) {
         let now = ambient.boottime();
         for container in &mut self.containers {
@@ -335,7 +387,7 @@ impl Pod {
         let busy = |role: fn(Role) -> bool| {
             move |c: &Container| role(c.spec.role) && matches!(c.life, Life::Starting(_) | Life::Running(_))
         };
-        if self.containers.iter().any(busy(|role| role != Role::Sidecar)) {
+        if self.containers.iter().any(busy(|role| !matches!(role, Role::Sidecar | Role::Ephemeral))) {
             return;
         }
         let grace = Duration::from_millis(self.spec.grace_ms);
@@ -385,21 +437,28 @@ impl Pod {
         self.changed = true;
     }
 
-    /// A container's process was reaped.
-    pub(super) fn container_ended(&mut self, index: usize, exit: Exit, ambient: &Ambient) {
+    /// A container's process was reaped. Gives what it printed last, by output.
+    pub(super) fn container_ended(&mut self, index: usize, exit: Exit, ambient: &Ambient) -> Vec<(usize, Vec<u8>)> {
         let container = &mut self.containers[index];
         let life = std::mem::replace(&mut container.life, Life::Idle);
         let (Life::Starting(mut process) | Life::Running(mut process)) = life else {
             container.life = life;
-            return;
+            return Vec::new();
         };
+        if container.spec.target.is_some()
+            && let Err(error) = container.group.kill()
+        {
+            // In another container's pid namespace the kernel does not end the rest with the first.
+            eprintln!("killing by cgroup: {error}");
+        }
         process.read_report();
-        process.drain_output(ambient);
+        let last = process.drain_output(ambient);
         container.log_lines_dropped += process.log.dropped();
         let oom_killed = exit.signal == Some(libc::SIGKILL) && container.group.oom_kills() > process.oom_kills_before;
         let termination = termination(&process, exit, oom_killed, &container.id, ambient.now());
         let ran = ambient.boottime().saturating_sub(process.started);
         self.settle(index, termination, ran, ambient);
+        last
     }
 
     /// Decides what follows an end.

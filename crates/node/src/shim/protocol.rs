@@ -7,6 +7,8 @@
 //! - most are answered with one [`Reply`], after which the shim closes;
 //! - [`Request::Subscribe`] is answered with a [`Reply::State`] now and after each change (a slow reader
 //!   gets the newest state and misses those between);
+//! - [`Request::Attach`] does as [`Request::Exec`], for the streams of a container's own program, which lives on when
+//!   the client leaves;
 //! - [`Request::Exec`] turns the connection into the streams of that program: [`Kind::Stdin`] (empty = end
 //!   of input) and [`ExecControl`] from the client, [`Kind::Stdout`], [`Kind::Stderr`] and at last
 //!   [`Reply::Exit`] from the shim. A client that closes its own direction ends the input; when it closes both, the
@@ -17,6 +19,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::spec::ContainerSpec;
 use super::state::PodState;
 
 /// File name of the socket in the pod's folder.
@@ -98,6 +101,18 @@ pub enum Request {
     Acknowledge,
     /// Run a program in a running container.
     Exec(ExecRequest),
+    /// Add an ephemeral container to a running pod. Asking again for one that is there changes nothing.
+    Add {
+        /// What to run; of role [`super::spec::Role::Ephemeral`].
+        container: Box<ContainerSpec>,
+    },
+    /// Take part in the streams of a running container's own program, from now on.
+    Attach {
+        /// Its name.
+        container: String,
+        /// Whether stdin frames will follow; they go where the container has a stdin.
+        stdin: bool,
+    },
 }
 
 /// A program to run in a running container, with that container's environment, user and limits.

@@ -13,10 +13,10 @@ use rustix::time::{
 };
 
 use super::connection::{Connection, Role};
-use super::life::reap;
+use super::life::{Exit, reap};
 use super::pod::Pod;
 use super::process::Sandbox;
-use super::protocol::{Kind, MAX_CHUNK, Reply, Request};
+use super::protocol::{ExecExit, Kind, MAX_CHUNK, Reply, Request};
 use super::state::Phase;
 use crate::sys;
 
@@ -26,6 +26,10 @@ const MAX_CONNECTIONS: usize = 128;
 
 /// Output of an exec is not read while this much waits for its client.
 const MAX_WAITING: usize = 256 * 1024;
+
+/// A client that is attached to a container and takes nothing for so long is let go: until then it holds up the
+/// container's output, as a terminal would.
+const STALLED: Duration = Duration::from_secs(5);
 
 /// What a descriptor is waited for.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +41,7 @@ enum Token {
     Report(usize),
     Ended(usize),
     Output(usize, usize),
+    Input(usize),
     ExecEnded(u64),
     ExecOutput(u64, usize),
     ExecInput(u64),
@@ -92,7 +97,9 @@ impl Server<'_> {
         self.pod().advance(ambient);
         self.pod().record();
         self.tell_subscribers();
-        let gone: Vec<u64> = self.connections.iter_mut().filter_map(|(id, c)| c.flush().then_some(*id)).collect();
+        let now = ambient.boottime();
+        let over = |connection: &mut Connection| connection.flush(now) || stalled(connection).is_some_and(|t| t <= now);
+        let gone: Vec<u64> = self.connections.iter_mut().filter_map(|(id, c)| over(c).then_some(*id)).collect();
         gone.into_iter().for_each(|id| self.close(id));
         Ok(())
     }
@@ -101,7 +108,8 @@ impl Server<'_> {
     fn set_timer(&self) -> io::Result<()> {
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
         // A deadline of nothing switches the timer off; one that has passed rings at once.
-        let at = self.sandbox.pod.next_deadline().map_or(zero, |deadline| Timespec {
+        let stalled = self.connections.values().filter_map(stalled).min();
+        let at = self.sandbox.pod.next_deadline().into_iter().chain(stalled).min().map_or(zero, |deadline| Timespec {
             tv_sec: i64::try_from(deadline.as_secs()).unwrap_or(i64::MAX),
             tv_nsec: i64::from(deadline.subsec_nanos().max(1)),
         });
@@ -133,7 +141,11 @@ impl Server<'_> {
             if let Some(report) = &process.report {
                 all.push((Token::Report(index), report.as_fd(), PollFlags::IN));
             }
-            for (number, output) in process.outputs.iter().enumerate() {
+            if let Some(fd) = process.input.blocked() {
+                all.push((Token::Input(index), fd, PollFlags::OUT));
+            }
+            let held_up = self.attached(index).any(|c| c.waiting() >= MAX_WAITING);
+            for (number, output) in process.outputs.iter().enumerate().filter(|_| !held_up) {
                 if let Some(fd) = &output.fd {
                     all.push((Token::Output(index, number), fd.as_fd(), PollFlags::IN));
                 }
@@ -149,7 +161,7 @@ impl Server<'_> {
                     }
                 }
             }
-            if let Some(fd) = exec.blocked_input() {
+            if let Some(fd) = exec.input.blocked() {
                 all.push((Token::ExecInput(*id), fd, PollFlags::OUT));
             }
         }
@@ -164,8 +176,29 @@ impl Server<'_> {
     }
 
     fn input_is_blocked(&self, connection: &Connection) -> bool {
-        let Role::Exec(id) = connection.role else { return false };
-        self.sandbox.pod.execs.get(&id).is_some_and(|exec| exec.blocked_input().is_some())
+        let pod = &self.sandbox.pod;
+        match connection.role {
+            Role::Exec(id) => pod.execs.get(&id).is_some_and(|exec| exec.input.blocked().is_some()),
+            Role::Attached { container, stdin: true } => {
+                pod.containers[container].process().is_some_and(|process| process.input.blocked().is_some())
+            }
+            _ => false,
+        }
+    }
+
+    /// The clients that take part in a container's streams.
+    fn attached(&self, index: usize) -> impl Iterator<Item = &Connection> {
+        self.connections.values().filter(move |c| is_attached(c, index))
+    }
+
+    /// Gives a container's output to those that are attached to it.
+    fn tell_attached(&mut self, index: usize, number: usize, bytes: &[u8]) {
+        let kind = if number == 0 { Kind::Stdout } else { Kind::Stderr };
+        for connection in self.connections.values_mut().filter(|c| is_attached(c, index)) {
+            for chunk in bytes.chunks(MAX_CHUNK) {
+                connection.send_bytes(kind, chunk);
+            }
+        }
     }
 
     fn handle(&mut self, token: Token, events: PollFlags) -> io::Result<()> {
@@ -179,19 +212,25 @@ impl Server<'_> {
             Token::Report(index) => self.pod().container_reported(index, ambient),
             Token::Output(index, number) => {
                 if let Some(process) = self.pod().containers[index].process_mut() {
-                    process.copy_output(number, ambient);
+                    let printed = process.copy_output(number, ambient);
+                    self.tell_attached(index, number, &printed);
+                }
+            }
+            Token::Input(index) => {
+                if let Some(process) = self.pod().containers[index].process_mut() {
+                    process.input.push();
                 }
             }
             Token::Ended(index) => {
                 let exit = self.pod().containers[index].process().map(|p| reap(p.pidfd())).transpose()?.flatten();
                 if let Some(exit) = exit {
-                    self.pod().container_ended(index, exit, ambient);
+                    self.end_container(index, exit);
                 }
             }
             Token::ExecOutput(id, number) => self.copy_exec_output(id, number),
             Token::ExecInput(id) => {
                 if let Some(exec) = self.pod().execs.get_mut(&id) {
-                    exec.push_input();
+                    exec.input.push();
                 }
             }
             Token::ExecEnded(id) => self.end_exec(id)?,
@@ -229,6 +268,20 @@ impl Server<'_> {
             waitid(WaitId::Pid(stray), WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
         }
         Ok(())
+    }
+
+    /// A container's process has ended: those that are attached hear its last words and are let go.
+    fn end_container(&mut self, index: usize, exit: Exit) {
+        let ambient = self.ambient;
+        for (number, bytes) in self.pod().container_ended(index, exit, ambient) {
+            self.tell_attached(index, number, &bytes);
+        }
+        for connection in self.connections.values_mut().filter(|c| is_attached(c, index)) {
+            let exit = ExecExit { code: exit.code, signal: exit.signal, timed_out: false, message: String::new() };
+            connection.send(&Reply::Exit(exit));
+            connection.role = Role::Asked;
+            connection.close_when_flushed();
+        }
     }
 
     fn copy_exec_output(&mut self, id: u64, number: usize) {
@@ -276,12 +329,12 @@ impl Server<'_> {
     fn take_from_client(&mut self, id: u64, gone: bool) {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         let said_all = connection.said_all() || !connection.receive();
-        let exec = if let Role::Exec(exec) = connection.role { Some(exec) } else { None };
-        if gone && (said_all || exec.is_some()) {
+        let role = connection.role;
+        if gone && (said_all || matches!(role, Role::Exec(_) | Role::Attached { .. })) {
             return self.close(id);
         }
-        if said_all && let Some(exec) = exec.and_then(|exec| self.pod().execs.get_mut(&exec)) {
-            exec.feed(&[]);
+        if said_all {
+            self.end_input(role);
         }
         loop {
             let Some(connection) = self.connections.get_mut(&id) else { return };
@@ -300,11 +353,32 @@ impl Server<'_> {
     /// The client is gone: what it started ends with it.
     fn close(&mut self, id: u64) {
         let Some(connection) = self.connections.remove(&id) else { return };
+        self.end_input(connection.role);
         if let Role::Exec(exec) = connection.role
             && let Some(exec) = self.pod().execs.get_mut(&exec)
         {
             exec.client = None;
             exec.kill();
+        }
+    }
+
+    /// A client will send no more input. A container's input outlives its clients, unless it is for one alone.
+    fn end_input(&mut self, role: Role) {
+        match role {
+            Role::Exec(exec) => {
+                if let Some(exec) = self.pod().execs.get_mut(&exec) {
+                    exec.input.end();
+                }
+            }
+            Role::Attached { container, stdin: true } => {
+                let container = &mut self.pod().containers[container];
+                if container.spec.stdin_once
+                    && let Some(process) = container.process_mut()
+                {
+                    process.input.end();
+                }
+            }
+            _ => {}
         }
     }
 
@@ -314,9 +388,23 @@ impl Server<'_> {
         let Some(connection) = self.connections.get_mut(&id) else { return };
         match (message, &connection.role) {
             (Message::Request(request), _) => self.answer_request(id, request),
+            (Message::Input(bytes), role) if bytes.is_empty() => {
+                let role = *role;
+                self.end_input(role);
+            }
             (Message::Input(bytes), Role::Exec(exec)) => {
                 if let Some(exec) = pod.execs.get_mut(exec) {
-                    exec.feed(&bytes);
+                    exec.input.feed(&bytes);
+                }
+            }
+            (Message::Input(bytes), Role::Attached { container, stdin: true }) => {
+                if let Some(process) = pod.containers[*container].process_mut() {
+                    process.input.feed(&bytes);
+                }
+            }
+            (Message::Resize { columns, rows }, Role::Attached { container, .. }) => {
+                if let Some(process) = pod.containers[*container].process() {
+                    process.resize(columns, rows);
                 }
             }
             (Message::Resize { columns, rows }, Role::Exec(exec)) => {
@@ -360,6 +448,17 @@ impl Server<'_> {
                 Reply::Ok
             }
             Request::Acknowledge => Reply::Error { message: "the pod is not finished: stop it first".into() },
+            Request::Add { container } => answer_of(pod.add(*container)),
+            Request::Attach { container, stdin } => match pod.attach(&container) {
+                Ok(container) => {
+                    if let Some(connection) = self.connections.get_mut(&id) {
+                        connection.role = Role::Attached { container, stdin };
+                        connection.send(&Reply::Started);
+                    }
+                    return;
+                }
+                Err(message) => Reply::Error { message },
+            },
             Request::Exec(wanted) => match pod.exec(wanted, id, ambient) {
                 Ok(exec) => {
                     if let Some(connection) = self.connections.get_mut(&id) {
@@ -390,6 +489,17 @@ impl Server<'_> {
             }
         }
     }
+}
+
+/// Whether a client takes part in that container's streams.
+fn is_attached(connection: &Connection, index: usize) -> bool {
+    matches!(connection.role, Role::Attached { container, .. } if container == index)
+}
+
+/// When a client that holds up a container is let go.
+fn stalled(connection: &Connection) -> Option<Duration> {
+    let holds_up = matches!(connection.role, Role::Attached { .. }) && connection.waiting() >= MAX_WAITING;
+    connection.stalled_since().filter(|_| holds_up).map(|since| since.saturating_add(STALLED))
 }
 
 fn answer_of(result: Result<(), String>) -> Reply {

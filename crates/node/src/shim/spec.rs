@@ -120,6 +120,12 @@ pub struct ContainerSpec {
     /// Keep its stdin open instead of `/dev/null`.
     #[serde(default)]
     pub stdin: bool,
+    /// Its stdin ends when the first client that was attached to it leaves.
+    #[serde(default)]
+    pub stdin_once: bool,
+    /// The container whose processes it sees; only for [`Role::Ephemeral`]. None gives it a pid namespace of its own.
+    #[serde(default)]
+    pub target: Option<String>,
     /// Limits of this container.
     #[serde(default)]
     pub limits: Limits,
@@ -152,6 +158,8 @@ pub enum Role {
     /// Started together with the others once all init containers are done.
     #[default]
     Main,
+    /// Added while the pod runs: started at once, never restarted, and nobody waits for it.
+    Ephemeral,
 }
 
 /// What a container sees as `/`.

@@ -1,5 +1,7 @@
 //! The shim as a process, with real namespaces, cgroups and mounts. Needs root.
 
+mod attach;
+mod ephemeral;
 mod exec;
 mod harness;
 mod life;
