@@ -1,0 +1,38 @@
+//! The conformance suite: what clients of Kubernetes expect of an API server, asked over HTTPS.
+//!
+//! The server under test is that of the kubeconfig which `STATEFULD_CONFORMANCE_KUBECONFIG` names; without it, the
+//! built binary is started for the run, and stopped after it. `cargo test --test conformance [WORD...]` runs the
+//! cases whose names contain one of the words; `-- --list` names them. README.md tells more.
+//!
+//! ```text
+//!  main ─▶ cases ─┬─ recorded::*  one per file in recorded/: replay/ asks again, compares, differences.json excuses
+//!                 └─ verbs::*     written by hand, for what the recordings do not hold
+//!            └──▶ cluster: the server under test (target), a namespace per case
+//! ```
+//! It has a runner of its own and not the usual one, because all cases share one server that must not outlive
+//! them, and because they wait more than they work: many run at once on two threads.
+
+mod cluster;
+mod replay;
+mod runner;
+mod target;
+mod verbs;
+
+use std::process::ExitCode;
+
+use tokio::runtime::Builder;
+
+use crate::runner::Selection;
+
+fn main() -> ExitCode {
+    let selection = Selection::from_args(std::env::args().skip(1));
+    let mut cases = replay::cases();
+    cases.extend(verbs::cases());
+    cases.sort_by(|a, b| a.name.cmp(&b.name));
+    if selection.list {
+        cases.iter().for_each(|case| println!("{}: test", case.name));
+        return ExitCode::SUCCESS;
+    }
+    let runtime = Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime starts");
+    runtime.block_on(runner::run(cases, selection))
+}
