@@ -77,10 +77,10 @@ impl Clause {
         self.parameters.iter().find(|(n, _)| n == name).map_or("", |(_, v)| v.as_str())
     }
 
-    /// The notation that it names; anything at all is JSON.
+    /// The notation that it names; anything at all is JSON. (`application/*` is nothing that upstream's router knows.)
     fn notation(&self) -> Option<Notation> {
         match self.media.as_str() {
-            "application/json" | "application/*" | "*/*" => Some(Notation::Json),
+            "application/json" | "*/*" => Some(Notation::Json),
             "application/yaml" => Some(Notation::Yaml),
             api::protobuf::MEDIA_TYPE => Some(Notation::Protobuf),
             _ => None,
