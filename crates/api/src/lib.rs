@@ -13,6 +13,7 @@
 
 pub mod decode;
 pub mod defaults;
+pub mod events;
 pub mod managed;
 pub mod names;
 pub mod openapi;

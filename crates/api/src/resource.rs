@@ -240,6 +240,7 @@ const BUILTIN: &[Row] = &[
     },
     namespaced("coordination.k8s.io", "coordination", "leases", "Lease"),
     namespaced("discovery.k8s.io", "discovery", "endpointslices", "EndpointSlice"),
+    Row { short_names: &["ev"], ..namespaced("events.k8s.io", "events", "events", "Event") },
     cluster("node.k8s.io", "node", "runtimeclasses", "RuntimeClass"),
     Row {
         short_names: &["pdb"],
@@ -339,7 +340,7 @@ mod tests {
         assert_eq!(registry.all().len(), BUILTIN.len());
         let groups = registry.group_versions();
         assert_eq!(groups.first(), Some(&(String::new(), "v1".to_owned())));
-        assert_eq!(groups.len(), 9);
+        assert_eq!(groups.len(), 10);
         let listed: usize = groups.iter().map(|(g, v)| registry.in_group_version(g, v).len()).sum();
         assert_eq!(listed, BUILTIN.len());
     }

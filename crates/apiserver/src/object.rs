@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::Arc;
 
+use api::events;
 use api::resource::Resource;
 use bytes::Bytes;
 use serde_json::Value;
@@ -107,6 +108,9 @@ pub(crate) fn head(resource: &Resource) -> Arc<str> {
 /// A stored value as a document. Revision 0 means that it has none (a dry run).
 pub(crate) fn value_of(resource: &Resource, raw: &[u8], revision: u64) -> Value {
     let mut value: Value = serde_json::from_slice(raw).unwrap_or_default();
+    if events::is_view(resource) {
+        events::to_view(&mut value);
+    }
     if let Some(object) = value.as_object_mut() {
         object.insert("kind".to_owned(), resource.kind.as_str().into());
         object.insert("apiVersion".to_owned(), resource.api_version().into());
@@ -121,6 +125,9 @@ pub(crate) fn value_of(resource: &Resource, raw: &[u8], revision: u64) -> Value 
 
 /// The bytes to store.
 pub(crate) fn stored_bytes(mut value: Value) -> Bytes {
+    if value["kind"] == events::KIND && value["apiVersion"].as_str().is_some_and(|v| v.starts_with(events::GROUP)) {
+        events::to_stored(&mut value);
+    }
     if let Some(object) = value.as_object_mut() {
         object.remove("kind");
         object.remove("apiVersion");
@@ -133,6 +140,9 @@ pub(crate) fn stored_bytes(mut value: Value) -> Bytes {
 
 /// A stored value as it is served.
 pub(crate) fn served_bytes(resource: &Resource, raw: &[u8], revision: u64) -> Vec<u8> {
+    if events::is_view(resource) {
+        return value_of(resource, raw, revision).to_string().into_bytes();
+    }
     let mut out = Vec::with_capacity(raw.len() + 128);
     out.extend_from_slice(head(resource).as_bytes());
     match splice_point(raw) {

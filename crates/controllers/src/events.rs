@@ -1,11 +1,11 @@
-//! What a controller tells people: core/v1 Events, repeated ones counted instead of repeated.
+//! What a controller tells people: core/v1 Events, repeated ones counted instead of repeated, floods kept back
+//! ([`api::events::Correlator`]).
 //!
 //! A [`Recorder`] never blocks its controller: it hands events to a task over a bounded queue, and what
 //! does not fit is dropped and counted in the log. Events are help for readers, nothing depends on them.
 
-use std::collections::{HashMap, VecDeque};
-
 use ambient::Ambient;
+use api::events::{Correlator, Decision, Occurrence};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Api, Patch, PatchParams, PostParams};
@@ -16,10 +16,6 @@ use crate::Term;
 
 /// Events that may wait to be written.
 const QUEUE_LIMIT: usize = 1024;
-/// Different events remembered, so that a repetition finds its first.
-const MEMORY_LIMIT: usize = 4096;
-/// The longest message that the API takes.
-const MESSAGE_LIMIT: usize = 1024;
 
 /// Records events of one component. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -49,13 +45,8 @@ impl Recorder {
     /// term ends.
     pub fn start(client: kube::Client, component: impl Into<String>, term: &Term, ambient: &Ambient) -> Self {
         let (queue, records) = mpsc::channel(QUEUE_LIMIT);
-        let writer = Writer {
-            client,
-            component: component.into(),
-            ambient: ambient.clone(),
-            known: HashMap::new(),
-            order: VecDeque::new(),
-        };
+        let correlator = Correlator::default();
+        let writer = Writer { client, component: component.into(), ambient: ambient.clone(), correlator };
         tokio::spawn(writer.run(records, term.clone()));
         Self { queue }
     }
@@ -63,28 +54,11 @@ impl Recorder {
     /// Tells something about an object. `about` needs apiVersion, kind, name, uid, and the namespace for
     /// kinds that have one.
     pub fn event(&self, about: &ObjectReference, level: Level, reason: &str, message: impl Into<String>) {
-        let mut message = message.into();
-        if message.len() > MESSAGE_LIMIT {
-            let end = (0..=MESSAGE_LIMIT).rev().find(|i| message.is_char_boundary(*i)).unwrap_or(0);
-            message.truncate(end);
-        }
-        let record = Record { about: about.clone(), level, reason: reason.to_owned(), message };
+        let record = Record { about: about.clone(), level, reason: reason.to_owned(), message: message.into() };
         if self.queue.try_send(record).is_err() {
             warn!(reason, "an event was dropped: too many wait to be written, or the term is over");
         }
     }
-}
-
-/// What makes two events the same one.
-#[derive(Clone, PartialEq, Eq, Hash)]
-struct Identity {
-    uid: String,
-    kind: String,
-    name: String,
-    field_path: Option<String>,
-    level: Level,
-    reason: String,
-    message: String,
 }
 
 /// The task behind a recorder.
@@ -92,9 +66,7 @@ struct Writer {
     client: kube::Client,
     component: String,
     ambient: Ambient,
-    /// Name and count of the API object of each event.
-    known: HashMap<Identity, (String, i32)>,
-    order: VecDeque<Identity>,
+    correlator: Correlator,
 }
 
 impl Writer {
@@ -112,51 +84,33 @@ impl Writer {
             _ => "default".to_owned(),
         };
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let identity = record.identity();
-        if let Some((name, count)) = self.known.get_mut(&identity) {
-            *count += 1;
-            let patch = serde_json::json!({"count": *count, "lastTimestamp": Time(self.ambient.now())});
-            match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Err(kube::Error::Api(status)) if status.code == 404 => {} // expired: begin anew
+        let now = self.ambient.now();
+        let mut decision = self.correlator.decide(record.occurrence(), now);
+        if let Decision::Again { name, count, message, key } = decision {
+            let patch = serde_json::json!({"count": count, "lastTimestamp": Time(now), "message": message});
+            match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                // Expired: begin anew.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    decision = self.correlator.gone(key, message, now);
+                }
                 other => return other.map(|_| ()),
             }
         }
-        let event = self.event(record, namespace);
-        let name = event.metadata.name.clone().unwrap_or_default();
-        let result = api.create(&PostParams::default(), &event).await;
-        if result.is_ok() {
-            self.remember(identity, name);
-        }
-        result.map(|_| ())
+        let Decision::Create { name, message, key } = decision else { return Ok(()) };
+        let event = self.event(record, namespace, &name, message);
+        api.create(&PostParams::default(), &event).await?;
+        self.correlator.written(key, name);
+        Ok(())
     }
 
-    fn remember(&mut self, identity: Identity, name: String) {
-        if self.known.insert(identity.clone(), (name, 1)).is_none() {
-            self.order.push_back(identity);
-        }
-        if self.order.len() > MEMORY_LIMIT
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.known.remove(&oldest);
-        }
-    }
-
-    fn event(&self, record: Record, namespace: String) -> Event {
+    fn event(&self, record: Record, namespace: String, name: &str, message: String) -> Event {
         let now = self.ambient.now();
-        // The name must be new; the object's own part is cut so that the whole stays within the limit.
-        let about = record.about.name.as_deref().unwrap_or("unknown");
-        let stem: String = about.chars().take(230).collect();
-        let name = format!("{}.{}", stem.trim_end_matches(['.', '-']), self.ambient.suffix(12));
-        let level = match record.level {
-            Level::Normal => "Normal",
-            Level::Warning => "Warning",
-        };
         Event {
-            metadata: ObjectMeta { name: Some(name), namespace: Some(namespace), ..ObjectMeta::default() },
+            metadata: ObjectMeta { name: Some(name.to_owned()), namespace: Some(namespace), ..ObjectMeta::default() },
             involved_object: record.about,
-            type_: Some(level.to_owned()),
+            type_: Some(record.level.word().to_owned()),
             reason: Some(record.reason),
-            message: Some(record.message),
+            message: Some(message),
             count: Some(1),
             first_timestamp: Some(Time(now)),
             last_timestamp: Some(Time(now)),
@@ -167,14 +121,23 @@ impl Writer {
     }
 }
 
+impl Level {
+    /// As events say it.
+    fn word(self) -> &'static str {
+        match self {
+            Level::Normal => "Normal",
+            Level::Warning => "Warning",
+        }
+    }
+}
+
 impl Record {
-    fn identity(&self) -> Identity {
-        Identity {
-            uid: self.about.uid.clone().unwrap_or_default(),
-            kind: self.about.kind.clone().unwrap_or_default(),
-            name: self.about.name.clone().unwrap_or_default(),
-            field_path: self.about.field_path.clone(),
-            level: self.level,
+    fn occurrence(&self) -> Occurrence {
+        let about = &self.about;
+        let parts = [&about.api_version, &about.kind, &about.namespace, &about.name, &about.uid, &about.field_path];
+        Occurrence {
+            about: parts.map(|part| part.clone().unwrap_or_default()),
+            level: self.level.word().to_owned(),
             reason: self.reason.clone(),
             message: self.message.clone(),
         }

@@ -115,6 +115,14 @@ pub fn normalize(resource: &Resource, object: &mut Value) {
     }
 }
 
+/// Brings an object of the type of this name into normal form.
+pub(crate) fn normalize_type(type_name: &str, object: &mut Value) {
+    let schema = schema::Schema::builtin();
+    if let Some(id) = schema.find(type_name) {
+        normal::normalize(schema, id, object);
+    }
+}
+
 /// Longest excerpt of a document in a message.
 const MAX_SHOWN_CHARS: usize = 256;
 

@@ -150,7 +150,8 @@ fn known_field(group: &str, kind: &str, field: &str) -> Result<String, String> {
         return Ok(field.into());
     }
     if own.iter().any(|(name, _)| *name == field) {
-        return Ok(field.into());
+        // Both groups select among the same stored events.
+        return Ok(if group == crate::events::GROUP { crate::events::stored_field(field) } else { field.into() });
     }
     match (group, kind, field) {
         ("", "Pod", "spec.host") => Ok("spec.nodeName".into()),

@@ -25,6 +25,11 @@ pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Va
         ("", "Namespace") => vec![name, at(item, "/status/phase").into(), age],
         ("", "Node") => node(item, age),
         ("", "Event") => event(item, now),
+        (crate::events::GROUP, "Event") => {
+            let mut stored = item.clone();
+            crate::events::to_stored(&mut stored);
+            event(&stored, now)
+        }
         ("", "ResourceQuota") => quota(item, age),
         ("apps", "StatefulSet") => stateful_set(item, age),
         ("apps", "ControllerRevision") => vec![name, controller(item).into(), number(item, "/revision").into(), age],

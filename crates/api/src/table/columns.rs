@@ -39,7 +39,7 @@ pub fn columns(resource: &Resource) -> Vec<Value> {
 /// The columns of a kind in brief.
 fn of(resource: &Resource) -> Vec<Column> {
     match (resource.group.as_str(), resource.kind.as_str()) {
-        ("", kind) => core(kind),
+        ("", kind) | (crate::events::GROUP, kind) => core(kind),
         ("apps", "StatefulSet") => vec![
             NAME,
             text("Ready", "Ready pods of those desired."),

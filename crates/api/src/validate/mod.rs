@@ -12,6 +12,7 @@
 mod config;
 mod container;
 mod cursor;
+mod event;
 mod metadata;
 mod network;
 mod pod;
@@ -77,6 +78,8 @@ fn rules(resource: &Resource, object: &At<'_>, old: Option<&Value>, out: &mut Er
         ("storage.k8s.io", "StorageClass", old) => storage::class(object, old, out),
         ("", "ConfigMap", old) => config::config_map(object, old, out),
         ("", "Secret", old) => config::secret(object, old, out),
+        ("", "Event", _) => event::core(object, out),
+        ("events.k8s.io", "Event", old) => event::strict(object, old, out),
         ("coordination.k8s.io", "Lease", _) => config::lease(object, out),
         ("policy", "PodDisruptionBudget", _) => config::budget(object, out),
         ("node.k8s.io", "RuntimeClass", old) => config::runtime_class(object, old, out),

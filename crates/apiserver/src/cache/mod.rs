@@ -13,6 +13,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use api::events;
 use api::resource::{Registry, Resource};
 use api::status::{Cause, Details, Status};
 use bytes::Bytes;
@@ -67,6 +68,7 @@ impl Cache {
         let shelves = registry
             .all()
             .into_iter()
+            .filter(|r| !events::is_view(r))
             .map(|r| {
                 let observer = observer.clone().filter(|_| Standard::KINDS.contains(&&*r.kind));
                 ((r.group.clone(), r.plural.clone()), Arc::new(Shelf::new(r, observer)))
@@ -92,6 +94,7 @@ impl Cache {
 
     /// The shelf of a kind, by group and plural.
     pub(crate) fn named(&self, group: &str, plural: &str) -> Option<&Arc<Shelf>> {
+        let (group, plural) = events::stored_place(group, plural);
         self.shelves.get(&(group.to_owned(), plural.to_owned()))
     }
 
@@ -190,8 +193,8 @@ impl Cache {
 
 /// The store's key of an object.
 pub(crate) fn store_key(resource: &Resource, namespace: &str, name: &str) -> Bytes {
-    let group = if resource.group.is_empty() { "core" } else { &resource.group };
-    let plural = &resource.plural;
+    let (group, plural) = events::stored_place(&resource.group, &resource.plural);
+    let group = if group.is_empty() { "core" } else { group };
     if namespace.is_empty() {
         format!("{OBJECTS}{group}/{plural}/{name}").into()
     } else {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use api::events;
 use api::protobuf;
 use api::status::{FieldError, Status};
 use api::table;
@@ -169,7 +170,13 @@ fn plain(view: &View, page: &Page) -> Vec<u8> {
         if n > 0 {
             out.push(b',');
         }
-        object.write_item(&mut out);
+        if events::is_view(&view.resource) {
+            let mut item = object.value(&view.resource);
+            item.as_object_mut().into_iter().for_each(|o| o.retain(|name, _| name != "kind" && name != "apiVersion"));
+            out.extend_from_slice(item.to_string().as_bytes());
+        } else {
+            object.write_item(&mut out);
+        }
     }
     out.extend_from_slice(b"]}");
     out

@@ -5,6 +5,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use api::events;
 use api::status::{FieldError, Status};
 use bytes::Bytes;
 use futures::stream;
@@ -153,12 +154,13 @@ impl Session {
     /// The next line; `None` at the end.
     async fn next(&mut self) -> Option<Bytes> {
         if let Some(object) = self.initial.pop_front() {
+            let object = &object;
             return Some(match (self.view.wanted.shape, self.view.wanted.notation) {
-                (Shape::Object, Notation::Protobuf) => {
-                    binary_event(Kind::Added.word(), &object.value(&self.view.resource))
+                (Shape::Object, Notation::Json) if !self.is_converted() => {
+                    event_line(Kind::Added.word(), object, object.revision)
                 }
-                (Shape::Object, _) => event_line(Kind::Added.word(), &object, object.revision),
-                _ => self.shaped(Kind::Added, &object, object.revision),
+                (Shape::Object, _) => self.converted(Kind::Added, object, object.revision),
+                _ => self.shaped(Kind::Added, object, object.revision),
             });
         }
         if let Some(item) = self.replay.pop_front() {
@@ -223,6 +225,10 @@ impl Session {
     /// The line of an event.
     fn line(&mut self, item: &Item) -> Bytes {
         match (self.view.wanted.shape, self.view.wanted.notation) {
+            (Shape::Object, _) if self.is_converted() => {
+                let (object, revision) = item.change.subject(item.kind);
+                self.converted(item.kind, object, revision)
+            }
             (Shape::Object, Notation::Protobuf) => item.change.binary_frame(item.kind, &self.view.resource),
             (Shape::Object, _) => item.change.frame(item.kind),
             _ => {
@@ -230,6 +236,16 @@ impl Session {
                 self.shaped(item.kind, object, revision)
             }
         }
+    }
+
+    /// Whether objects are shown in another form than that in which they are kept.
+    fn is_converted(&self) -> bool {
+        events::is_view(&self.view.resource)
+    }
+
+    /// The line of an event that is made for this watcher alone.
+    fn converted(&self, kind: Kind, object: &Object, revision: u64) -> Bytes {
+        line(kind.word(), &object.value_at(&self.view.resource, revision), self.view.wanted.notation)
     }
 
     /// The line of an event whose object is shown as a table or as metadata.

@@ -1,11 +1,11 @@
 //! Events about pods: what `kubectl describe` shows at its end.
 //!
 //! Events tell people what happened; nothing depends on them. So they wait in a short queue, a repeated one
-//! raises the count of the first, and when the queue is full or the API does not take one, it is dropped.
-
-use std::collections::{BTreeMap, VecDeque};
+//! raises the count of the first, floods are kept back ([`api::events::Correlator`]), and when the queue is full or
+//! the API does not take one, it is dropped.
 
 use ambient::Ambient;
+use api::events::{Correlator, Decision, Occurrence};
 use k8s_openapi::api::core::v1::{Event, EventSource, ObjectReference, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{Patch, PatchParams, PostParams};
@@ -15,8 +15,6 @@ use tokio::sync::mpsc;
 
 /// Events that wait to be written.
 const QUEUE: usize = 256;
-/// Distinct events whose repetition is counted.
-const REMEMBERED: usize = 512;
 
 /// Takes events. Cheap to clone; never blocks.
 #[derive(Clone, Debug)]
@@ -33,13 +31,11 @@ struct Note {
     message: String,
 }
 
-type Key = (String, String, String, String);
-
 impl Events {
     /// Starts writing. Ends when the last clone is dropped.
     pub fn start(client: Client, node: &str, ambient: Ambient) -> Self {
         let (queue, notes) = mpsc::channel(QUEUE);
-        let writer = Writer { client, node: node.to_owned(), ambient, seen: BTreeMap::new(), order: VecDeque::new() };
+        let writer = Writer { client, node: node.to_owned(), ambient, correlator: Correlator::default() };
         tokio::spawn(writer.run(notes));
         Self { queue, node: node.to_owned() }
     }
@@ -64,8 +60,7 @@ impl Events {
             resource_version: pod.metadata.resource_version.clone(),
             field_path: container.map(|c| format!("spec.containers{{{c}}}")),
         };
-        let message: String = message.chars().take(1024).collect();
-        let note = Note { about, warning, reason: reason.to_owned(), message };
+        let note = Note { about, warning, reason: reason.to_owned(), message: message.to_owned() };
         if self.queue.try_send(note).is_err() {
             tracing::debug!(node = %self.node, reason, "too many events at once; one was dropped");
         }
@@ -76,9 +71,7 @@ struct Writer {
     client: Client,
     node: String,
     ambient: Ambient,
-    /// Name and count of the event that was written for something.
-    seen: BTreeMap<Key, (String, i32)>,
-    order: VecDeque<Key>,
+    correlator: Correlator,
 }
 
 impl Writer {
@@ -93,45 +86,53 @@ impl Writer {
     async fn write(&mut self, note: Note) -> Result<(), kube::Error> {
         let namespace = note.about.namespace.clone().unwrap_or_else(|| "default".to_owned());
         let api: Api<Event> = Api::namespaced(self.client.clone(), &namespace);
-        let field = note.about.field_path.clone().unwrap_or_default();
-        let key = (note.about.uid.clone().unwrap_or_default(), field, note.reason.clone(), note.message.clone());
-        let now = Time(self.ambient.now());
-        if let Some((name, count)) = self.seen.get_mut(&key) {
-            *count = count.saturating_add(1);
-            let patch = json!({"count": *count, "lastTimestamp": now});
-            match api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await {
-                Ok(_) => return Ok(()),
-                Err(kube::Error::Api(status)) if status.code == 404 => {}
-                Err(error) => return Err(error),
+        let now = self.ambient.now();
+        let mut decision = self.correlator.decide(note.occurrence(), now);
+        if let Decision::Again { name, count, message, key } = decision {
+            let patch = json!({"count": count, "lastTimestamp": Time(now), "message": message});
+            match api.patch(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+                // Expired: begin anew.
+                Err(kube::Error::Api(status)) if status.code == 404 => {
+                    decision = self.correlator.gone(key, message, now);
+                }
+                other => return other.map(|_| ()),
             }
         }
-        let name = format!("{}.{}", note.about.name.clone().unwrap_or_default(), self.ambient.suffix(16));
+        let Decision::Create { name, message, key } = decision else { return Ok(()) };
+        let level = note.level().to_owned();
         let event = Event {
             metadata: ObjectMeta { name: Some(name.clone()), namespace: Some(namespace), ..ObjectMeta::default() },
             involved_object: note.about,
             reason: Some(note.reason),
-            message: Some(note.message),
-            type_: Some(if note.warning { "Warning" } else { "Normal" }.to_owned()),
+            message: Some(message),
+            type_: Some(level),
             count: Some(1),
-            first_timestamp: Some(now.clone()),
-            last_timestamp: Some(now),
+            first_timestamp: Some(Time(now)),
+            last_timestamp: Some(Time(now)),
             source: Some(EventSource { component: Some("kubelet".to_owned()), host: Some(self.node.clone()) }),
             reporting_component: Some("kubelet".to_owned()),
             reporting_instance: Some(self.node.clone()),
             ..Event::default()
         };
         api.create(&PostParams::default(), &event).await?;
-        self.remember(key, name);
+        self.correlator.written(key, name);
         Ok(())
     }
+}
 
-    fn remember(&mut self, key: Key, name: String) {
-        if self.order.len() >= REMEMBERED
-            && let Some(oldest) = self.order.pop_front()
-        {
-            self.seen.remove(&oldest);
+impl Note {
+    fn level(&self) -> &'static str {
+        if self.warning { "Warning" } else { "Normal" }
+    }
+
+    fn occurrence(&self) -> Occurrence {
+        let about = &self.about;
+        let parts = [&about.api_version, &about.kind, &about.namespace, &about.name, &about.uid, &about.field_path];
+        Occurrence {
+            about: parts.map(|part| part.clone().unwrap_or_default()),
+            level: self.level().to_owned(),
+            reason: self.reason.clone(),
+            message: self.message.clone(),
         }
-        self.seen.insert(key.clone(), (name, 1));
-        self.order.push_back(key);
     }
 }
