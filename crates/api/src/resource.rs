@@ -145,8 +145,10 @@ impl Registry {
 /// A built-in kind in brief; what it does not say follows from the kind.
 struct Row {
     group: &'static str,
+    version: &'static str,
     plural: &'static str,
     kind: &'static str,
+    verbs: &'static [&'static str],
     /// The group's name among the types.
     package: &'static str,
     namespaced: bool,
@@ -167,15 +169,42 @@ const PROXY: &str = "proxy:create,delete,get,patch,update";
 
 /// Shorthand for a namespaced kind without extras.
 const fn namespaced(group: &'static str, package: &'static str, plural: &'static str, kind: &'static str) -> Row {
-    Row { group, plural, kind, package, namespaced: true, short_names: &[], categories: &[], subresources: &[] }
+    let (version, verbs) = ("v1", &VERBS);
+    Row {
+        group,
+        version,
+        plural,
+        kind,
+        verbs,
+        package,
+        namespaced: true,
+        short_names: &[],
+        categories: &[],
+        subresources: &[],
+    }
 }
 
 /// Shorthand for a cluster-wide kind without extras.
 const fn cluster(group: &'static str, package: &'static str, plural: &'static str, kind: &'static str) -> Row {
-    Row { group, plural, kind, package, namespaced: false, short_names: &[], categories: &[], subresources: &[] }
+    let (version, verbs) = ("v1", &VERBS);
+    Row {
+        group,
+        version,
+        plural,
+        kind,
+        verbs,
+        package,
+        namespaced: false,
+        short_names: &[],
+        categories: &[],
+        subresources: &[],
+    }
 }
 
-/// The built-in kinds. All are at version v1.
+/// What can be done with what is computed and not stored.
+const READ_ONLY: [&str; 2] = ["get", "list"];
+
+/// The built-in kinds.
 const BUILTIN: &[Row] = &[
     Row { short_names: &["cm"], ..namespaced("", "core", "configmaps", "ConfigMap") },
     Row { short_names: &["ep"], ..namespaced("", "core", "endpoints", "Endpoints") },
@@ -241,6 +270,8 @@ const BUILTIN: &[Row] = &[
     namespaced("coordination.k8s.io", "coordination", "leases", "Lease"),
     namespaced("discovery.k8s.io", "discovery", "endpointslices", "EndpointSlice"),
     Row { short_names: &["ev"], ..namespaced("events.k8s.io", "events", "events", "Event") },
+    Row { version: "v1beta1", verbs: &READ_ONLY, ..cluster("metrics.k8s.io", "metrics", "nodes", "NodeMetrics") },
+    Row { version: "v1beta1", verbs: &READ_ONLY, ..namespaced("metrics.k8s.io", "metrics", "pods", "PodMetrics") },
     cluster("node.k8s.io", "node", "runtimeclasses", "RuntimeClass"),
     Row {
         short_names: &["pdb"],
@@ -260,7 +291,7 @@ impl Row {
     fn resource(&self) -> Resource {
         Resource {
             group: self.group.to_owned(),
-            version: "v1".to_owned(),
+            version: self.version.to_owned(),
             kind: self.kind.to_owned(),
             list_kind: format!("{}List", self.kind),
             plural: self.plural.to_owned(),
@@ -268,9 +299,9 @@ impl Row {
             short_names: owned(self.short_names),
             categories: owned(self.categories),
             namespaced: self.namespaced,
-            type_name: format!("{}/v1.{}", self.package, self.kind),
+            type_name: format!("{}/{}.{}", self.package, self.version, self.kind),
             // A namespace takes its content along: deleting all of them at once is not offered.
-            verbs: owned(&VERBS)
+            verbs: owned(self.verbs)
                 .into_iter()
                 .filter(|v| self.plural != "namespaces" || v != "deletecollection")
                 .collect(),
@@ -340,7 +371,7 @@ mod tests {
         assert_eq!(registry.all().len(), BUILTIN.len());
         let groups = registry.group_versions();
         assert_eq!(groups.first(), Some(&(String::new(), "v1".to_owned())));
-        assert_eq!(groups.len(), 10);
+        assert_eq!(groups.len(), 11);
         let listed: usize = groups.iter().map(|(g, v)| registry.in_group_version(g, v).len()).sum();
         assert_eq!(listed, BUILTIN.len());
     }

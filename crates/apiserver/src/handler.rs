@@ -207,6 +207,9 @@ async fn resource(
 
 /// Carries out the verb.
 async fn dispatch(call: Call) -> Outcome<Response<Body>> {
+    if call.resource.group == sub::usage::GROUP {
+        return sub::usage::answer(call).await;
+    }
     if !matches!(call.target.subresource.as_str(), "" | "status") {
         return sub::dispatch(call).await;
     }

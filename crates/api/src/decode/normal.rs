@@ -6,7 +6,7 @@
 //! | scalar, list, map | left out; where always written zero, or `null` for lists and maps | as it is |
 //! | struct | `{}` with what its own fields require | as it is |
 //! | time, free-form JSON | `null` | as it is |
-//! | quantity | `"0"` | as it is |
+//! | quantity, length of time | `"0"`, `"0s"` | as it is |
 
 use serde_json::{Map, Value};
 
@@ -52,7 +52,7 @@ fn is_left_out(schema: &Schema, field: &Field, value: &Value) -> bool {
         return false;
     }
     match schema.node(field.node) {
-        Node::String | Node::Enum(_) | Node::Bytes | Node::Duration => value == "" && !field.written,
+        Node::String | Node::Enum(_) | Node::Bytes => value == "" && !field.written,
         Node::Bool => *value == false && !field.written,
         Node::Int32 | Node::Int64 => *value == 0 && !field.written,
         Node::List(_) => value.as_array().is_some_and(Vec::is_empty),
@@ -75,8 +75,9 @@ fn fill(schema: &Schema, field: &Field, object: &mut Map<String, Value>) {
             Node::Time | Node::MicroTime | Node::Raw if !field.omit_zero => Some(Value::Null),
             Node::Quantity => Some(Value::from("0")),
             Node::IntOrString => Some(Value::from(0)),
+            Node::Duration => Some(Value::from("0s")),
             _ if !field.written => None,
-            Node::String | Node::Enum(_) | Node::Bytes | Node::Duration => Some(Value::from("")),
+            Node::String | Node::Enum(_) | Node::Bytes => Some(Value::from("")),
             Node::Bool => Some(Value::Bool(false)),
             Node::Int32 | Node::Int64 => Some(Value::from(0)),
             _ => Some(Value::Null),

@@ -109,3 +109,61 @@ fn cluster_wide_kinds_have_no_namespace_in_their_path() {
     assert!(document["paths"].get("/api/v1/namespaces/{namespace}/pods/{name}/binding").is_some());
     assert!(document["paths"]["/api/v1/namespaces"].get("delete").is_none());
 }
+
+/// Calls `check` for each operation of a document, with its path and the parameters of both.
+fn for_each_operation(document: &Value, check: &mut dyn FnMut(&str, &Value, Vec<&Value>)) {
+    for (path, item) in document["paths"].as_object().expect("paths") {
+        let shared = item["parameters"].as_array().into_iter().flatten();
+        for (method, operation) in item.as_object().expect("an object").iter().filter(|(m, _)| *m != "parameters") {
+            assert!(["get", "post", "put", "patch", "delete"].contains(&method.as_str()), "{path} {method}");
+            let own = operation["parameters"].as_array().into_iter().flatten();
+            check(path, operation, shared.clone().chain(own).collect());
+        }
+    }
+}
+
+#[test]
+fn operations_are_what_validators_and_generators_demand() {
+    let registry = Registry::builtin();
+    let mut documents: Vec<Value> =
+        registry.group_versions().iter().map(|(group, version)| v3(&registry, group, version).unwrap()).collect();
+    documents.push(v2(&registry));
+    for document in &documents {
+        let mut ids = BTreeSet::new();
+        for_each_operation(document, &mut |path, operation, parameters| {
+            let id = operation["operationId"].as_str().expect("an id");
+            assert!(ids.insert(id.to_owned()), "{id} twice");
+            let named = |p: &&Value| (p["in"].to_string(), p["name"].to_string());
+            let unique: BTreeSet<_> = parameters.iter().map(named).collect();
+            assert_eq!(unique.len(), parameters.len(), "{path} {id}: a parameter twice");
+            let in_path = parameters.iter().filter(|p| p["in"] == "path").count();
+            assert_eq!(in_path, path.matches('{').count(), "{path}");
+            for parameter in parameters.iter().filter(|p| p["in"] == "path") {
+                assert_eq!(parameter["required"], true, "{path}");
+                assert!(path.contains(&format!("{{{}}}", parameter["name"].as_str().unwrap())), "{path}");
+            }
+            let answers = operation["responses"].as_object().expect("answers");
+            assert!(!answers.is_empty() && answers.values().all(|a| a["description"].is_string()), "{path} {id}");
+        });
+        assert!(!ids.is_empty());
+    }
+}
+
+#[test]
+fn required_fields_are_declared_and_every_kind_can_be_explained() {
+    let registry = Registry::builtin();
+    let document = v2(&registry);
+    let definitions = document["definitions"].as_object().unwrap();
+    for (name, definition) in definitions {
+        for field in definition["required"].as_array().into_iter().flatten() {
+            assert!(definition["properties"].get(field.as_str().unwrap()).is_some(), "{name}.{field}");
+        }
+    }
+    for resource in registry.all() {
+        let kind = serde_json::json!({"group": resource.group, "version": resource.version, "kind": resource.kind});
+        let found = definitions
+            .values()
+            .filter(|d| d["x-kubernetes-group-version-kind"].as_array().is_some_and(|kinds| kinds.contains(&kind)));
+        assert_eq!(found.count(), 1, "{kind}");
+    }
+}

@@ -15,6 +15,7 @@
 //! | Quantity | 1 text |
 //! | IntOrString | 1 is-text, 2 number, 3 text |
 //! | Time, MicroTime | 1 seconds, 2 nanoseconds; empty: none |
+//! | Duration | 1 nanoseconds |
 //! | FieldsV1, free-form JSON | 1 JSON |
 //! | map | one message per entry: 1 key, 2 value |
 //! | list inside a map | 1 item, repeated |

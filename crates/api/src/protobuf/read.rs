@@ -24,6 +24,7 @@ pub(super) fn value(schema: &Schema, id: NodeId, bytes: &[u8], depth: usize) -> 
         Node::Quantity => quantity(bytes),
         Node::IntOrString => int_or_string(bytes),
         Node::Time | Node::MicroTime => time(bytes),
+        Node::Duration => duration(bytes),
         Node::FieldsV1 | Node::Raw => free_form(bytes),
         // A list inside a map is a message of its own.
         Node::List(item) => {
@@ -177,6 +178,19 @@ fn time(bytes: &[u8]) -> Result<Value, Error> {
     }
     let time = Timestamp::new(seconds, nanos).map_err(|_| Error::Malformed("a time is out of range"))?;
     Ok(time.to_string().into())
+}
+
+/// A length of time.
+fn duration(bytes: &[u8]) -> Result<Value, Error> {
+    let mut nanos = 0;
+    let mut reader = Reader::new(bytes);
+    while let Some(field) = reader.next()? {
+        if field.number == 1 {
+            nanos = field.number()? as i64;
+        }
+    }
+    let seconds = nanos as f64 / 1e9;
+    Ok(format!("{seconds}s").into())
 }
 
 /// JSON inside a message.

@@ -46,6 +46,10 @@ pub(super) fn message(schema: &Schema, id: NodeId, value: &Value, out: &mut Writ
                 out.number(2, nanos as u64);
             }
         }
+        (Node::Duration, value) => {
+            let nanos = value.as_str().and_then(duration).unwrap_or_default();
+            out.number(1, nanos as u64);
+        }
         (Node::FieldsV1 | Node::Raw, value) if !value.is_null() => out.bytes(1, value.to_string().as_bytes()),
         (Node::List(item), Value::Array(items)) => items.iter().for_each(|v| single(schema, *item, 1, v, out)),
         _ => {}
@@ -98,6 +102,12 @@ fn field(schema: &Schema, field: &Field, number: u32, value: &Value, out: &mut W
     }
 }
 
+/// Nanoseconds of a text such as `1m30.5s`.
+fn duration(text: &str) -> Option<i64> {
+    let span: jiff::SignedDuration = text.parse().ok()?;
+    i64::try_from(span.as_nanos()).ok()
+}
+
 /// Writes a map.
 fn entry_messages(schema: &Schema, inner: NodeId, number: u32, entries: &Map<String, Value>, out: &mut Writer) {
     for (key, value) in entries {
@@ -113,9 +123,7 @@ fn entry_messages(schema: &Schema, inner: NodeId, number: u32, entries: &Map<Str
 /// Writes one value; an absent one as its zero.
 fn single(schema: &Schema, id: NodeId, number: u32, value: &Value, out: &mut Writer) {
     match schema.node(id) {
-        Node::String | Node::Enum(_) | Node::Duration => {
-            out.bytes(number, value.as_str().unwrap_or_default().as_bytes())
-        }
+        Node::String | Node::Enum(_) => out.bytes(number, value.as_str().unwrap_or_default().as_bytes()),
         Node::Bool => out.number(number, u64::from(value.as_bool().unwrap_or_default())),
         Node::Int32 | Node::Int64 => out.number(number, value.as_i64().unwrap_or_default() as u64),
         Node::Bytes => {

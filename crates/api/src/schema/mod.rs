@@ -1,6 +1,7 @@
 //! The types of all served kinds, as one tree.
 //!
-//! The tree is built once, from a table that is part of the program (`data/schema.txt`), and
+//! The tree is built once, from tables that are part of the program (`data/schema.txt`,
+//! `data/metrics.txt`), and
 //! drives decoding, pruning, normal form, defaults, merge keys and documents. A [`Schema`] is a
 //! list of [`Node`]s that refer to each other by [`NodeId`], because types may contain themselves.
 //!
@@ -24,6 +25,9 @@ use crate::resource::Resource;
 
 pub use merge::{Merge, merge_schema};
 pub use walk::{for_each_struct, pod_spec, pod_spec_mut, pod_template};
+
+/// The tables of the built-in types.
+pub(crate) const TABLES: [&str; 2] = [include_str!("../../data/schema.txt"), include_str!("../../data/metrics.txt")];
 
 /// A set of types that refer to each other.
 #[derive(Debug, Default)]
@@ -146,9 +150,8 @@ pub enum ListType {
 impl Schema {
     /// The types of the built-in kinds.
     pub fn builtin() -> &'static Schema {
-        static BUILTIN: LazyLock<Schema> = LazyLock::new(|| {
-            parse::parse(include_str!("../../data/schema.txt")).expect("the built-in table is well-formed (tested)")
-        });
+        static BUILTIN: LazyLock<Schema> =
+            LazyLock::new(|| parse::parse(&TABLES).expect("the built-in tables are well-formed (tested)"));
         &BUILTIN
     }
 

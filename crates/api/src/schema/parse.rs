@@ -21,15 +21,17 @@ use super::{EnumType, Field, ListType, Node, NodeId, Schema, StructType};
 /// First line of every table.
 const MAGIC: &str = "statefuld-schema 1";
 
-/// Builds the tree; the error names the line.
-pub(super) fn parse(text: &'static str) -> Result<Schema, String> {
-    let mut lines = text.lines().enumerate();
-    if lines.next().map(|(_, line)| line) != Some(MAGIC) {
-        return Err(format!("line 1: expected {MAGIC:?}"));
-    }
+/// Builds the tree from all tables; the error names the line.
+pub(super) fn parse(tables: &[&'static str]) -> Result<Schema, String> {
     let mut builder = Builder::default();
-    for (index, line) in lines {
-        builder.line(line).map_err(|why| format!("line {}: {why}", index + 1))?;
+    for text in tables {
+        let mut lines = text.lines().enumerate();
+        if lines.next().map(|(_, line)| line) != Some(MAGIC) {
+            return Err(format!("line 1: expected {MAGIC:?}"));
+        }
+        for (index, line) in lines {
+            builder.line(line).map_err(|why| format!("line {}: {why}", index + 1))?;
+        }
     }
     builder.finish()
 }
@@ -245,19 +247,19 @@ mod tests {
 
     #[test]
     fn a_table_of_another_version_is_refused() {
-        assert!(parse("statefuld-schema 2\n").unwrap_err().contains("line 1"));
+        assert!(parse(&["statefuld-schema 2\n"]).unwrap_err().contains("line 1"));
     }
 
     #[test]
     fn errors_name_the_line() {
-        assert!(parse("statefuld-schema 1\ntype a\n x 1 string what\n").unwrap_err().starts_with("line 3: "));
-        assert!(parse("statefuld-schema 1\n x 1 string\n").unwrap_err().starts_with("line 2: "));
-        assert!(parse("statefuld-schema 1\ntype a\n x 1 missing\n").unwrap_err().contains("missing"));
+        assert!(parse(&["statefuld-schema 1\ntype a\n x 1 string what\n"]).unwrap_err().starts_with("line 3: "));
+        assert!(parse(&["statefuld-schema 1\n x 1 string\n"]).unwrap_err().starts_with("line 2: "));
+        assert!(parse(&["statefuld-schema 1\ntype a\n x 1 missing\n"]).unwrap_err().contains("missing"));
     }
 
     #[test]
     fn types_may_contain_themselves() {
-        let schema = parse("statefuld-schema 1\ntype a\n x 1 []a\n y 2 {}a\n").unwrap();
+        let schema = parse(&["statefuld-schema 1\ntype a\n x 1 []a\n y 2 {}a\n"]).unwrap();
         let id = schema.find("a").unwrap();
         assert_eq!(schema.as_struct(id).unwrap().fields.len(), 2);
     }

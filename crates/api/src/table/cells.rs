@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use super::pod;
 use super::text::{NONE, UNKNOWN, UNSET, age, at, count, joined, list, number, or, scalar, since};
+use crate::quantity::Quantity;
 use crate::resource::Resource;
 
 /// The cells of one object.
@@ -35,6 +36,9 @@ pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Va
         ("apps", "ControllerRevision") => vec![name, controller(item).into(), number(item, "/revision").into(), age],
         ("storage.k8s.io", "StorageClass") => storage_class(item, age),
         ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(item, age),
+        ("metrics.k8s.io", _) => {
+            vec![name, used(item, "cpu").into(), used(item, "memory").into(), at(item, "/window").into()]
+        }
         ("coordination.k8s.io", "Lease") => vec![name, at(item, "/spec/holderIdentity").into(), age],
         ("policy", "PodDisruptionBudget") => {
             let bound = |field: &str| scalar(&item["spec"][field]).unwrap_or_else(|| "N/A".into()).into();
@@ -343,4 +347,11 @@ fn binding(item: &Value, age: Value) -> Vec<Value> {
         subjects("Group").into(),
         subjects("ServiceAccount").into(),
     ]
+}
+
+/// What a node, or all containers of a pod together, use of something.
+fn used(item: &Value, name: &str) -> String {
+    let containers = item["containers"].as_array().into_iter().flatten().map(|c| &c["usage"]);
+    let amounts = containers.chain([&item["usage"]]).filter_map(|usage| Quantity::parse(usage[name].as_str()?).ok());
+    amounts.reduce(|a, b| a.add(&b)).map(|sum| sum.to_string()).unwrap_or_default()
 }

@@ -68,6 +68,12 @@ fn of(resource: &Resource) -> Vec<Column> {
             text("Endpoints", "Addresses of the endpoints."),
             AGE,
         ],
+        ("metrics.k8s.io", "NodeMetrics" | "PodMetrics") => vec![
+            NAME,
+            text("CPU", "Processors in use."),
+            text("Memory", "Memory in use."),
+            text("Window", "The time over which use was measured."),
+        ],
         ("coordination.k8s.io", "Lease") => vec![NAME, text("Holder", "Who holds the lease."), AGE],
         ("policy", "PodDisruptionBudget") => vec![
             NAME,

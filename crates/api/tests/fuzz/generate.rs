@@ -98,7 +98,8 @@ impl Rng {
 /// A value that decodes as its type.
 pub(crate) fn valid(schema: &Schema, id: NodeId, rng: &mut Rng, depth: usize) -> Value {
     match schema.node(id) {
-        Node::String | Node::Duration => rng.text().replace('\0', "").into(),
+        Node::Duration => format!("{}s", rng.below(10_000) as f64 / 100.0).into(),
+        Node::String => rng.text().replace('\0', "").into(),
         Node::Enum(e) => e.values[rng.below(e.values.len())].as_ref().into(),
         Node::Bool => rng.one_in(2).into(),
         Node::Int32 => rng.int32().into(),

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 use crate::auth::Standard;
 use crate::errors::{Error, Outcome};
 use crate::object::{Key, Object};
+use crate::sub::usage;
 
 mod change;
 mod feed;
@@ -68,7 +69,7 @@ impl Cache {
         let shelves = registry
             .all()
             .into_iter()
-            .filter(|r| !events::is_view(r))
+            .filter(|r| !events::is_view(r) && r.group != usage::GROUP)
             .map(|r| {
                 let observer = observer.clone().filter(|_| Standard::KINDS.contains(&&*r.kind));
                 ((r.group.clone(), r.plural.clone()), Arc::new(Shelf::new(r, observer)))

@@ -21,6 +21,7 @@ mod gone;
 pub(crate) mod reviews;
 mod scale;
 mod stream;
+pub(crate) mod usage;
 
 pub(crate) use gone::holders;
 pub(crate) use stream::{is_stream, stream};

@@ -5,14 +5,14 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ambient::Ambient;
 use async_trait::async_trait;
 use bytes::Bytes;
 use nodeconn::{Error, ExitStatus, Frame, NodeHandler, Stream, StreamRequest, Target};
-use serde_json::json;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::logs::{Reader, Wanted};
-use super::machine;
+use super::usage::Sampler;
 use crate::config::Config;
 use crate::network;
 use crate::shim::Shim;
@@ -32,12 +32,13 @@ const CHUNK: usize = 32 * 1024;
 #[derive(Debug)]
 pub struct Handler {
     config: Config,
+    sampler: Sampler,
 }
 
 impl Handler {
     /// For that node.
-    pub fn new(config: Config) -> Self {
-        Self { config }
+    pub fn new(config: Config, ambient: Ambient) -> Self {
+        Self { sampler: Sampler::new(config.clone(), ambient), config }
     }
 
     fn dir(&self, target: &Target) -> Result<PathBuf, Error> {
@@ -166,21 +167,7 @@ impl Handler {
     }
 
     async fn stats(&self, stream: &Stream) -> Result<(), Error> {
-        let mut pods = Vec::new();
-        for entry in std::fs::read_dir(self.config.pods_dir()).into_iter().flatten().flatten() {
-            let (Ok(spec), Ok(Some(state))) = (ShimSpec::read(&entry.path()), PodState::read(&entry.path())) else {
-                continue;
-            };
-            let containers = state.containers.iter().map(|c| json!({"name": c.name, "running": c.state.is_running()}));
-            pods.push(json!({
-                "podRef": {"name": spec.name, "namespace": spec.namespace, "uid": spec.uid},
-                "startTime": state.created_at,
-                "containers": containers.collect::<Vec<_>>(),
-            }));
-        }
-        let node =
-            json!({"nodeName": self.config.node_name, "cpus": machine::cpus(), "memoryBytes": machine::memory_bytes()});
-        let text = json!({"node": node, "pods": pods}).to_string();
+        let text = self.sampler.document().await.to_string();
         // An error means that nobody reads it any more.
         let _ = stream.tx.send(Frame::Stdout(text.into())).await;
         Ok(())

@@ -42,6 +42,7 @@ pub mod sources;
 pub mod status;
 pub mod stop;
 pub mod translate;
+pub mod usage;
 pub mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -244,7 +245,7 @@ async fn serve<C>(shared: Arc<Shared>, conn: C)
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let handler = Arc::new(handler::Handler::new(shared.config.clone()));
+    let handler = Arc::new(handler::Handler::new(shared.config.clone(), shared.ambient.clone()));
     tokio::select! {
         ended = nodeconn::serve(conn, handler) => match ended {
             Ok(()) => tracing::debug!("the API server closed its connection"),

@@ -40,6 +40,22 @@ trait Driver: std::fmt::Debug + Send + Sync {
     fn restrict_devices(&self, path: &Path) -> bool;
     /// OOM kills in the group so far; None where this driver does not count them.
     fn oom_kills(&self, path: &Path) -> Option<u64>;
+
+    /// Processor time that the group has used, in nanoseconds; None where this driver does not count it.
+    fn cpu_ns(&self, path: &Path) -> Option<u64>;
+
+    /// Memory that the group needs: what it uses, without files that nothing has looked at for long. None where
+    /// this driver does not count it.
+    fn memory_bytes(&self, path: &Path) -> Option<u64>;
+}
+
+/// What a group uses.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Usage {
+    /// Processor time so far, in nanoseconds.
+    pub cpu_ns: u64,
+    /// Memory that it needs now.
+    pub memory_bytes: u64,
 }
 
 /// The cgroup of a pod, whether it exists or not.
@@ -165,6 +181,14 @@ impl Group {
         self.drivers.iter().find_map(|driver| driver.oom_kills(&self.path)).unwrap_or(0)
     }
 
+    /// What the group uses; None if it does not exist, or nothing counts it.
+    pub fn usage(&self) -> Option<Usage> {
+        Some(Usage {
+            cpu_ns: self.drivers.iter().find_map(|driver| driver.cpu_ns(&self.path))?,
+            memory_bytes: self.drivers.iter().find_map(|driver| driver.memory_bytes(&self.path))?,
+        })
+    }
+
     /// SIGKILL for every process in the group and below it. Returns before they are dead.
     pub fn kill(&self) -> Result<(), CgroupError> {
         if let Some(mount) = &self.unified {
@@ -274,6 +298,11 @@ fn keyed_number(path: &Path, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')?.trim().parse().ok())
 }
 
+/// The number that is all of a file.
+fn number(path: &Path) -> Option<u64> {
+    fs::read_to_string(path).ok()?.trim().parse().ok()
+}
+
 /// A cgroup could not be made, filled or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum CgroupError {
@@ -366,6 +395,7 @@ mod tests {
         let mut child = std::process::Command::new("sleep").arg("1000").spawn().unwrap();
         group.add(child.id().cast_signed()).unwrap();
         assert_eq!(group.processes().unwrap(), [child.id().cast_signed()]);
+        assert!(group.usage().is_some(), "this machine counts what groups use");
         group.kill().unwrap();
         assert!(!child.wait().unwrap().success());
         pod.destroy().unwrap();

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, Driver, Layout, keyed_number, write};
+use super::{CgroupError, Driver, Layout, keyed_number, number, write};
 use crate::shim::spec::Limits;
 
 /// Devices that every container may use: null, zero, full, random, urandom, tty, ptmx and terminals.
@@ -93,6 +93,17 @@ impl Driver for V1 {
     fn oom_kills(&self, path: &Path) -> Option<u64> {
         keyed_number(&self.mounts.get("memory")?.join(path).join("memory.oom_control"), "oom_kill")
     }
+
+    fn cpu_ns(&self, path: &Path) -> Option<u64> {
+        number(&self.mounts.get("cpuacct")?.join(path).join("cpuacct.usage"))
+    }
+
+    fn memory_bytes(&self, path: &Path) -> Option<u64> {
+        let folder = self.mounts.get("memory")?.join(path);
+        let used = number(&folder.join("memory.usage_in_bytes"))?;
+        let idle = keyed_number(&folder.join("memory.stat"), "total_inactive_file").unwrap_or(0);
+        Some(used.saturating_sub(idle))
+    }
 }
 
 #[cfg(test)]
@@ -141,6 +152,18 @@ mod tests {
         let warnings = driver.limit(Path::new("p"), &Limits { pids: Some(7), ..Limits::default() });
         assert_eq!(warnings.len(), 1);
         assert!(warnings[0].contains("pids.max"), "{warnings:?}");
+    }
+
+    #[test]
+    fn usage_is_read_without_idle_files() {
+        let (dir, mut driver) = fake(&[]);
+        driver.mounts.insert("cpuacct".to_owned(), dir.path().join("cpuacct"));
+        driver.create(Path::new("p")).unwrap();
+        assert_eq!((driver.cpu_ns(Path::new("p")), driver.memory_bytes(Path::new("p"))), (None, None));
+        fs::write(dir.path().join("cpuacct/p/cpuacct.usage"), "12345\n").unwrap();
+        fs::write(dir.path().join("memory/p/memory.usage_in_bytes"), "1000\n").unwrap();
+        fs::write(dir.path().join("memory/p/memory.stat"), "cache 1\ntotal_inactive_file 300\n").unwrap();
+        assert_eq!((driver.cpu_ns(Path::new("p")), driver.memory_bytes(Path::new("p"))), (Some(12345), Some(700)));
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, Driver, keyed_number, write};
+use super::{CgroupError, Driver, keyed_number, number, write};
 use crate::shim::spec::Limits;
 
 const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -91,6 +91,20 @@ impl Driver for V2 {
     fn oom_kills(&self, path: &Path) -> Option<u64> {
         keyed_number(&self.mount.join(path).join("memory.events"), "oom_kill")
     }
+
+    fn cpu_ns(&self, path: &Path) -> Option<u64> {
+        if !self.controllers {
+            return None;
+        }
+        Some(keyed_number(&self.mount.join(path).join("cpu.stat"), "usage_usec")?.saturating_mul(1000))
+    }
+
+    fn memory_bytes(&self, path: &Path) -> Option<u64> {
+        let folder = self.mount.join(path);
+        let used = number(&folder.join("memory.current"))?;
+        let idle = keyed_number(&folder.join("memory.stat"), "inactive_file").unwrap_or(0);
+        Some(used.saturating_sub(idle))
+    }
 }
 
 /// v1 shares (2..=262144) as v2 weight (1..=10000), by the mapping that container runtimes share.
@@ -134,6 +148,19 @@ mod tests {
         // The last of the three writes; a real file adds them up.
         assert_eq!(read("cgroup.subtree_control"), "+pids");
         assert_eq!(read("a/cgroup.subtree_control"), "+pids");
+    }
+
+    #[test]
+    fn usage_is_read_without_idle_files() {
+        let dir = tempfile::tempdir().unwrap();
+        let driver = V2::new(dir.path().to_owned(), true);
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let path = Path::new("p");
+        assert_eq!((driver.cpu_ns(path), driver.memory_bytes(path)), (None, None));
+        fs::write(dir.path().join("p/cpu.stat"), "usage_usec 12\nuser_usec 5\n").unwrap();
+        fs::write(dir.path().join("p/memory.current"), "1000\n").unwrap();
+        fs::write(dir.path().join("p/memory.stat"), "anon 1\ninactive_file 300\n").unwrap();
+        assert_eq!((driver.cpu_ns(path), driver.memory_bytes(path)), (Some(12_000), Some(700)));
     }
 
     #[test]

@@ -310,7 +310,7 @@ async fn log(cluster: &Cluster, pod: &str, uid: &str, previous: bool) -> String 
     };
     let (tx, mut out) = tokio::sync::mpsc::channel(8);
     let (_close, rx) = tokio::sync::mpsc::channel(1);
-    let handler = Handler::new(cluster.config.clone());
+    let handler = Handler::new(cluster.config.clone(), ambient::Ambient::system());
     let serving = tokio::spawn(async move { handler.handle(request, Stream { tx, rx }).await });
     let mut text = Vec::new();
     while let Some(frame) = out.recv().await {

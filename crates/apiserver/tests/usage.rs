@@ -1,0 +1,96 @@
+//! metrics.k8s.io: what nodes and pods use, told by their agents.
+
+mod support;
+
+use std::sync::Arc;
+
+use http::Method;
+use nodeconn::{Error, Frame, NodeConn, Stream, StreamRequest};
+use serde_json::{Value, json};
+use support::{Server, admin, pod};
+
+const PODS: &str = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods";
+const NODES: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
+
+/// An agent that answers with this document.
+struct Agent(Value);
+
+#[async_trait::async_trait]
+impl NodeConn for Agent {
+    async fn open(&self, request: StreamRequest) -> Result<Stream, Error> {
+        assert_eq!(request, StreamRequest::Stats);
+        let (to_server, rx) = tokio::sync::mpsc::channel(8);
+        let (tx, _) = tokio::sync::mpsc::channel(1);
+        for part in self.0.to_string().as_bytes().chunks(100) {
+            to_server.try_send(Frame::Stdout(part.to_vec().into())).expect("room");
+        }
+        Ok(Stream { tx, rx })
+    }
+}
+
+/// A server with pod `a` on the connected node `n1`, and pod `b` on a node that is not.
+async fn server() -> (Server, nodeconn::Registration) {
+    let server = Server::start().await;
+    let mut uid = Value::Null;
+    for (node, name) in [("n1", "a"), ("n2", "b")] {
+        server
+            .create(
+                "/api/v1/nodes",
+                json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": {"zone": node}}}),
+            )
+            .await;
+        let created = server.create("/api/v1/namespaces/default/pods", pod(name)).await;
+        let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
+        server.create(&format!("/api/v1/namespaces/default/pods/{name}/binding"), binding).await;
+        if name == "a" {
+            uid = created["metadata"]["uid"].clone();
+        }
+    }
+    let look = json!({"timestamp": "2024-01-01T00:00:00.5Z", "windowNanos": 10_250_000_000_u64,
+        "node": {"usage": {"cpuNanocores": 1_500_000_000, "memoryBytes": 1 << 30}},
+        "pods": [{"podRef": {"uid": uid}, "containers": [
+            {"name": "main", "usage": {"cpuNanocores": 250_000_000, "memoryBytes": 10 << 20}}, {"name": "done"}]}]});
+    let registration = server.api.nodes().register("n1", Arc::new(Agent(look)));
+    (server, registration)
+}
+
+#[tokio::test]
+async fn pods_of_connected_nodes_are_listed_with_what_their_containers_use() {
+    let (server, _agent) = server().await;
+    let list = server.ask(Method::GET, PODS, None).await.body;
+    assert_eq!((&list["kind"], list["items"].as_array().unwrap().len()), (&json!("PodMetricsList"), 1), "{list}");
+    let item = &list["items"][0];
+    assert_eq!(item["containers"], json!([{"name": "main", "usage": {"cpu": "250m", "memory": "10Mi"}}]));
+    assert_eq!((&item["metadata"]["name"], &item["window"]), (&json!("a"), &json!("10.25s")));
+    assert_eq!((&item["timestamp"], &item["metadata"]["labels"]["app"]), (&json!("2024-01-01T00:00:00Z"), &json!("a")));
+    let one = server.ask(Method::GET, &format!("{PODS}/a"), None).await.body;
+    assert_eq!((&one["kind"], &one["containers"]), (&json!("PodMetrics"), &item["containers"]));
+    let missing = server.ask(Method::GET, &format!("{PODS}/b"), None).await;
+    assert_eq!((missing.code, &missing.body["reason"]), (404, &json!("NotFound")));
+    let none = server.ask(Method::GET, &format!("{PODS}?labelSelector=app%3Dz"), None).await.body;
+    assert_eq!(none["items"], json!([]));
+    let everywhere = server.ask(Method::GET, "/apis/metrics.k8s.io/v1beta1/pods", None).await.body;
+    assert_eq!(everywhere["items"], list["items"]);
+}
+
+#[tokio::test]
+async fn nodes_that_answer_are_listed_with_what_they_use() {
+    let (server, _agent) = server().await;
+    let list = server.ask(Method::GET, NODES, None).await.body;
+    assert_eq!(list["items"].as_array().unwrap().len(), 1, "{list}");
+    assert_eq!(list["items"][0]["usage"], json!({"cpu": "1500m", "memory": "1Gi"}));
+    assert_eq!(server.ask(Method::GET, &format!("{NODES}/n2"), None).await.code, 404);
+    let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
+    let table = server.ask_as(admin(), Method::GET, NODES, &table, None).await.body;
+    assert_eq!(table["rows"][0]["cells"], json!(["n1", "1500m", "1Gi", "10.25s"]));
+}
+
+#[tokio::test]
+async fn usage_is_read_and_nothing_else() {
+    let (server, _agent) = server().await;
+    assert_eq!(server.ask(Method::POST, PODS, Some(json!({}))).await.code, 405);
+    assert_eq!(server.ask(Method::DELETE, PODS, None).await.code, 405);
+    assert_eq!(server.ask(Method::GET, &format!("{PODS}?watch=true"), None).await.code, 405);
+    let discovered = server.ask(Method::GET, "/apis/metrics.k8s.io/v1beta1", None).await.body;
+    assert_eq!(discovered["resources"][0]["verbs"], json!(["get", "list"]));
+}
