@@ -23,9 +23,10 @@ lint:
 fmt:
     cargo fmt --all
 
-# Long model and fault runs of the planner: SEEDS random histories, every history of DISTURBANCES disturbances
-soak SEEDS="20000" DISTURBANCES="3":
+# Long runs of what is short in CI: the planner's model and faults, and the store's losses of power
+soak SEEDS="20000" DISTURBANCES="3" STORE_SEEDS="200" STORE_STATES="100":
     STATEFULD_SIM_SEEDS={{SEEDS}} STATEFULD_SIM_DISTURBANCES={{DISTURBANCES}} cargo test --release -p statefuld-sim -- --nocapture
+    STATEFULD_STORE_SEEDS={{STORE_SEEDS}} STATEFULD_STORE_STATES={{STORE_STATES}} cargo test --release -p statefuld-store --lib power -- --nocapture
     just fuzz {{SEEDS}}
 
 # Long fuzzing of the pure parts and of the HTTP surface: RUNS inputs for each test, from SEED on
@@ -35,7 +36,12 @@ fuzz RUNS="20000" SEED="0":
 
 # Measure against the budgets
 bench:
-    cargo run --release -- bench
+    cargo run --release -- bench start
+
+# Writes, lists, watches, memory and start-up of the API; then the same writes and watches against etcd
+bench-api:
+    cargo run --release -- bench api
+    cargo run --release -- bench etcd
 
 # Durable writes per second of the embedded store
 bench-store:

@@ -9,7 +9,6 @@ use std::ops::Bound;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
-use redb::backends::FileBackend;
 use redb::{BackendError, StorageBackend};
 
 /// How the file under the store is doing: 0 is well.
@@ -20,6 +19,11 @@ const NO_SPACE: u8 = 1;
 const FAILED: u8 = 2;
 
 impl Health {
+    /// No call to the file has failed.
+    pub(super) fn is_well(&self) -> bool {
+        self.0.load(Ordering::SeqCst) == 0
+    }
+
     /// Nothing worse happened than that the disk had no room for a write.
     pub(super) fn only_full(&self) -> bool {
         self.0.load(Ordering::SeqCst) == NO_SPACE
@@ -42,23 +46,15 @@ pub(super) fn is_full(error: &io::Error) -> bool {
 /// The file, passing everything on.
 #[derive(Debug)]
 pub(super) struct Disk {
-    file: FileBackend,
+    file: Box<dyn StorageBackend>,
     health: Arc<Health>,
-    #[cfg(test)]
-    faults: Arc<faults::Faults>,
 }
 
 impl Disk {
     /// Over an open file.
-    pub(super) fn new(file: FileBackend) -> (Self, Arc<Health>) {
+    pub(super) fn new(file: Box<dyn StorageBackend>) -> (Self, Arc<Health>) {
         let health = Arc::new(Health::default());
-        let disk = Self {
-            file,
-            health: health.clone(),
-            #[cfg(test)]
-            faults: faults::of_this_thread(),
-        };
-        (disk, health)
+        (Self { file, health: health.clone() }, health)
     }
 }
 
@@ -76,14 +72,10 @@ impl StorageBackend for Disk {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        #[cfg(test)]
-        self.health.note(self.faults.on_sync(), true)?;
         self.health.note(self.file.sync_data(), true)
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        #[cfg(test)]
-        self.health.note(self.faults.on_write(), false)?;
         self.health.note(self.file.write(offset, data), false)
     }
 
@@ -113,49 +105,5 @@ impl StorageBackend for Disk {
 
     fn query_lock_range(&self, start: Bound<u64>, end: Bound<u64>) -> Result<bool, BackendError> {
         self.file.query_lock_range(start, end)
-    }
-}
-
-/// Faults that a test plants under a store that it opens.
-#[cfg(test)]
-pub(super) mod faults {
-    use super::*;
-
-    /// What goes wrong from now on.
-    #[derive(Debug, Default)]
-    pub(in crate::embedded) struct Faults(AtomicU8);
-
-    thread_local! {
-        static PLANTED: Arc<Faults> = Arc::default();
-    }
-
-    /// The faults for stores that are opened on this thread.
-    pub(in crate::embedded) fn of_this_thread() -> Arc<Faults> {
-        PLANTED.with(Clone::clone)
-    }
-
-    impl Faults {
-        /// Every write finds the disk full.
-        pub(in crate::embedded) fn fill(&self) {
-            self.0.store(1, Ordering::SeqCst);
-        }
-
-        /// Every sync fails.
-        pub(in crate::embedded) fn break_sync(&self) {
-            self.0.store(2, Ordering::SeqCst);
-        }
-
-        /// All is well again.
-        pub(in crate::embedded) fn heal(&self) {
-            self.0.store(0, Ordering::SeqCst);
-        }
-
-        pub(super) fn on_write(&self) -> io::Result<()> {
-            if self.0.load(Ordering::SeqCst) == 1 { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-        }
-
-        pub(super) fn on_sync(&self) -> io::Result<()> {
-            if self.0.load(Ordering::SeqCst) == 2 { Err(io::Error::other("planted")) } else { Ok(()) }
-        }
     }
 }

@@ -1,27 +1,28 @@
 //! The file: what lies where in redb, and how it is read and written.
 //!
-//! Format 1, four tables:
+//! Format 2, three tables:
 //! - `meta`: `format` (magic and version), `id`, `generation`, `revision` (the newest), `floor` (history
-//!   up to it is forgotten);
+//!   up to it is forgotten), `data-digest` and `history-digest` (sums over the rows of the other tables);
 //! - `data`: key → create revision, mod revision, time to live in ms (0: none), all u64 little-endian, value;
 //! - `history`: revision → its events, in order: what the key held *before*. What it held after is
 //!   found by walking from the present back, so no value is written twice.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io;
-use std::path::{Path, PathBuf};
+use std::panic::AssertUnwindSafe;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use ambient::Ambient;
 use bytes::Bytes;
-use redb::backends::FileBackend;
-use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageError, TableDefinition};
+use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
 
 use super::batch::Slot;
-use super::disk::{Disk, Health, is_full};
+use super::digest::Digest;
+use super::disk::{Disk, Health};
 use super::hub::{Record, Trim};
+use super::medium::{Medium, io_error, unreadable};
 use super::state::State;
 use crate::{Entry, Error, Event, Identity};
 
@@ -30,20 +31,28 @@ const DATA: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("data"
 const HISTORY: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("history");
 
 const MAGIC: &[u8] = b"statefuld-store\0";
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 /// A new store stands at this revision, so that 0 is free to mean "none".
 const FIRST_REVISION: u64 = 1;
 /// redb's own page cache; reads are served from our memory, so it only has to hold a commit's work.
 const PAGE_CACHE_BYTES: usize = 8 << 20;
-/// A file larger than this, and than four times its content, is compacted when it is opened.
-const COMPACT_ABOVE_BYTES: u64 = 64 << 20;
 
 /// The open file.
 #[derive(Debug)]
 pub(super) struct StoreFile {
     database: Database,
     health: Arc<Health>,
-    path: PathBuf,
+    medium: Arc<dyn Medium>,
+    digests: Digests,
+    /// Revision and checksums of a commit that is under way, or has failed.
+    attempted: Option<(u64, Digests)>,
+}
+
+/// Checksums over the tables, as of the last commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Digests {
+    data: Digest,
+    history: Digest,
 }
 
 /// What a file holds.
@@ -58,94 +67,109 @@ pub(super) struct Loaded {
 }
 
 impl StoreFile {
-    /// Opens the store at `path`, making it if there is none, and reads all of it.
-    pub(super) fn open(path: &Path, ambient: &Ambient) -> Result<(Self, Loaded), Error> {
-        let exists = path.try_exists().map_err(|e| unreadable(path, &e))?;
-        if !exists {
-            create(path, ambient)?;
+    /// Opens the store that lies there, making it if there is none, and reads all of it.
+    pub(super) fn open(medium: Arc<dyn Medium>, ambient: &Ambient) -> Result<(Self, Loaded), Error> {
+        let path = medium.path().to_owned();
+        if !medium.exists().map_err(|e| unreadable(&path, &e))? {
+            medium.make(&|backend| create(backend, &path, ambient))?;
         }
-        let mut file = Self::open_existing(path)?;
-        let loaded = file.load()?;
-        let content = loaded.state.bytes + loaded.history.iter().map(Record::bytes).sum::<usize>();
-        let size = std::fs::metadata(path).map_or(0, |meta| meta.len());
-        let bloated = size > COMPACT_ABOVE_BYTES && size > 4 * content as u64;
-        if bloated && let Err(error) = file.database.compact() {
-            // Compaction only saves room, and may lack the room to do so: the store works without it.
-            tracing::warn!(%error, path = %path.display(), "the store's file could not be compacted");
-            drop(file);
-            file = Self::open_existing(path)?;
-        }
-        Ok((file, loaded))
+        // The engine takes some kinds of damage for bugs of its own.
+        let opened = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let mut file = Self::open_existing(medium)?;
+            let loaded = file.load()?;
+            Ok((file, loaded))
+        }));
+        opened.unwrap_or_else(|_| Err(damaged(&path, &"its pages contradict each other")))
     }
 
-    fn open_existing(path: &Path) -> Result<Self, Error> {
-        let (database, health) = open_database(path)?;
-        Ok(Self { database, health, path: path.to_owned() })
+    fn open_existing(medium: Arc<dyn Medium>) -> Result<Self, Error> {
+        let (database, health) = open_database(medium.open()?, medium.path())?;
+        Ok(Self { database, health, medium, digests: Digests::default(), attempted: None })
     }
 
-    /// After a failed commit: opens the file again if the only trouble was a full disk and the commit
-    /// left no trace; `revision` is the newest that was committed before it.
-    pub(super) fn recover_from_full(self, revision: u64) -> Result<Self, Error> {
+    /// How large the file is.
+    pub(super) fn len(&self) -> u64 {
+        self.medium.len()
+    }
+
+    /// After a failed commit: closes the file, and says how it can be opened again if the only trouble was a full
+    /// disk; `revision` is the newest that was committed before it.
+    pub(super) fn give_up(self, revision: u64) -> Result<Recovery, Error> {
         if !self.health.only_full() {
             return Err(Error::Closed("a write to the store's file failed".into()));
         }
-        let path = self.path.clone();
-        drop(self);
-        let file = Self::open_existing(&path)?;
-        let read = file.database.begin_read().map_err(|e| unreadable(&path, &e))?;
-        let meta = read.open_table(META).map_err(|e| unreadable(&path, &e))?;
-        let found = read_u64(&meta, "revision", &path)?;
-        if found != revision {
-            return Err(Error::Closed(format!("the file is at revision {found}, not {revision}")));
-        }
-        drop(meta);
-        drop(read);
-        Ok(file)
+        let Self { medium, digests, attempted, .. } = self;
+        Ok(Recovery { medium, digests, revision, attempted })
+    }
+
+    /// Whether no call to the file has failed.
+    pub(super) fn is_well(&self) -> bool {
+        self.health.is_well()
+    }
+
+    /// Gives room back to the file system.
+    pub(super) fn compact(&mut self) -> Result<(), redb::CompactionError> {
+        self.database.compact().map(drop)
     }
 
     /// Makes a batch durable. When this returns well, the disk has it.
     pub(super) fn commit(
-        &self,
+        &mut self,
         revision: u64,
         changes: &[(&Bytes, &Slot)],
         records: &[Record],
         trim: &Trim,
     ) -> Result<(), redb::Error> {
+        let mut digests = self.digests;
         let mut write = self.database.begin_write()?;
         write.set_durability(redb::Durability::Immediate)?;
         {
             let mut data = write.open_table(DATA)?;
             let mut buffer = Vec::new();
             for (key, slot) in changes {
-                match &slot.entry {
+                let former = match &slot.entry {
                     Some(entry) => {
                         encode_data(&mut buffer, entry, slot.ttl);
-                        data.insert(key.as_ref(), buffer.as_slice())?;
+                        digests.data.add(key, &buffer);
+                        data.insert(key.as_ref(), buffer.as_slice())?
                     }
-                    None => {
-                        data.remove(key.as_ref())?;
-                    }
+                    None => data.remove(key.as_ref())?,
+                };
+                if let Some(former) = former {
+                    digests.data.remove(key, former.value());
                 }
             }
             let mut history = write.open_table(HISTORY)?;
             for record in records {
                 encode_record(&mut buffer, record);
+                digests.history.add(&record.revision.to_le_bytes(), &buffer);
                 history.insert(record.revision, buffer.as_slice())?;
             }
             for revision in &trim.revisions {
-                history.remove(revision)?;
+                if let Some(former) = history.remove(revision)? {
+                    digests.history.remove(&revision.to_le_bytes(), former.value());
+                }
             }
             let mut meta = write.open_table(META)?;
-            meta.insert("revision", revision.to_le_bytes().as_slice())?;
-            meta.insert("floor", trim.floor.to_le_bytes().as_slice())?;
+            for (name, value) in [
+                ("revision", revision),
+                ("floor", trim.floor),
+                ("data-digest", digests.data.0),
+                ("history-digest", digests.history.0),
+            ] {
+                meta.insert(name, value.to_le_bytes().as_slice())?;
+            }
         }
+        self.attempted = Some((revision, digests));
         write.commit()?;
+        (self.attempted, self.digests) = (None, digests);
         Ok(())
     }
 
-    fn load(&self) -> Result<Loaded, Error> {
-        let path = &self.path;
-        let read = self.database.begin_read().map_err(|e| unreadable(path, &e))?;
+    fn load(&mut self) -> Result<Loaded, Error> {
+        let path = self.medium.path();
+        let mut found = Digests::default();
+        let read = self.database.begin_read().map_err(|e| damaged(path, &e))?;
         let meta =
             read.open_table(META).map_err(|_| unreadable(path, &"it is a database, but not a store of statefuld"))?;
         check_format(&meta, path)?;
@@ -156,64 +180,109 @@ impl StoreFile {
         let revision = read_u64(&meta, "revision", path)?;
         let floor = read_u64(&meta, "floor", path)?;
 
-        let data = read.open_table(DATA).map_err(|e| unreadable(path, &e))?;
+        let data = read.open_table(DATA).map_err(|e| damaged(path, &e))?;
         let mut entries = Vec::new();
         let mut ttls = Vec::new();
-        for row in data.iter().map_err(|e| unreadable(path, &e))? {
-            let (key, value) = row.map_err(|e| unreadable(path, &e))?;
+        for row in data.iter().map_err(|e| damaged(path, &e))? {
+            let (key, value) = row.map_err(|e| damaged(path, &e))?;
+            found.data.add(key.value(), value.value());
             let (entry, ttl) =
-                decode_data(key.value(), value.value()).ok_or_else(|| unreadable(path, &"an entry is damaged"))?;
+                decode_data(key.value(), value.value()).ok_or_else(|| damaged(path, &"an entry is cut off"))?;
             if let Some(ttl) = ttl {
                 ttls.push((entry.key.clone(), ttl));
             }
             entries.push(entry);
         }
+        if found.data.0 != read_u64(&meta, "data-digest", path)? {
+            return Err(damaged(path, &"its entries are not those that were written"));
+        }
         let state = State::from_sorted(revision, entries);
 
-        let table = read.open_table(HISTORY).map_err(|e| unreadable(path, &e))?;
+        let table = read.open_table(HISTORY).map_err(|e| damaged(path, &e))?;
         let mut history = Vec::new();
         let mut later: HashMap<Bytes, Option<Entry>> = HashMap::new();
-        for row in table.iter().map_err(|e| unreadable(path, &e))?.rev() {
-            let (at, events) = row.map_err(|e| unreadable(path, &e))?;
+        for row in table.iter().map_err(|e| damaged(path, &e))?.rev() {
+            let (at, events) = row.map_err(|e| damaged(path, &e))?;
+            found.history.add(&at.value().to_le_bytes(), events.value());
             let record = decode_record(at.value(), events.value(), &state, &mut later)
-                .ok_or_else(|| unreadable(path, &format!("the history at {} is damaged", at.value())))?;
+                .ok_or_else(|| damaged(path, &format!("its history at {} does not fit its entries", at.value())))?;
             history.push(record);
         }
         history.reverse();
+        if found.history.0 != read_u64(&meta, "history-digest", path)? {
+            return Err(damaged(path, &"its history is not the one that was written"));
+        }
+        self.digests = found;
         Ok(Loaded { identity, state, history, floor, ttls })
     }
 }
 
-/// Makes a new store beside its final place and moves it there whole, so that a crash leaves none or one.
-fn create(path: &Path, ambient: &Ambient) -> Result<(), Error> {
-    let dir = match path.parent() {
-        Some(dir) if !dir.as_os_str().is_empty() => dir,
-        _ => Path::new("."),
-    };
-    let mut new = path.as_os_str().to_owned();
-    new.push(".new");
-    let new = PathBuf::from(new);
-    let (database, _) = match open_database(&new) {
-        Ok(opened) => opened,
-        Err(error @ (Error::InUse(_) | Error::Full(_))) => return Err(error),
-        Err(_) => {
-            // What a crash left of an earlier attempt; it was never a store.
-            std::fs::remove_file(&new).map_err(|e| unreadable(&new, &e))?;
-            open_database(&new)?
+/// A store whose file has to be opened again, since the disk was full.
+#[derive(Debug)]
+pub(super) struct Recovery {
+    medium: Arc<dyn Medium>,
+    digests: Digests,
+    revision: u64,
+    attempted: Option<(u64, Digests)>,
+}
+
+impl Recovery {
+    /// Opens the file again, and tells whether the failed commit is in it after all: the engine still works on its
+    /// file after the point of no return. [`Error::Full`] means that there is no room, not even for that; any other
+    /// error is for good.
+    pub(super) fn open(&self) -> Result<(StoreFile, bool), Error> {
+        let path = self.medium.path();
+        let mut file = StoreFile::open_existing(self.medium.clone())?;
+        let read = file.database.begin_read().map_err(|e| unreadable(path, &e))?;
+        let meta = read.open_table(META).map_err(|e| unreadable(path, &e))?;
+        let found = read_u64(&meta, "revision", path)?;
+        // Forgetting history has no revision of its own; the checksum over the history tells.
+        let history = read_u64(&meta, "history-digest", path)?;
+        drop(meta);
+        drop(read);
+        let is = |revision, digests: &Digests| revision == found && digests.history.0 == history;
+        if is(self.revision, &self.digests) {
+            file.digests = self.digests;
+            return Ok((file, false));
         }
-    };
+        match &self.attempted {
+            Some((revision, digests)) if is(*revision, digests) => {
+                file.digests = *digests;
+                // What was read may not be on the disk yet.
+                file.sync().map_err(|error| Error::Closed(format!("the file cannot be synced: {error}")))?;
+                Ok((file, true))
+            }
+            _ => Err(Error::Closed(format!("the file is at revision {found}, not {}", self.revision))),
+        }
+    }
+}
+
+impl StoreFile {
+    /// A commit that changes nothing: what was read is on the disk when it returns well.
+    fn sync(&self) -> Result<(), redb::Error> {
+        let mut write = self.database.begin_write()?;
+        write.set_durability(redb::Durability::Immediate)?;
+        {
+            let mut meta = write.open_table(META)?;
+            meta.insert("data-digest", self.digests.data.0.to_le_bytes().as_slice())?;
+        }
+        Ok(write.commit()?)
+    }
+}
+
+/// Fills empty bytes with an empty store.
+fn create(backend: Box<dyn StorageBackend>, path: &Path, ambient: &Ambient) -> Result<Database, Error> {
+    let (database, _) = open_database(backend, path)?;
+    let read = database.begin_read().map_err(|e| unreadable(path, &e))?;
+    let tables = read.list_tables().map_err(|e| unreadable(path, &e))?.count();
+    drop(read);
+    if tables > 0 {
+        return Err(unreadable(path, &"a new store is to be made where one is already"));
+    }
     let mut id = [0; 16];
     ambient.fill(&mut id);
-    init(&database, id).map_err(|e| redb_error(&new, e))?;
-    // A rename would replace a store that another process has just made; a link never does.
-    std::fs::hard_link(&new, path).map_err(|e| match e.kind() {
-        io::ErrorKind::AlreadyExists => Error::InUse(path.display().to_string()),
-        _ => unreadable(path, &e),
-    })?;
-    std::fs::remove_file(&new).map_err(|e| unreadable(&new, &e))?;
-    drop(database);
-    let dir_file = std::fs::File::open(dir).map_err(|e| unreadable(dir, &e))?;
-    dir_file.sync_all().map_err(|e| unreadable(dir, &e))
+    init(&database, id).map_err(|e| redb_error(path, e))?;
+    Ok(database)
 }
 
 fn init(database: &Database, id: [u8; 16]) -> Result<(), redb::Error> {
@@ -225,7 +294,11 @@ fn init(database: &Database, id: [u8; 16]) -> Result<(), redb::Error> {
         meta.insert("id", id.as_slice())?;
         meta.insert("generation", 1u32.to_le_bytes().as_slice())?;
         meta.insert("revision", FIRST_REVISION.to_le_bytes().as_slice())?;
-        meta.insert("floor", 0u64.to_le_bytes().as_slice())?;
+        for (name, value) in
+            [("floor", 0), ("data-digest", Digest::default().0), ("history-digest", Digest::default().0)]
+        {
+            meta.insert(name, value.to_le_bytes().as_slice())?;
+        }
         write.open_table(DATA)?;
         write.open_table(HISTORY)?;
     }
@@ -233,24 +306,17 @@ fn init(database: &Database, id: [u8; 16]) -> Result<(), redb::Error> {
     Ok(())
 }
 
-fn open_database(path: &Path) -> Result<(Database, Arc<Health>), Error> {
-    let file = OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(path)
-        .map_err(|e| io_error(path, e))?;
-    // Pages of a commit whose fsync failed may still be in the kernel's cache, marked as clean: what is read now must
-    // come from the disk. A file system that cannot do this has no such cache to drop.
-    let _ = rustix::fs::fadvise(&file, 0, None, rustix::fs::Advice::DontNeed);
-    let backend = FileBackend::new(file).map_err(|e| unreadable(path, &e))?;
+fn open_database(backend: Box<dyn StorageBackend>, path: &Path) -> Result<(Database, Arc<Health>), Error> {
     let (disk, health) = Disk::new(backend);
     let database =
         Database::builder().set_cache_size(PAGE_CACHE_BYTES).create_with_backend(disk).map_err(|e| match e {
             DatabaseError::DatabaseAlreadyOpen => Error::InUse(path.display().to_string()),
-            DatabaseError::Storage(StorageError::Io(e)) => io_error(path, e),
-            other => unreadable(path, &other),
+            DatabaseError::Storage(StorageError::Io(e))
+                if !matches!(e.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof) =>
+            {
+                io_error(path, e)
+            }
+            other => damaged(path, &other),
         })?;
     Ok((database, health))
 }
@@ -275,8 +341,7 @@ fn read_meta<const N: usize>(
     path: &Path,
 ) -> Result<[u8; N], Error> {
     let row = meta.get(name).map_err(|e| unreadable(path, &e))?;
-    row.and_then(|guard| guard.value().try_into().ok())
-        .ok_or_else(|| unreadable(path, &format!("its {name} is missing")))
+    row.and_then(|guard| guard.value().try_into().ok()).ok_or_else(|| damaged(path, &format!("its {name} is missing")))
 }
 
 fn read_u64(meta: &impl ReadableTable<&'static str, &'static [u8]>, name: &str, path: &Path) -> Result<u64, Error> {
@@ -383,10 +448,13 @@ fn redb_error(path: &Path, error: redb::Error) -> Error {
     }
 }
 
-fn io_error(path: &Path, error: io::Error) -> Error {
-    if is_full(&error) { Error::Full(path.display().to_string()) } else { unreadable(path, &error) }
-}
-
-fn unreadable(path: &Path, why: &dyn std::fmt::Display) -> Error {
-    Error::Unreadable { path: path.display().to_string(), why: why.to_string() }
+/// A store whose file the disk has spoilt, and what to do.
+fn damaged(path: &Path, what: &dyn std::fmt::Display) -> Error {
+    unreadable(
+        path,
+        &format!(
+            "{what}; the file is damaged: put a copy of it back, or move it away to begin with an empty store \
+             (what lies in volumes is kept, the objects have to be applied again)"
+        ),
+    )
 }

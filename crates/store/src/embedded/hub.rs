@@ -61,6 +61,11 @@ impl Hub {
         self.floor
     }
 
+    /// What the history's values take.
+    pub(super) fn history_bytes(&self) -> usize {
+        self.history_bytes
+    }
+
     /// Starts a watch.
     pub(super) fn watch(&mut self, prefix: Bytes, after: u64) -> Result<Watch, Error> {
         if after > self.newest {

@@ -13,14 +13,18 @@
 //!   disk was merely full and the file shows no trace of the batch.
 
 mod batch;
+mod digest;
 mod disk;
 mod file;
 mod hub;
+mod medium;
+#[cfg(test)]
+mod power;
 mod state;
 mod writer;
 
 use std::fmt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::thread::JoinHandle;
@@ -32,6 +36,7 @@ use tokio::sync::{Semaphore, oneshot};
 
 use self::file::StoreFile;
 use self::hub::Hub;
+use self::medium::{FileMedium, Medium};
 use self::state::State;
 use self::writer::{Request, Writer};
 use crate::{Entry, Error, Identity, Op, Range, RangeQuery, Store, Txn, TxnOutcome, Watch};
@@ -61,6 +66,8 @@ pub struct Options {
     pub history_count: usize,
     /// Their bytes in memory.
     pub history_bytes: usize,
+    /// A file larger than this, and than four times its content, is compacted when nothing else is to do.
+    pub compact_above: u64,
     /// Batches that a watcher may lag behind before it is dropped.
     pub watch_queue: usize,
     /// What to do when the store has failed for good: usually to end the process, which then recovers.
@@ -77,6 +84,7 @@ impl Default for Options {
             disk_reserve: 16 << 20,
             history_count: 10_000,
             history_bytes: 64 << 20,
+            compact_above: 64 << 20,
             watch_queue: 1024,
             on_fatal: None,
         }
@@ -104,10 +112,14 @@ impl Embedded {
     /// Opens the store in the file at `path`, making it if it is not there. The folder must exist.
     /// Blocks while it reads the file.
     pub fn open(path: &Path, ambient: Ambient, options: Options) -> Result<Arc<Self>, Error> {
-        let (file, loaded) = StoreFile::open(path, &ambient)?;
+        Self::open_on(Arc::new(FileMedium(path.to_owned())), ambient, options)
+    }
+
+    fn open_on(medium: Arc<dyn Medium>, ambient: Ambient, options: Options) -> Result<Arc<Self>, Error> {
+        let (file, loaded) = StoreFile::open(medium.clone(), &ambient)?;
         let revision = loaded.state.revision;
         let shared = Arc::new(Shared {
-            path: path.to_owned(),
+            medium,
             state: RwLock::new(Arc::new(loaded.state)),
             hub: Mutex::new(Hub::new(loaded.history, loaded.floor, revision, options.watch_queue)),
             closed: OnceLock::new(),
@@ -217,7 +229,7 @@ impl Drop for Embedded {
 /// What the writer and everybody else have in common.
 #[derive(Debug)]
 struct Shared {
-    path: PathBuf,
+    medium: Arc<dyn Medium>,
     state: RwLock<Arc<State>>,
     hub: Mutex<Hub>,
     /// Why the store is closed, once it is.
@@ -278,63 +290,4 @@ fn size_of_txn(txn: &Txn) -> usize {
         })
         .sum();
     ops + txn.compare.iter().map(|compare| compare.key.len()).sum::<usize>()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
-
-    use super::*;
-
-    fn put(key: &'static str) -> Txn {
-        let op = Op::Put { key: Bytes::from(key), value: Bytes::from(vec![b'v'; 2000]), ttl: None };
-        Txn { compare: Vec::new(), ops: vec![op] }
-    }
-
-    #[tokio::test]
-    async fn a_full_disk_refuses_the_write_and_the_store_goes_on() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let faults = disk::faults::of_this_thread();
-        let path = dir.path().join("store");
-        let store = Embedded::open(&path, Ambient::system(), Options::default()).expect("opens");
-        store.txn(put("a")).await.expect("committed");
-        faults.fill();
-        // The file is opened again by the writer's thread, where no faults are planted: one failure.
-        let refused = store.txn(put("b")).await;
-        faults.heal();
-        assert!(matches!(refused, Err(Error::Full(_))), "{refused:?}");
-        assert_eq!(store.get(b"b", 0).await.expect("open"), None);
-        let outcome = store.txn(put("b")).await.expect("room again");
-        assert_eq!(outcome, TxnOutcome::Committed { revision: 3 });
-        drop(store);
-        let store = Embedded::open(&path, Ambient::system(), Options::default()).expect("opens");
-        assert!(store.get(b"b", 3).await.expect("open").is_some());
-    }
-
-    #[tokio::test]
-    async fn a_failed_sync_closes_the_store_for_good() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let faults = disk::faults::of_this_thread();
-        let path = dir.path().join("store");
-        let calls = Arc::new(AtomicUsize::new(0));
-        let counted = calls.clone();
-        let on_fatal: OnFatal = Arc::new(move |_: &str| {
-            counted.fetch_add(1, Ordering::SeqCst);
-        });
-        let options = Options { on_fatal: Some(on_fatal), ..Options::default() };
-        let store = Embedded::open(&path, Ambient::system(), options).expect("opens");
-        store.txn(put("a")).await.expect("committed");
-        let mut watch = store.watch(Bytes::new(), 2).await.expect("in the window");
-        faults.break_sync();
-        let failed = store.txn(put("b")).await;
-        faults.heal();
-        assert!(matches!(failed, Err(Error::Closed(_))), "{failed:?}");
-        assert!(matches!(store.get(b"a", 0).await, Err(Error::Closed(_))));
-        assert!(matches!(store.txn(put("c")).await, Err(Error::Closed(_))));
-        assert!(matches!(watch.batches.recv().await, Some(Err(Error::Closed(_)))));
-        drop(store);
-        assert_eq!(calls.load(Ordering::SeqCst), 1);
-        let store = Embedded::open(&path, Ambient::system(), Options::default()).expect("opens again");
-        assert!(store.get(b"a", 0).await.expect("open").is_some());
-    }
 }

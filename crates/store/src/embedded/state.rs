@@ -65,7 +65,7 @@ impl State {
 
     /// Every entry, in key order.
     #[cfg(test)]
-    fn iter(&self) -> impl Iterator<Item = &Entry> {
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Entry> {
         self.chunks.iter().flat_map(|chunk| chunk.iter())
     }
 

@@ -9,7 +9,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::batch::{Overlay, Slot};
-use super::file::StoreFile;
+use super::file::{Recovery, StoreFile};
 use super::hub::{Record, Trim};
 use super::state::State;
 use super::{Options, Shared};
@@ -57,14 +57,41 @@ type Answer = oneshot::Sender<Result<TxnOutcome, Error>>;
 /// The writer's own things. Lives on its thread.
 pub(super) struct Writer {
     shared: Arc<Shared>,
-    /// `None` only while it is being opened again.
-    file: Option<StoreFile>,
+    file: File,
     requests: Receiver<Request>,
     ambient: Ambient,
     options: Options,
     expiry: Expiry,
     owes_progress: bool,
+    /// Size and content of the file when it was last compacted.
+    compacted: Option<(u64, usize)>,
 }
+
+/// The file, as it stands.
+enum File {
+    /// It can be written.
+    Open(StoreFile),
+    /// The disk was full, and is perhaps still. How the commit ended that found it so is not known before the file
+    /// could be opened again: its writers wait for that.
+    Full(Box<Recovery>, Option<Work>),
+    /// Neither: the writer is about to end.
+    Gone,
+}
+
+/// What is made durable at once.
+struct Work {
+    slots: BTreeMap<Bytes, Slot>,
+    records: Vec<Record>,
+    trim: Trim,
+    answers: Vec<(Answer, TxnOutcome)>,
+    /// Who asked for history to be forgotten.
+    compaction: Option<oneshot::Sender<Result<(), Error>>>,
+}
+
+/// How soon a file that the disk had no room for is opened again.
+const FULL_AGAIN: Duration = Duration::from_millis(100);
+/// A file that holds less than one part in so many of its size is compacted.
+const BLOATED: u64 = 4;
 
 impl Writer {
     pub(super) fn new(
@@ -80,7 +107,16 @@ impl Writer {
         for (key, ttl) in ttls {
             expiry.set(&key, Some(now + ttl));
         }
-        Self { shared, file: Some(file), requests, ambient, options, expiry, owes_progress: false }
+        Self {
+            shared,
+            file: File::Open(file),
+            requests,
+            ambient,
+            options,
+            expiry,
+            owes_progress: false,
+            compacted: None,
+        }
     }
 
     /// Serves until it is stopped, forgotten by its owner, or fails for good.
@@ -91,7 +127,7 @@ impl Writer {
             Err(why) => why,
         });
         // The lock on the file goes before anybody is told that the store is closed.
-        drop(self.file.take());
+        self.file = File::Gone;
         match parting {
             Ok(Some(answer)) => {
                 let _ = answer.send(());
@@ -111,7 +147,7 @@ impl Writer {
             let mut batch: Vec<(Txn, Option<Answer>)> = Vec::new();
             let mut compactions = Vec::new();
             let mut stop = None;
-            match self.wait() {
+            match self.next()? {
                 Ok(request) => self.gather(request, &mut batch, &mut compactions, &mut stop),
                 Err(RecvTimeoutError::Timeout) => {}
                 Err(RecvTimeoutError::Disconnected) => return Ok(None),
@@ -120,12 +156,14 @@ impl Writer {
                 self.owes_progress = self.shared.lock_hub().pay_progress();
             }
             batch.extend(self.expired().into_iter().map(|txn| (txn, None)));
+            if matches!(self.file, File::Full(..)) {
+                self.recover()?;
+            }
             if !batch.is_empty() {
                 self.commit_batch(batch)?;
             }
             for (revision, answer) in compactions {
-                let outcome = self.compact(revision)?;
-                let _ = answer.send(outcome);
+                self.compact(revision, answer)?;
             }
             if let Some(answer) = stop {
                 return Ok(answer);
@@ -133,7 +171,48 @@ impl Writer {
         }
     }
 
+    /// What is to be done next; when nothing waits, the file is looked after first.
+    fn next(&mut self) -> Result<Result<Request, RecvTimeoutError>, String> {
+        match self.requests.try_recv() {
+            Ok(request) => return Ok(Ok(request)),
+            Err(TryRecvError::Disconnected) => return Ok(Err(RecvTimeoutError::Disconnected)),
+            Err(TryRecvError::Empty) => {}
+        }
+        self.tidy()?;
+        Ok(self.wait())
+    }
+
+    /// Compacts a file that has become much larger than what it holds. Readers and watchers do not notice; writers
+    /// wait while what is left is moved together, which is little.
+    fn tidy(&mut self) -> Result<(), String> {
+        let File::Open(file) = &mut self.file else { return Ok(()) };
+        let (size, state) = (file.len(), self.shared.state());
+        let content = state.bytes + self.shared.lock_hub().history_bytes();
+        // Where it did not help, it is tried again only once things have changed.
+        let tried = self.compacted.is_some_and(|(was, held)| size < was.saturating_mul(2) && content > held / 2);
+        if size <= self.options.compact_above || size / BLOATED <= content as u64 || tried {
+            return Ok(());
+        }
+        let outcome = file.compact();
+        self.compacted = Some((file.len(), content));
+        match outcome {
+            Ok(()) => tracing::debug!(from = size, to = file.len(), "the store's file was compacted"),
+            // It only saves room, and may lack the room to do so: the store works without it.
+            Err(error) if file.is_well() => tracing::warn!(%error, "the store's file could not be compacted"),
+            Err(error) => {
+                let File::Open(file) = std::mem::replace(&mut self.file, File::Gone) else { return Ok(()) };
+                let recovery = file.give_up(state.revision);
+                let recovery = recovery.map_err(|why| format!("a compaction failed: {error}; {why}"))?;
+                self.file = File::Full(Box::new(recovery), None);
+            }
+        }
+        Ok(())
+    }
+
     fn wait(&self) -> Result<Request, RecvTimeoutError> {
+        if matches!(self.file, File::Full(..)) {
+            return self.requests.recv_timeout(FULL_AGAIN);
+        }
         let timeout = match (self.owes_progress, self.expiry.first()) {
             (true, _) => PROGRESS_AGAIN,
             (false, Some(at)) => at.saturating_sub(self.ambient.boottime()).clamp(SWEEP_LEAST, SWEEP_EVERY),
@@ -191,49 +270,93 @@ impl Writer {
         }
         let (slots, records) = overlay.finish();
         drop(state);
-        if !records.is_empty() {
-            let trim =
-                self.shared.lock_hub().plan_trim(&records, self.options.history_count, self.options.history_bytes, 0);
-            match self.write(&slots, &records, &trim)? {
-                Ok(()) => self.apply(slots, records, &trim),
-                Err(error) => {
-                    for (answer, _) in answers {
-                        let _ = answer.send(Err(error.clone()));
-                    }
-                    return Ok(());
-                }
-            }
+        if records.is_empty() {
+            answers.into_iter().for_each(|(answer, outcome)| drop(answer.send(Ok(outcome))));
+            return Ok(());
         }
-        for (answer, outcome) in answers {
-            let _ = answer.send(Ok(outcome));
-        }
-        Ok(())
+        let trim =
+            self.shared.lock_hub().plan_trim(&records, self.options.history_count, self.options.history_bytes, 0);
+        self.write(Work { slots, records, trim, answers, compaction: None })
     }
 
-    /// Makes a batch durable. The outer error is for good; the inner one leaves the store as it was.
-    fn write(
-        &mut self,
-        slots: &BTreeMap<Bytes, Slot>,
-        records: &[Record],
-        trim: &Trim,
-    ) -> Result<Result<(), Error>, String> {
-        let before = self.shared.state().revision;
-        let revision = records.last().map_or(before, |record| record.revision);
-        let changes: Vec<(&Bytes, &Slot)> = slots.iter().collect();
-        let file = self.file.take().ok_or("the file is gone")?;
-        match file.commit(revision, &changes, records, trim) {
-            Ok(()) => {
-                self.file = Some(file);
-                Ok(Ok(()))
+    /// Makes work durable, lets it be seen and answers; or, if there is no room, refuses it. An error is for good.
+    fn write(&mut self, work: Work) -> Result<(), String> {
+        // Whoever waits for an answer must find the store closed already when it does not come.
+        let result = self.try_write(work);
+        result.inspect_err(|why| self.shared.close(why))
+    }
+
+    fn try_write(&mut self, work: Work) -> Result<(), String> {
+        let mut file = match std::mem::replace(&mut self.file, File::Gone) {
+            File::Open(file) => file,
+            full @ File::Full(..) => {
+                self.file = full;
+                self.refuse(work);
+                return Ok(());
             }
-            Err(error) => match file.recover_from_full(before) {
-                Ok(file) => {
-                    self.file = Some(file);
-                    tracing::warn!(%error, "a commit found the disk full; nothing was changed");
-                    Ok(Err(self.full()))
+            File::Gone => return Err("the file is gone".into()),
+        };
+        let before = self.shared.state().revision;
+        let revision = work.records.last().map_or(before, |record| record.revision);
+        let changes: Vec<(&Bytes, &Slot)> = work.slots.iter().collect();
+        let Err(error) = file.commit(revision, &changes, &work.records, &work.trim) else {
+            self.file = File::Open(file);
+            self.settle(work);
+            return Ok(());
+        };
+        drop(changes);
+        let recovery = file.give_up(before).map_err(|why| format!("a commit failed: {error}; {why}"))?;
+        tracing::warn!(%error, "a commit found the disk full");
+        // At once, so that a trace of the failed commit is found before anything else happens.
+        self.file = File::Full(Box::new(recovery), Some(work));
+        self.recover()
+    }
+
+    /// Tries to open the file again after the disk was full, and then says how the commit ended that found it so.
+    fn recover(&mut self) -> Result<(), String> {
+        let (recovery, work) = match std::mem::replace(&mut self.file, File::Gone) {
+            File::Full(recovery, work) => (recovery, work),
+            other => {
+                self.file = other;
+                return Ok(());
+            }
+        };
+        match recovery.open() {
+            Ok((file, committed)) => {
+                self.file = File::Open(file);
+                match work {
+                    Some(work) if committed => self.settle(work),
+                    Some(work) => self.refuse(work),
+                    None => {}
                 }
-                Err(why) => Err(format!("a commit failed: {error}; {why}")),
-            },
+                Ok(())
+            }
+            Err(Error::Full(_)) => {
+                self.file = File::Full(recovery, work);
+                Ok(())
+            }
+            Err(why) => Err(format!("the file cannot be opened again after the disk was full: {why}")),
+        }
+    }
+
+    /// What is durable is seen, then answered.
+    fn settle(&mut self, work: Work) {
+        self.apply(work.slots, work.records, &work.trim);
+        for (answer, outcome) in work.answers {
+            let _ = answer.send(Ok(outcome));
+        }
+        if let Some(answer) = work.compaction {
+            let _ = answer.send(Ok(()));
+        }
+    }
+
+    /// Nothing was changed, for want of room.
+    fn refuse(&self, work: Work) {
+        for (answer, _) in work.answers {
+            let _ = answer.send(Err(self.full()));
+        }
+        if let Some(answer) = work.compaction {
+            let _ = answer.send(Err(self.full()));
         }
     }
 
@@ -254,23 +377,22 @@ impl Writer {
         self.owes_progress = hub.pay_progress();
     }
 
-    fn compact(&mut self, revision: u64) -> Result<Result<(), Error>, String> {
+    fn compact(&mut self, revision: u64, answer: oneshot::Sender<Result<(), Error>>) -> Result<(), String> {
         let newest = self.shared.state().revision;
         if revision > newest {
-            return Ok(Err(Error::Future { asked: revision, newest }));
+            let _ = answer.send(Err(Error::Future { asked: revision, newest }));
+            return Ok(());
         }
         let trim = {
             let hub = self.shared.lock_hub();
             if revision <= hub.floor() {
-                return Ok(Ok(()));
+                let _ = answer.send(Ok(()));
+                return Ok(());
             }
             hub.plan_trim(&[], usize::MAX, usize::MAX, revision)
         };
-        let outcome = self.write(&BTreeMap::new(), &[], &trim)?;
-        if outcome.is_ok() {
-            self.shared.lock_hub().publish(Vec::new(), &trim);
-        }
-        Ok(outcome)
+        let (slots, records, answers) = (BTreeMap::new(), Vec::new(), Vec::new());
+        self.write(Work { slots, records, trim, answers, compaction: Some(answer) })
     }
 
     /// Deletes of the keys whose time has passed, each on the condition that it was not written since.
@@ -292,12 +414,11 @@ impl Writer {
 
     /// Less room than the reserve. If the file system does not say, the commit will.
     fn disk_is_crowded(&self) -> bool {
-        rustix::fs::statvfs(&self.shared.path)
-            .is_ok_and(|fs| fs.f_bavail.saturating_mul(fs.f_frsize) < self.options.disk_reserve)
+        self.shared.medium.room().is_some_and(|room| room < self.options.disk_reserve)
     }
 
     fn full(&self) -> Error {
-        Error::Full(self.shared.path.display().to_string())
+        Error::Full(self.shared.medium.path().display().to_string())
     }
 }
 
