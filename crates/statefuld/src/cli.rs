@@ -31,7 +31,7 @@ pub enum Command {
     Why(Why),
     /// Serve the API and run controllers, without being a node
     Server(Serve),
-    /// Measure this machine against the budgets and print a table
+    /// Measure this machine with this program
     Bench(Bench),
     /// Serve until told to stop (what `up --detach` runs in the background)
     #[command(hide = true)]
@@ -221,6 +221,25 @@ pub struct Daemon {
 /// `statefuld bench`.
 #[derive(Debug, Args)]
 pub struct Bench {
+    /// What is measured
+    #[command(subcommand)]
+    pub what: BenchWhat,
+}
+
+/// What can be measured.
+#[derive(Debug, Subcommand)]
+pub enum BenchWhat {
+    /// From exec to a ready API and ready pods, and memory: the budgets
+    Start(BenchStart),
+    /// Durable writes, lists, watches, memory and start-up of the API
+    Api(BenchApi),
+    /// The same writes and watches against etcd, for comparison
+    Etcd(BenchEtcd),
+}
+
+/// `statefuld bench start`.
+#[derive(Debug, Args)]
+pub struct BenchStart {
     /// How many pods the ordered set has
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub pods: u32,
@@ -232,6 +251,62 @@ pub struct Bench {
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// How much load.
+#[derive(Clone, Debug, Args)]
+pub struct Load {
+    /// For how long each number of writers writes
+    #[arg(long, value_name = "TIME", default_value = "3s", value_parser = parse_duration)]
+    pub duration: Duration,
+
+    /// How many writers at a time; each number is measured
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,16,64,256")]
+    pub writers: Vec<usize>,
+
+    /// How many watchers at a time
+    #[arg(long, value_name = "N", default_value_t = 1000)]
+    pub watchers: usize,
+
+    /// How many changes the watchers are told of
+    #[arg(long, value_name = "N", default_value_t = 50)]
+    pub changes: usize,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `statefuld bench api`.
+#[derive(Debug, Args)]
+pub struct BenchApi {
+    /// Any Kubernetes API server (default: one of this program's own, started for it)
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// How many pods are listed
+    #[arg(long, value_name = "N", default_value_t = 10_000)]
+    pub pods: usize,
+
+    /// With how many objects start-up and memory are measured; own server only
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1000,10000,100000")]
+    pub objects: Vec<usize>,
+
+    /// How much load
+    #[command(flatten)]
+    pub load: Load,
+}
+
+/// `statefuld bench etcd`.
+#[derive(Debug, Args)]
+pub struct BenchEtcd {
+    /// The program
+    #[arg(long, value_name = "FILE", default_value = "etcd")]
+    pub etcd: PathBuf,
+
+    /// How much load
+    #[command(flatten)]
+    pub load: Load,
 }
 
 /// For people or for programs.

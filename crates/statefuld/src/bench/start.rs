@@ -1,19 +1,18 @@
-//! `statefuld bench`: what DESIGN's budgets promise, measured on this machine with this binary.
+//! `statefuld bench start`: what DESIGN's budgets promise, measured on this machine with this binary.
 //!
 //! Each round starts the program anew in a data directory of its own, as a user would, and takes the time from
 //! just before exec. The clock stops when a real client gets a real answer.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use ambient::Ambient;
 use anyhow::{Context as _, Result, bail};
-use comfy_table::{Table, presets};
-use serde::Serialize;
 
-use crate::cli::{self, Output};
+use super::{Figure, millis, process, scratch};
+use crate::cli;
 use crate::control::{self, Request};
 use crate::place::DataDir;
 use crate::say;
@@ -23,59 +22,30 @@ const IDLE: Duration = Duration::from_secs(3);
 /// Nothing measured here takes longer, or something is wrong.
 const LIMIT: Duration = Duration::from_secs(120);
 
-/// One measured figure beside its budget.
-#[derive(Clone, Debug, Serialize)]
-#[serde(rename_all = "camelCase")]
-struct Figure {
-    what: String,
-    measured: f64,
-    budget: f64,
-    unit: &'static str,
-}
-
 /// Runs the command.
-pub async fn run(args: cli::Bench) -> Result<ExitCode> {
+pub(super) async fn run(args: &cli::BenchStart, ambient: &Ambient) -> Result<Vec<Figure>> {
     if args.pods < 2 || args.rounds == 0 {
         bail!("--pods must be at least 2 and --rounds at least 1");
     }
-    let ambient = Ambient::system();
     let (mut api, mut first, mut further, mut idle) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for round in 0..args.rounds {
         say::note(format_args!("round {} of {}", round + 1, args.rounds));
-        api.push(api_ready(&ambient).await?);
-        let one = all_ready(&ambient, 1).await?;
-        let many = all_ready(&ambient, args.pods).await?;
+        api.push(api_ready(ambient).await?);
+        let one = all_ready(ambient, 1).await?;
+        let many = all_ready(ambient, args.pods).await?;
         first.push(one.elapsed);
         further.push((many.elapsed - one.elapsed) / f64::from(args.pods - 1));
         idle.push(one.resident_mb);
     }
     let size = std::fs::metadata("/proc/self/exe").context("the program's file cannot be seen")?.len();
-    let figures = [
-        figure("exec to API ready", median(api), 50.0, "ms"),
-        figure("exec to first pod Ready", median(first), 150.0, "ms"),
-        figure("each further ordered pod", median(further), 15.0, "ms"),
-        figure("idle memory with one pod, daemon", median(idle), 30.0, "MB"),
+    Ok(vec![
+        Figure::new("exec to API ready", median(api), "ms").within(50.0),
+        Figure::new("exec to first pod Ready", median(first), "ms").within(150.0),
+        Figure::new("each further ordered pod", median(further), "ms").within(15.0),
+        Figure::new("idle memory with one pod, daemon", median(idle), "MB").within(30.0),
         #[allow(clippy::cast_precision_loss, reason = "sizes of programs are far below 2^52")]
-        figure("binary", size as f64 / 1e6, 25.0, "MB"),
-    ];
-    match args.output {
-        Output::Json => say::print(serde_json::to_string_pretty(&figures)?),
-        Output::Table => {
-            let mut table = Table::new();
-            table.load_style(presets::NOTHING).set_header(["WHAT", "MEASURED", "BUDGET"]);
-            for f in &figures {
-                let (measured, budget) =
-                    (format!("{:.1} {}", f.measured, f.unit), format!("{:.0} {}", f.budget, f.unit));
-                table.add_row([f.what.clone(), measured, budget]);
-            }
-            say::print(table);
-        }
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn figure(what: &str, measured: f64, budget: f64, unit: &'static str) -> Figure {
-    Figure { what: what.to_owned(), measured, budget, unit }
+        Figure::new("binary", size as f64 / 1e6, "MB").within(25.0),
+    ])
 }
 
 fn median(mut samples: Vec<f64>) -> f64 {
@@ -159,36 +129,9 @@ async fn all_ready(ambient: &Ambient, pods: u32) -> Result<Start> {
         bail!("the set did not become Ready");
     }
     tokio::time::sleep(IDLE).await;
-    let resident_mb = resident_mb(instance.child.id())?;
+    let resident_mb = process::Usage::of(instance.child.id())?.resident_bytes / 1e6;
     instance.down().await?;
     Ok(Start { elapsed, resident_mb })
-}
-
-fn millis(time: Duration) -> f64 {
-    time.as_secs_f64() * 1000.0
-}
-
-/// A directory that is removed when dropped.
-struct Scratch(std::path::PathBuf);
-
-fn scratch(ambient: &Ambient) -> Result<Scratch> {
-    let path = std::env::temp_dir().join(format!("statefuld-bench-{}", ambient.suffix(10)));
-    std::fs::create_dir(&path).with_context(|| format!("{} cannot be made", path.display()))?;
-    Ok(Scratch(path))
-}
-
-impl Drop for Scratch {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.0);
-    }
-}
-
-/// Resident memory of a process, in millions of bytes.
-fn resident_mb(pid: u32) -> Result<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).context("the process is gone")?;
-    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS in /proc")?;
-    let kib: f64 = line.trim().trim_end_matches("kB").trim().parse().context("VmRSS is not a number")?;
-    Ok(kib * 1024.0 / 1e6)
 }
 
 fn manifest(pods: u32) -> String {
