@@ -7,6 +7,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use crate::crd::{self, Custom};
+
 /// One kind that is served under one group and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Resource {
@@ -34,6 +36,8 @@ pub struct Resource {
     pub verbs: Vec<String>,
     /// Further endpoints below one object, sorted by name.
     pub subresources: Vec<Subresource>,
+    /// What is known about a kind that a CustomResourceDefinition declares; `None` for built-in ones.
+    pub custom: Option<Custom>,
 }
 
 /// An endpoint below one object, such as `status`, `scale` or `log`.
@@ -159,7 +163,7 @@ struct Row {
 }
 
 /// Verbs of a kind whose collections can be deleted.
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub(crate) const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Verbs of subresources that are written like the object.
 const WRITTEN: &str = "get,patch,update";
@@ -260,6 +264,12 @@ const BUILTIN: &[Row] = &[
         subresources: &["proxy:create,delete,get,patch,update:v1.ServiceProxyOptions", "status"],
         ..namespaced("", "core", "services", "Service")
     },
+    Row {
+        short_names: &["crd", "crds"],
+        categories: &["api-extensions"],
+        subresources: &["status"],
+        ..cluster(crd::GROUP, "apiextensions", crd::PLURAL, crd::KIND)
+    },
     namespaced("apps", "apps", "controllerrevisions", "ControllerRevision"),
     Row {
         short_names: &["sts"],
@@ -306,6 +316,7 @@ impl Row {
                 .filter(|v| self.plural != "namespaces" || v != "deletecollection")
                 .collect(),
             subresources: self.subresources.iter().map(|text| self.subresource(text)).collect(),
+            custom: None,
         }
     }
 
