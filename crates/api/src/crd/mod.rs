@@ -124,11 +124,7 @@ pub fn storage(definition: &Value) -> Result<Option<Resource>, structural::Parse
 }
 
 /// One version of a kind.
-fn resource(
-    definition: &Value,
-    version: &Value,
-    storage: Option<&Value>,
-) -> Result<Resource, structural::ParseError> {
+fn resource(definition: &Value, version: &Value, storage: Option<&Value>) -> Result<Resource, structural::ParseError> {
     let spec = &definition["spec"];
     let names = &definition["status"]["acceptedNames"];
     let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
@@ -180,8 +176,13 @@ impl CustomKind {
         let columns = list(&version["additionalPrinterColumns"]);
         let selectable = list(&version["selectableFields"]);
         let is_terminating = definition["metadata"]["deletionTimestamp"].is_string();
-        let identity = json!([definition["metadata"]["uid"], definition["spec"], version["name"],
-            definition["status"]["acceptedNames"], is_terminating]);
+        let identity = json!([
+            definition["metadata"]["uid"],
+            definition["spec"],
+            version["name"],
+            definition["status"]["acceptedNames"],
+            is_terminating
+        ]);
         Ok(CustomKind {
             definition: text(&definition["metadata"]["name"]),
             schema: structural::parse(document)?,

@@ -3,7 +3,7 @@
 //! Within a group no two definitions share a plural, singular, short name, kind or list kind. Who has a name keeps
 //! it; who wants one that is taken waits, and its condition `NamesAccepted` says why.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 
@@ -68,7 +68,8 @@ pub fn naming_status(definition: &Value, taken: &Taken, now: &str) -> Value {
     if in_use.is_empty() {
         set_or_remove(&mut accepted, "shortNames", &wanted["shortNames"]);
     } else {
-        let all: Vec<String> = in_use.iter().map(|n| format!("{} is already in use", crate::status::quote(n))).collect();
+        let all: Vec<String> =
+            in_use.iter().map(|n| format!("{} is already in use", crate::status::quote(n))).collect();
         let shown = if all.len() == 1 { all.concat() } else { format!("[{}]", all.join(", ")) };
         problems.push(("ShortNamesConflict", shown));
     }
@@ -90,7 +91,14 @@ pub fn naming_status(definition: &Value, taken: &Taken, now: &str) -> Value {
     set_condition(&mut status, "NamesAccepted", is_accepted, reason, &message, now);
     let established = condition(&status, "Established");
     if is_accepted == "True" {
-        set_condition(&mut status, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted", now);
+        set_condition(
+            &mut status,
+            "Established",
+            "True",
+            "InitialNamesAccepted",
+            "the initial names have been accepted",
+            now,
+        );
     } else if established.is_none() {
         set_condition(&mut status, "Established", "False", "NotAccepted", "not all names are accepted", now);
     }

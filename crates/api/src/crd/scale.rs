@@ -22,7 +22,11 @@ impl Scale {
         Some(Scale {
             spec_path: scale.get("specReplicasPath")?.as_str()?.to_owned(),
             status_path: scale.get("statusReplicasPath")?.as_str()?.to_owned(),
-            selector_path: scale.get("labelSelectorPath").and_then(Value::as_str).filter(|p| !p.is_empty()).map(str::to_owned),
+            selector_path: scale
+                .get("labelSelectorPath")
+                .and_then(Value::as_str)
+                .filter(|p| !p.is_empty())
+                .map(str::to_owned),
         })
     }
 
@@ -42,7 +46,11 @@ impl Scale {
         match at(object, path)? {
             None => Ok(None),
             Some(Value::String(text)) => Ok(Some(text.clone())),
-            Some(other) => Err(format!("{path} accessor error: {} is of the type {}, expected string", shown(other), go_type(other))),
+            Some(other) => Err(format!(
+                "{path} accessor error: {} is of the type {}, expected string",
+                shown(other),
+                go_type(other)
+            )),
         }
     }
 

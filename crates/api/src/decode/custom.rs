@@ -56,10 +56,12 @@ pub(super) fn decode(
                 .and_then(|value| deserializer.end().map(|()| value))
                 .map_err(super::syntax_text)
         }
-        MediaType::Yaml => serde_saphyr::with_deserializer_from_slice_with_options(body, yaml_options(), |deserializer| {
-            Plain(&mut place).deserialize(deserializer)
-        })
-        .map_err(|error| error.to_string()),
+        MediaType::Yaml => {
+            serde_saphyr::with_deserializer_from_slice_with_options(body, yaml_options(), |deserializer| {
+                Plain(&mut place).deserialize(deserializer)
+            })
+            .map_err(|error| error.to_string())
+        }
         MediaType::Protobuf => {
             return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
         }

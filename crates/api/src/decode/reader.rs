@@ -294,7 +294,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
 /// What a null inside a list or map stands for.
 fn zero(node: &Node) -> Value {
     match node {
-        Node::Struct(_) | Node::Map(_) | Node::FieldsV1 | Node::OrBool(_) | Node::OrList(_) => Value::Object(Map::new()),
+        Node::Struct(_) | Node::Map(_) | Node::FieldsV1 | Node::OrBool(_) | Node::OrList(_) => {
+            Value::Object(Map::new())
+        }
         Node::List(_) => Value::Array(Vec::new()),
         Node::String | Node::Enum(_) | Node::Bytes | Node::Duration => Value::String(String::new()),
         Node::Bool => Value::Bool(false),

@@ -33,7 +33,9 @@ pub(super) fn definition(dialect: Dialect, resource: &Resource, custom: &Custom)
     if let Some(properties) = properties.as_object_mut() {
         let metadata = json!({"$ref": reference_text(dialect, OBJECT_META)});
         let metadata = match dialect {
-            Dialect::V3 => json!({"allOf": [metadata], "description": "Name, labels and what else is known about every object."}),
+            Dialect::V3 => {
+                json!({"allOf": [metadata], "description": "Name, labels and what else is known about every object."})
+            }
             Dialect::V2 => metadata,
         };
         properties.insert("metadata".to_owned(), metadata);

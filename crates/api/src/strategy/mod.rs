@@ -24,10 +24,7 @@ fn counts_generations(resource: &Resource) -> bool {
     resource.custom.is_some()
         || matches!(
             (resource.group.as_str(), resource.kind.as_str()),
-            ("apps", "StatefulSet")
-                | ("", "Pod")
-                | ("policy", "PodDisruptionBudget")
-                | (crd::GROUP, crd::KIND)
+            ("apps", "StatefulSet") | ("", "Pod") | ("policy", "PodDisruptionBudget") | (crd::GROUP, crd::KIND)
         )
 }
 

@@ -114,7 +114,8 @@ fn mac(text: &str) -> bool {
 /// A unique id; with the version where one is asked for.
 fn uuid(text: &str, version: Option<u8>) -> bool {
     let bare = text.replace('-', "");
-    let is_placed = text.len() == 32 || (text.len() == 36 && [8, 13, 18, 23].iter().all(|at| text.as_bytes()[*at] == b'-'));
+    let is_placed =
+        text.len() == 32 || (text.len() == 36 && [8, 13, 18, 23].iter().all(|at| text.as_bytes()[*at] == b'-'));
     bare.len() == 32 && is_hex(&bare) && is_placed && version.is_none_or(|v| bare.as_bytes()[12] == v)
 }
 

@@ -77,9 +77,8 @@ impl TypeSchema for Types<'_> {
             Some(Kind::Array) => match (&schema.list, schema.items.as_deref().and_then(|i| self.place(i))) {
                 (ListType::Set, _) => Shape::Set,
                 (ListType::Map(keys), Some(item)) => {
-                    let default = |key: &str| -> Option<Value> {
-                        schema.items.as_ref()?.properties.get(key)?.default.clone()
-                    };
+                    let default =
+                        |key: &str| -> Option<Value> { schema.items.as_ref()?.properties.get(key)?.default.clone() };
                     Shape::Keyed(item, keys.iter().map(|key| (key.clone().into(), default(key))).collect())
                 }
                 _ => Shape::Leaf,

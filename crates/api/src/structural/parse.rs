@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 use super::{Additional, Kind, ListType, Rules, Structural};
 
 /// Deepest nesting of a schema.
-pub const MAX_DEPTH: usize = 64;
+const MAX_DEPTH: usize = 64;
 /// Largest compiled pattern, in bytes.
 const MAX_PATTERN_BYTES: usize = 1 << 20;
 

@@ -192,8 +192,11 @@ impl Walk<'_> {
         }
         let fitting = one.len() - failing(&one);
         if !one.is_empty() && fitting != 1 {
-            let (found, nearest) =
-                if fitting == 0 { ("Found none valid".to_owned(), nearest(one)) } else { (format!("Found {fitting} valid alternatives"), Vec::new()) };
+            let (found, nearest) = if fitting == 0 {
+                ("Found none valid".to_owned(), nearest(one))
+            } else {
+                (format!("Found {fitting} valid alternatives"), Vec::new())
+            };
             fail(format!("\"{path}\" must validate one and only one schema (oneOf). {found}"), nearest);
         }
         if failing(&all) > 0 {

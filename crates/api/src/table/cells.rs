@@ -5,9 +5,9 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::{custom, pod};
 use super::text::{NONE, UNKNOWN, UNSET, age, at, count, joined, list, number, or, scalar, since};
 use crate::quantity::Quantity;
+use super::{custom, pod};
 use crate::resource::Resource;
 
 /// The cells of one object.

@@ -3,8 +3,8 @@
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::text::at;
 use super::human_duration;
+use super::text::at;
 use crate::crd::{Column, Custom};
 
 /// What is shown for a time that is none.

@@ -151,7 +151,11 @@ fn versions(spec: &Value, out: &mut Vec<FieldError>) {
         }
         if version["deprecationWarning"].is_string() && version["deprecated"] != true {
             let path = format!("spec.versions[{index}].deprecationWarning");
-            out.push(FieldError::invalid(path, version["deprecationWarning"].clone(), "can only be set for deprecated versions"));
+            out.push(FieldError::invalid(
+                path,
+                version["deprecationWarning"].clone(),
+                "can only be set for deprecated versions",
+            ));
         }
     }
     if !unique {

@@ -112,7 +112,9 @@ impl Walk<'_> {
             Some(Value::Bool(false)) => {
                 self.forbid(path, "additionalProperties", "additionalProperties cannot be set to false");
             }
-            Some(Value::Object(_)) if object.get("properties").is_some_and(|p| p.as_object().is_some_and(|p| !p.is_empty())) => {
+            Some(Value::Object(_))
+                if object.get("properties").is_some_and(|p| p.as_object().is_some_and(|p| !p.is_empty())) =>
+            {
                 self.forbid(path, "additionalProperties", "additionalProperties and properties are mutual exclusive");
             }
             _ => {}
@@ -183,7 +185,9 @@ impl Walk<'_> {
         }
         match word("x-kubernetes-map-type") {
             "" => {}
-            "atomic" | "granular" => wants(self, "object", "must be object if x-kubernetes-map-type is specified".to_owned()),
+            "atomic" | "granular" => {
+                wants(self, "object", "must be object if x-kubernetes-map-type is specified".to_owned())
+            }
             other => {
                 let at = format!("{path}.x-kubernetes-map-type");
                 self.out.push(FieldError::not_supported(at, other, &["atomic", "granular"]));
@@ -233,8 +237,7 @@ impl Walk<'_> {
             }
             if property["default"].is_null() && !list(&items["required"]).contains(key) {
                 let at = format!("{path}.items.properties[{name}].default");
-                let why =
-                    "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
+                let why = "this property is in x-kubernetes-list-map-keys, so it must have a default or be a required property";
                 self.out.push(FieldError::required(at, why));
             }
         }
@@ -248,7 +251,8 @@ impl Walk<'_> {
         let others = names.is_some_and(|names| names.keys().any(|name| !known.contains(&name.as_str())));
         if others || metadata["additionalProperties"].is_object() {
             let at = format!("{path}.properties[metadata]");
-            let why = "must not specify anything other than name and generateName, but metadata is implicitly specified";
+            let why =
+                "must not specify anything other than name and generateName, but metadata is implicitly specified";
             self.out.push(FieldError::forbidden(at, why));
         }
         if !matches!(text(&metadata["type"]), "object") {

@@ -56,9 +56,11 @@ fn subresources(part: &Value, _: &Value, path: &str, out: &mut Vec<FieldError>) 
     if !scale.is_object() {
         return;
     }
-    for (field, root, required) in
-        [("specReplicasPath", ".spec", true), ("statusReplicasPath", ".status", true), ("labelSelectorPath", ".status", false)]
-    {
+    for (field, root, required) in [
+        ("specReplicasPath", ".spec", true),
+        ("statusReplicasPath", ".status", true),
+        ("labelSelectorPath", ".status", false),
+    ] {
         let given = text(&scale[field]);
         let path = format!("{path}.scale.{field}");
         if given.is_empty() {
@@ -69,7 +71,9 @@ fn subresources(part: &Value, _: &Value, path: &str, out: &mut Vec<FieldError>) 
             out.push(FieldError::invalid(path, given, "must be a simple json path starting with ."));
         } else if !is_simple(given) {
             out.push(FieldError::invalid(path, given, "must be a json path in the dot notation"));
-        } else if !given.starts_with(&format!("{root}.")) && !(field == "labelSelectorPath" && given.starts_with(".spec.")) {
+        } else if !given.starts_with(&format!("{root}."))
+            && !(field == "labelSelectorPath" && given.starts_with(".spec."))
+        {
             let roots = if required { root.to_owned() } else { ".spec or .status".to_owned() };
             out.push(FieldError::invalid(path, given, format!("should be a json path under {roots}")));
         }
@@ -156,5 +160,6 @@ fn selectable(part: &Value, version: &Value, path: &str, out: &mut Vec<FieldErro
 /// Whether a path is of fields alone.
 fn is_simple(path: &str) -> bool {
     let fields = path.trim_start_matches('.').split('.');
-    fields.clone().count() > 0 && fields.clone().all(|f| !f.is_empty() && !f.contains(['[', ']', '*', ' ', '(', '\'', '"']))
+    fields.clone().count() > 0
+        && fields.clone().all(|f| !f.is_empty() && !f.contains(['[', ']', '*', ' ', '(', '\'', '"']))
 }
