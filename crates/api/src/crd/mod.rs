@@ -11,10 +11,10 @@
 //! ```
 
 use std::fmt;
+use std::hash::{DefaultHasher, Hasher};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
-use sha2::{Digest, Sha256};
 
 use crate::resource::{Resource, Subresource, VERBS};
 use crate::structural::path::{self, JsonPath};
@@ -183,6 +183,8 @@ impl CustomKind {
             definition["status"]["acceptedNames"],
             is_terminating
         ]);
+        let mut fingerprint = DefaultHasher::new();
+        fingerprint.write(identity.to_string().as_bytes());
         Ok(CustomKind {
             definition: text(&definition["metadata"]["name"]),
             schema: structural::parse(document)?,
@@ -198,7 +200,7 @@ impl CustomKind {
             is_storage: version["storage"] == true,
             reads_differ: version["storage"] != true && storage != Some(&version["schema"]),
             is_terminating,
-            fingerprint: Sha256::digest(identity.to_string())[..12].iter().map(|b| format!("{b:02x}")).collect(),
+            fingerprint: format!("{:016x}", fingerprint.finish()),
         })
     }
 }

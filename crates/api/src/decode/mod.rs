@@ -170,6 +170,9 @@ fn decode_as(expected: &Expected, body: &[u8], media: MediaType, mode: FieldVali
     if let Some(custom) = &expected.custom {
         return custom::decode(custom, expected, body, media, mode);
     }
+    if media == MediaType::Protobuf && !protobuf::has_form(&expected.type_name) {
+        return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
+    }
     let mut context = Context::new(&expected.type_name);
     let read = match media {
         MediaType::Json => read_json(body, &mut context),

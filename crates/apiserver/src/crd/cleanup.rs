@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::auth::Identity;
 use crate::handler::Call;
-use crate::media::{Shape, Wanted};
+use crate::media::{Notation, Shape, Wanted};
 use crate::query::Query;
 use crate::route::Target;
 use crate::server::Shared;
@@ -49,6 +49,6 @@ fn call(shared: &Arc<Shared>, resource: &Arc<Resource>, namespace: &str, name: &
         content_type: String::new(),
         user_agent: "apiserver".to_owned(),
         body: Bytes::new(),
-        wanted: Wanted { shape: Shape::Object, list: None, yaml: false },
+        wanted: Wanted { shape: Shape::Object, list: None, notation: Notation::Json },
     }
 }
