@@ -6,8 +6,8 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::text::{NONE, UNKNOWN, UNSET, age, at, count, joined, list, number, or, scalar, since};
-use crate::quantity::Quantity;
 use super::{custom, pod};
+use crate::quantity::Quantity;
 use crate::resource::Resource;
 
 /// The cells of one object.
