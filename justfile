@@ -49,7 +49,11 @@ bench-store:
 
 # End-to-end tests alone
 e2e:
-    cargo test -p statefuld
+    cargo test -p statefuld --test e2e
+
+# What clients of Kubernetes expect: cases whose names contain WORDS, against the built binary
+conformance *WORDS:
+    cargo test -p statefuld --test conformance -- {{WORDS}}
 
 # Read the documentation of all crates
 docs:

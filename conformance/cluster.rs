@@ -26,10 +26,11 @@ const ACCOUNT_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Cluster {
     admin: kube::Client,
     anonymous: kube::Client,
+    own: bool,
 }
 
 /// A request. Built with the methods that follow [`Ask::new`].
-#[derive(Clone)]
+#[derive(Clone, Debug)]
 pub(crate) struct Ask {
     method: Method,
     path: String,
@@ -100,8 +101,8 @@ impl Ask {
 
 impl Cluster {
     /// A server by its clients.
-    pub(crate) fn new(admin: kube::Client, anonymous: kube::Client) -> Self {
-        Self { admin, anonymous }
+    pub(crate) fn new(admin: kube::Client, anonymous: kube::Client, own: bool) -> Self {
+        Self { admin, anonymous, own }
     }
 
     /// Whether the server says that it is ready.
@@ -134,6 +135,11 @@ impl Cluster {
             return Ok(Err(Answer { code, headers, body: parsed(&bytes) }));
         }
         Ok(Ok(Watch::read(body)))
+    }
+
+    /// Whether the server was started for this run, with limits that are known.
+    pub(crate) fn is_own(&self) -> bool {
+        self.own
     }
 
     /// A namespace of its own for a case.
@@ -174,6 +180,69 @@ impl Case {
             self.cluster.send(&Ask::new("POST", &path).json(&account)).await?;
         }
         Ok(())
+    }
+
+    /// Where objects of a kind of core v1 are in the namespace.
+    pub(crate) fn core(&self, plural: &str) -> String {
+        format!("/api/v1/namespaces/{}/{plural}", self.namespace)
+    }
+
+    /// Where objects of a kind of apps/v1 are in the namespace.
+    pub(crate) fn apps(&self, plural: &str) -> String {
+        format!("/apis/apps/v1/namespaces/{}/{plural}", self.namespace)
+    }
+
+    /// Asks; whatever is answered is an answer.
+    pub(crate) async fn ask(&self, ask: Ask) -> Answer {
+        self.cluster.send(&ask).await.unwrap_or_else(|why| panic!("{why}"))
+    }
+
+    /// Reads something, of which nothing more is to be said.
+    pub(crate) async fn get(&self, path: &str) -> Answer {
+        self.ask(Ask::new("GET", path)).await
+    }
+
+    /// Creates an object, which must succeed; gives it as created.
+    pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
+        let answer = self.ask(Ask::new("POST", path).json(&object)).await;
+        assert_eq!(answer.code, 201, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    /// Patches an object with a merge patch, which must succeed; gives it as it is then.
+    pub(crate) async fn merge(&self, path: &str, patch: Value) -> Value {
+        let media = Some("application/merge-patch+json");
+        let answer = self.ask(Ask::new("PATCH", path).header("content-type", media).json(&patch)).await;
+        assert_eq!(answer.code, 200, "{path}: {}", answer.body);
+        answer.body
+    }
+
+    /// Opens a watch, which must succeed.
+    pub(crate) async fn watch(&self, ask: Ask) -> Watch {
+        let opened = self.cluster.watch(&ask.query("watch", "true")).await;
+        opened.unwrap_or_else(|why| panic!("{why}")).unwrap_or_else(|answer| panic!("{}", answer.body))
+    }
+
+    /// Asks again and again until the answer is the one.
+    pub(crate) async fn until(&self, ask: Ask, what: &str, is: impl Fn(&Answer) -> bool) -> Answer {
+        let mut last = None;
+        let wait = async {
+            loop {
+                let answer = self.ask(ask.clone()).await;
+                if is(&answer) {
+                    return answer;
+                }
+                last = Some(answer);
+                pause().await;
+            }
+        };
+        let found = tokio::time::timeout(PATIENCE, wait).await;
+        found.unwrap_or_else(|_| panic!("not within {PATIENCE:?}: {what}; the last answer: {last:?}"))
+    }
+
+    /// Waits until there is nothing at a path.
+    pub(crate) async fn gone(&self, path: &str) {
+        self.until(Ask::new("GET", path), &format!("{path} is gone"), |answer| answer.code == 404).await;
     }
 
     /// Deletes the namespace; it need not be gone when this returns.

@@ -39,7 +39,7 @@ impl Target {
     /// The one that the environment names, or a new one.
     pub(crate) async fn start() -> Result<Self, String> {
         if let Some(file) = std::env::var_os(KUBECONFIG) {
-            return Ok(Self { cluster: connect(Path::new(&file)).await?, own: None });
+            return Ok(Self { cluster: connect(Path::new(&file), false).await?, own: None });
         }
         let folder = tempfile::Builder::new().prefix("statefuld-conformance-").tempdir().map_err(|e| e.to_string())?;
         let log = std::fs::File::create(folder.path().join("log")).map_err(|e| e.to_string())?;
@@ -85,7 +85,7 @@ impl Own {
                 return Err(format!("it ended with {status}"));
             }
             if kubeconfig.exists()
-                && let Ok(cluster) = connect(kubeconfig).await
+                && let Ok(cluster) = connect(kubeconfig, true).await
                 && cluster.is_ready().await
             {
                 return Ok(cluster);
@@ -103,7 +103,7 @@ impl Own {
 }
 
 /// Clients from a kubeconfig: one with its credentials, one with none.
-async fn connect(file: &Path) -> Result<Cluster, String> {
+async fn connect(file: &Path, own: bool) -> Result<Cluster, String> {
     let read = Kubeconfig::read_from(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let options = KubeConfigOptions::default();
     let mut admin =
@@ -113,5 +113,5 @@ async fn connect(file: &Path) -> Result<Cluster, String> {
     let mut anonymous = admin.clone();
     anonymous.auth_info = AuthInfo::default();
     let client = |config: Config| kube::Client::try_from(config).map_err(|e| e.to_string());
-    Ok(Cluster::new(client(admin)?, client(anonymous)?))
+    Ok(Cluster::new(client(admin)?, client(anonymous)?, own))
 }

@@ -9,7 +9,7 @@
 use std::collections::HashSet;
 use std::fmt;
 
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 
 /// The text of a 409 that answers an update made from an older version of the object.
 pub const OPTIMISTIC_LOCK: &str =
@@ -26,6 +26,8 @@ pub struct Status {
     pub message: String,
     /// What the answer is about.
     pub details: Option<Details>,
+    /// Where a list whose token has expired can go on all the same; empty elsewhere.
+    pub continue_token: String,
 }
 
 /// What a [`Status`] is about, and why in single points.
@@ -59,13 +61,13 @@ pub struct Cause {
 impl Status {
     /// An answer without details.
     pub fn new(code: u16, reason: &str, message: impl Into<String>) -> Self {
-        Self { code, reason: reason.into(), message: message.into(), details: None }
+        Self { code, reason: reason.into(), message: message.into(), ..Self::default() }
     }
 
     /// An answer about one object of a resource (or, with an empty name, about the resource).
     fn about(code: u16, reason: &str, message: String, group: &str, plural: &str, name: &str) -> Self {
         let details = Details { name: name.into(), group: group.into(), kind: plural.into(), ..Details::default() };
-        Self { code, reason: reason.into(), message, details: Some(details) }
+        Self { code, reason: reason.into(), message, details: Some(details), ..Self::default() }
     }
 
     /// 400: the request itself cannot be understood.
@@ -244,7 +246,9 @@ impl Status {
         let mut body = Map::new();
         body.insert("kind".into(), "Status".into());
         body.insert("apiVersion".into(), "v1".into());
-        body.insert("metadata".into(), json!({}));
+        let mut metadata = Map::new();
+        put_text(&mut metadata, "continue", &self.continue_token);
+        body.insert("metadata".into(), metadata.into());
         body.insert("status".into(), if self.is_success() { "Success" } else { "Failure" }.into());
         put_text(&mut body, "message", &self.message);
         put_text(&mut body, "reason", &self.reason);
@@ -511,6 +515,8 @@ fn put_text(map: &mut Map<String, Value>, key: &str, text: &str) {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]

@@ -7,7 +7,7 @@ use api::status::{Details, Status};
 use crate::errors::Outcome;
 
 /// What bodies and answers may be written in.
-const READ: [&str; 3] = ["application/json", "application/yaml", api::protobuf::MEDIA_TYPE];
+pub(crate) const READ: [&str; 3] = ["application/json", "application/yaml", api::protobuf::MEDIA_TYPE];
 
 /// In which shape a client wants objects.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,8 @@ pub(crate) struct Wanted {
     pub(crate) list: Option<bool>,
     /// What it is written in.
     pub(crate) notation: Notation,
+    /// Whether the shape is wanted as meta.k8s.io/v1beta1 names it, which is no other otherwise.
+    pub(crate) beta: bool,
 }
 
 impl Wanted {
@@ -97,13 +99,14 @@ impl Clause {
 /// there is none.
 pub(crate) fn wanted(accept: &str, binary: bool) -> Outcome<Wanted> {
     if accept.trim().is_empty() {
-        return Ok(Wanted { shape: Shape::Object, list: None, notation: Notation::Json });
+        return Ok(Wanted { shape: Shape::Object, list: None, notation: Notation::Json, beta: false });
     }
     let mut known_media = false;
     for clause in clauses(accept) {
         let Some(notation) = clause.notation() else { continue };
         known_media = true;
-        let known = clause.get("g") == "meta.k8s.io" && clause.get("v") == "v1";
+        let beta = clause.get("v") == "v1beta1" && notation != Notation::Protobuf;
+        let known = clause.get("g") == "meta.k8s.io" && (clause.get("v") == "v1" || beta);
         let (shape, list) = match clause.get("as") {
             "" => (Shape::Object, None),
             "Table" if known && notation != Notation::Protobuf => (Shape::Table, None),
@@ -114,7 +117,7 @@ pub(crate) fn wanted(accept: &str, binary: bool) -> Outcome<Wanted> {
         if notation == Notation::Protobuf && shape == Shape::Object && !binary {
             continue;
         }
-        return Ok(Wanted { shape, list, notation });
+        return Ok(Wanted { shape, list, notation, beta: beta && shape != Shape::Object });
     }
     let offered = if binary { &READ[..] } else { &READ[..2] };
     Err(Box::new(if known_media {

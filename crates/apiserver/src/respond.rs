@@ -110,6 +110,9 @@ impl View {
 
     /// A document as it is, in the notation asked for.
     pub(crate) fn document(&self, code: u16, value: &Value) -> Response<Body> {
+        if self.wanted.beta {
+            return document(code, &as_beta(value.clone()), self.wanted.notation);
+        }
         document(code, value, self.wanted.notation)
     }
 
@@ -127,6 +130,22 @@ impl View {
             }
         }
     }
+}
+
+/// A table, or metadata alone, under the older name of their API version.
+pub(crate) fn as_beta(mut value: Value) -> Value {
+    fn rename(value: &mut Value) {
+        if value.get("apiVersion").is_some_and(|version| version == "meta.k8s.io/v1") {
+            value["apiVersion"] = "meta.k8s.io/v1beta1".into();
+        }
+    }
+    rename(&mut value);
+    for part in ["rows", "items"] {
+        for entry in value.get_mut(part).and_then(Value::as_array_mut).into_iter().flatten() {
+            rename(if part == "rows" { &mut entry["object"] } else { entry });
+        }
+    }
+    value
 }
 
 /// An object's metadata alone.

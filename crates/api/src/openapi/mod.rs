@@ -10,7 +10,6 @@
 //! Schema   ──▶ schemas ┴───────────────────────┘
 //! ```
 
-mod custom;
 mod paths;
 mod schemas;
 

@@ -2,7 +2,6 @@
 
 use serde_json::{Value, json};
 
-use super::custom;
 use crate::resource::Resource;
 
 /// One column in brief.
@@ -33,9 +32,6 @@ const CREATED: Column =
 
 /// The column definitions of a kind.
 pub fn columns(resource: &Resource) -> Vec<Value> {
-    if let Some(custom) = &resource.custom {
-        return custom::columns(custom);
-    }
     let show = |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
     of(resource).iter().map(show).collect()
 }

@@ -5,7 +5,6 @@
 
 mod cells;
 mod columns;
-mod custom;
 mod pod;
 mod text;
 

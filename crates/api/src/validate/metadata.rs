@@ -5,7 +5,7 @@ use serde_json::Value;
 use super::cursor::{At, Errors, IMMUTABLE};
 use crate::names;
 use crate::resource::Resource;
-use crate::status::FieldError;
+use crate::status::{FieldError, quote};
 
 /// All annotations of an object together, keys and values, in bytes.
 const ANNOTATIONS_MAX: usize = 256 * 1024;
@@ -56,12 +56,13 @@ fn common(metadata: &At<'_>, out: &mut Errors) {
 pub(super) fn update(new: &At<'_>, old: &Value, out: &mut Errors) {
     if !old["deletionTimestamp"].is_null() {
         let known = old["finalizers"].as_array().map_or(&[][..], Vec::as_slice);
-        let added: Vec<&str> =
-            new.field("finalizers").items().filter(|f| !known.contains(f.value)).map(|f| f.text()).collect();
+        let mut added: Vec<String> =
+            new.field("finalizers").items().filter(|f| !known.contains(f.value)).map(|f| quote(f.text())).collect();
+        added.sort();
         if !added.is_empty() {
             let detail = format!(
-                "no new finalizers can be added if the object is being deleted, found new finalizers {}",
-                Value::from(added)
+                "no new finalizers can be added if the object is being deleted, found new finalizers []string{{{}}}",
+                added.join(", ")
             );
             out.push(new.field("finalizers").forbidden(detail));
         }

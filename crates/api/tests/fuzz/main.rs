@@ -5,7 +5,6 @@
 
 mod decoders;
 mod generate;
-mod patches;
 mod texts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

@@ -15,9 +15,8 @@ use crate::errors::Outcome;
 pub(super) async fn serve(call: &Call<'_>) -> Outcome<Response<Body>> {
     let options = Options::read(call)?;
     let container = call.container()?;
-    let answer = Response::builder().header(CONTENT_TYPE, "text/plain");
     if call.assigned().is_empty() {
-        return Ok(answer.status(204).body(Body::empty()).expect("constant parts"));
+        return Ok(Response::builder().status(204).body(Body::empty()).expect("constant parts"));
     }
     let request = StreamRequest::Log {
         target: call.target(container),
@@ -41,6 +40,7 @@ pub(super) async fn serve(call: &Call<'_>) -> Outcome<Response<Body>> {
             return Some((item, node));
         }
     });
+    let answer = Response::builder().header(CONTENT_TYPE, "text/plain");
     Ok(answer.body(Body::stream(text)).expect("constant parts"))
 }
 

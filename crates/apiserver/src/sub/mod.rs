@@ -10,6 +10,7 @@ use crate::auth::Identity;
 use crate::body::Body;
 use crate::errors::Outcome;
 use crate::handler::{Call, header};
+use crate::media::Shape;
 use crate::route::Target;
 use crate::server::Shared;
 use crate::{media, respond, verbs};
@@ -32,6 +33,7 @@ const WHOLE: [&str; 2] = ["ephemeralcontainers", "resize"];
 /// Carries out a verb on a subresource that is not `status`.
 pub(crate) async fn dispatch(call: Call) -> Outcome<Response<Body>> {
     match (call.target.subresource.as_str(), call.verb) {
+        ("scale", _) if call.wanted.shape == Shape::Table => Err(Box::new(Status::not_acceptable(&media::READ))),
         ("scale", "get") => scale::get(call).await,
         ("scale", _) => scale::write(call).await,
         ("binding", _) => binding::bind(call).await,

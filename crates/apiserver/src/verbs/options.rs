@@ -54,6 +54,14 @@ pub(crate) fn field_validation(call: &Call) -> Outcome<FieldValidation> {
     }
 }
 
+/// 422 for the options of a list or watch if there are errors.
+pub(crate) fn valid(errors: Vec<FieldError>) -> Outcome<()> {
+    if errors.is_empty() {
+        return Ok(());
+    }
+    Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", errors)))
+}
+
 /// A resourceVersion of the query: absent, or a number.
 pub(crate) fn resource_version(text: &str) -> Outcome<Option<u64>> {
     if text.is_empty() {

@@ -18,7 +18,8 @@ use crate::cache::{Filter, Page, Shelf};
 use crate::errors::Outcome;
 use crate::handler::Call;
 use crate::media::{Notation, Shape};
-use crate::object::{self, Key};
+use crate::object::Key;
+use crate::query::Query;
 use crate::respond::{self, View};
 
 /// One object.
@@ -59,7 +60,7 @@ pub(crate) async fn list(call: Call) -> Outcome<Response<Body>> {
 }
 
 /// The shelf of the kind that is asked for.
-pub(crate) fn shelf(call: &Call) -> Outcome<Arc<Shelf>> {
+pub(crate) fn shelf(call: &Call) -> Outcome<&Arc<Shelf>> {
     call.shared.cache.shelf(&call.resource).ok_or_else(|| Box::new(Status::path_not_found()))
 }
 
@@ -68,86 +69,124 @@ pub(crate) fn shelf(call: &Call) -> Outcome<Arc<Shelf>> {
 struct Continue {
     /// Version of the token.
     v: u8,
-    /// The revision of the first page; all pages are from that state.
-    rv: u64,
+    /// The revision of the first page: all pages are from that state. Negative: from the newest one, whatever
+    /// the pages before were from.
+    rv: i64,
     /// Namespace of the last object.
     ns: String,
     /// Its name.
     name: String,
 }
 
+impl Continue {
+    /// As clients carry it.
+    fn encoded(&self) -> String {
+        let text = serde_json::to_vec(self).expect("a token of numbers and texts is always JSON");
+        URL_SAFE_NO_PAD.encode(text)
+    }
+
+    /// Reads a token of ours.
+    fn decoded(text: &str) -> Outcome<Self> {
+        URL_SAFE_NO_PAD
+            .decode(text)
+            .ok()
+            .and_then(|bytes| serde_json::from_slice::<Self>(&bytes).ok())
+            .filter(|token| token.v == 1)
+            .ok_or_else(|| {
+                let why = "invalid continue token: continue key is not valid: it is not one that this server gave";
+                Box::new(Status::bad_request(why))
+            })
+    }
+
+    /// Part of a list from here on.
+    async fn page(mut self, call: &Call, filter: &Filter, limit: usize) -> Outcome<Page> {
+        let cache = &call.shared.cache;
+        let at = u64::try_from(self.rv).ok();
+        match at {
+            Some(revision) => cache.wait(revision).await?,
+            None => drop(cache.catch_up().await?),
+        }
+        let after = Key::new(&self.ns, &self.name);
+        let page = shelf(call)?.list(filter, at, cache.revision(), Some(&after), limit);
+        page.map_err(|mut status| {
+            if status.code == 410 {
+                status.message = EXPIRED_TOKEN.to_owned();
+                self.rv = -1;
+                status.continue_token = self.encoded();
+            }
+            status
+        })
+    }
+}
+
+/// What a client is told whose token is too old; with it comes one that goes on all the same.
+const EXPIRED_TOKEN: &str = "The provided continue parameter is too old to display a consistent list result. You can \
+    start a new list without the continue parameter, or use the continue token in this response to retrieve the \
+    remainder of the results. Continuing with the provided token results in an inconsistent list - objects that were \
+    created, modified, or deleted between the time the first chunk was returned and now may show up in the list.";
+
 /// Reads what the query's versions and limits say.
-async fn page(call: &Call, filter: &Filter) -> Outcome<Page> {
+pub(super) async fn page(call: &Call, filter: &Filter) -> Outcome<Page> {
     let query = &call.query;
     let limit = usize::try_from(query.number("limit")?.unwrap_or(0)).unwrap_or(0);
     let version = query.text("resourceVersion");
-    let matching = query.text("resourceVersionMatch");
-    let token = query.text("continue");
-    check_match(version, matching, token)?;
+    check(query)?;
     let asked = options::resource_version(version)?;
+    let token = query.text("continue");
     if !token.is_empty() {
         if asked.is_some_and(|v| v > 0) {
             let why = "specifying resource version is not allowed when using continue";
             return Err(Box::new(Status::bad_request(why)));
         }
-        let from = decode_token(token)?;
-        call.shared.cache.wait(from.rv).await?;
-        let after = Key::new(&from.ns, &from.name);
-        return shelf(call)?.list(filter, Some(from.rv), call.shared.cache.revision(), Some(&after), limit);
+        return Continue::decoded(token)?.page(call, filter, limit).await;
     }
-    let exactly = match (asked, matching) {
-        (None, _) => {
-            call.shared.cache.catch_up().await?;
-            None
-        }
-        (Some(version), "Exact") => {
-            call.shared.cache.wait(version).await?;
-            Some(version)
-        }
-        (Some(version), _) => {
-            call.shared.cache.wait(version).await?;
-            None
-        }
+    let cache = &call.shared.cache;
+    match asked {
+        None => drop(cache.catch_up().await?),
+        Some(version) => cache.wait(version).await?,
+    }
+    // Without a rule, a limit has always meant the very version; and with version 0 it has none of its own.
+    let exactly = match query.text("resourceVersionMatch") {
+        "Exact" => asked,
+        "" if limit > 0 => asked.filter(|version| *version > 0),
+        _ => None,
     };
-    shelf(call)?.list(filter, exactly, call.shared.cache.revision(), None, limit)
+    let limit = if asked == Some(0) { 0 } else { limit };
+    shelf(call)?.list(filter, exactly, cache.revision(), None, limit)
 }
 
-/// The rules of resourceVersionMatch for lists.
-fn check_match(version: &str, matching: &str, token: &str) -> Outcome<()> {
-    let forbidden = |why: &str| {
-        let error = FieldError::forbidden("resourceVersionMatch", why);
-        Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
-    };
-    match matching {
-        "" => Ok(()),
-        _ if !token.is_empty() => forbidden("resourceVersionMatch is forbidden when continue is provided"),
-        _ if version.is_empty() => forbidden("resourceVersionMatch is forbidden unless resourceVersion is provided"),
-        "Exact" if version == "0" => forbidden("resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\""),
-        "Exact" | "NotOlderThan" => Ok(()),
-        other => {
-            let error = FieldError::not_supported("resourceVersionMatch", other, &["Exact", "NotOlderThan", ""]);
-            Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
+/// The rules for the options of a list.
+fn check(query: &Query) -> Outcome<()> {
+    const MATCH: &str = "resourceVersionMatch";
+    let (version, matching) = (query.text("resourceVersion"), query.text(MATCH));
+    let mut errors = Vec::new();
+    let mut forbid = |broken: bool, field: &str, why: &str| {
+        if broken {
+            errors.push(FieldError::forbidden(field, why));
         }
+    };
+    if !matching.is_empty() {
+        let token = !query.text("continue").is_empty();
+        forbid(version.is_empty(), MATCH, "resourceVersionMatch is forbidden unless resourceVersion is provided");
+        forbid(token, MATCH, "resourceVersionMatch is forbidden when continue is provided");
+        let exactly_any = matching == "Exact" && version == "0";
+        forbid(exactly_any, MATCH, "resourceVersionMatch \"exact\" is forbidden for resourceVersion \"0\"");
     }
-}
-
-/// Reads a token of ours.
-fn decode_token(text: &str) -> Outcome<Continue> {
-    URL_SAFE_NO_PAD
-        .decode(text)
-        .ok()
-        .and_then(|bytes| serde_json::from_slice::<Continue>(&bytes).ok())
-        .filter(|token| token.v == 1)
-        .ok_or_else(|| Box::new(Status::bad_request("continue key is not valid: it is not one that this server gave")))
+    let sends = query.get("sendInitialEvents").is_some();
+    forbid(sends, "sendInitialEvents", "sendInitialEvents is forbidden for list");
+    if !matches!(matching, "" | "Exact" | "NotOlderThan") {
+        errors.push(FieldError::not_supported(MATCH, matching, &["Exact", "NotOlderThan", ""]));
+    }
+    options::valid(errors)
 }
 
 /// A list's metadata.
-fn list_metadata(page: &Page) -> Value {
+pub(super) fn list_metadata(page: &Page) -> Value {
     let mut metadata = json!({"resourceVersion": page.revision.to_string()});
     if let Some(next) = &page.next {
-        let token = Continue { v: 1, rv: page.revision, ns: next.namespace.to_string(), name: next.name.to_string() };
-        let text = serde_json::to_vec(&token).expect("a token of numbers and texts is always JSON");
-        metadata["continue"] = URL_SAFE_NO_PAD.encode(text).into();
+        let rv = i64::try_from(page.revision).unwrap_or(i64::MAX);
+        let token = Continue { v: 1, rv, ns: next.namespace.to_string(), name: next.name.to_string() };
+        metadata["continue"] = token.encoded().into();
         if let Some(remaining) = page.remaining {
             metadata["remainingItemCount"] = remaining.into();
         }
@@ -170,10 +209,7 @@ fn plain(view: &View, page: &Page) -> Vec<u8> {
         if n > 0 {
             out.push(b',');
         }
-        if view.resource.custom.is_some() {
-            // Lists of custom kinds repeat kind and version, which may be another than that of the shelf.
-            out.extend(object::served_bytes(&view.resource, &object.raw, object.revision));
-        } else if events::is_view(&view.resource) {
+        if events::is_view(&view.resource) {
             let mut item = object.value(&view.resource);
             item.as_object_mut().into_iter().for_each(|o| o.retain(|name, _| name != "kind" && name != "apiVersion"));
             out.extend_from_slice(item.to_string().as_bytes());

@@ -19,8 +19,9 @@ use crate::body::Body;
 use crate::cache::{Cache, Item, Kind, Since, Watcher, binary_event, event_line};
 use crate::errors::Outcome;
 use crate::handler::Call;
-use crate::media::{Notation, Shape};
+use crate::media::{Notation, Shape, Wanted};
 use crate::object::Object;
+use crate::query::Query;
 use crate::respond::{self, View};
 
 /// The shortest time that a watch without a time-out of its own stays open; up to as long again is added, so
@@ -92,24 +93,8 @@ pub(crate) async fn watch(call: Call) -> Outcome<Response<Body>> {
 async fn start(call: &Call) -> Outcome<Start> {
     let query = &call.query;
     let version = options::resource_version(query.text("resourceVersion"))?;
-    let matching = query.text("resourceVersionMatch");
     let sends = query.get("sendInitialEvents").map(|_| query.flag("sendInitialEvents"));
-    let forbidden = |field: &str, why: &str| {
-        let error = FieldError::forbidden(field, why);
-        Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", vec![error])))
-    };
-    if sends.is_none() && !matching.is_empty() {
-        return forbidden(
-            "resourceVersionMatch",
-            "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided",
-        );
-    }
-    if sends.is_some() && matching != "NotOlderThan" {
-        return forbidden(
-            "resourceVersionMatch",
-            "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan",
-        );
-    }
+    check(query, sends.is_some())?;
     match (sends, version) {
         (Some(true), Some(at_least)) => call.shared.cache.wait(at_least).await?,
         (_, None) => drop(call.shared.cache.catch_up().await?),
@@ -120,6 +105,29 @@ async fn start(call: &Call) -> Outcome<Start> {
         (_, Some(version)) => Since::Revision(version),
     };
     Ok(Start { since, marks_end: sends == Some(true), skips_initial: sends == Some(false) && since == Since::Now })
+}
+
+/// The rules for the options of a watch. `sends`: it says whether existing objects are to be sent.
+fn check(query: &Query, sends: bool) -> Outcome<()> {
+    const MATCH: &str = "resourceVersionMatch";
+    let matching = query.text(MATCH);
+    let mut errors = Vec::new();
+    if sends && matching != "NotOlderThan" {
+        let why = "sendInitialEvents requires setting resourceVersionMatch to NotOlderThan";
+        errors.push(FieldError::forbidden(MATCH, why));
+    }
+    if !matching.is_empty() && !sends {
+        let why = "resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided";
+        errors.push(FieldError::forbidden(MATCH, why));
+    }
+    if !matches!(matching, "" | "NotOlderThan") {
+        errors.push(FieldError::not_supported(MATCH, matching, &["NotOlderThan"]));
+    }
+    if !matching.is_empty() && !query.text("continue").is_empty() {
+        let why = "resourceVersionMatch is forbidden when continue is provided";
+        errors.push(FieldError::forbidden(MATCH, why));
+    }
+    options::valid(errors)
 }
 
 /// The answer that carries a stream of events.
@@ -240,8 +248,7 @@ impl Session {
 
     /// Whether objects are shown in another form than that in which they are kept.
     fn is_converted(&self) -> bool {
-        let resource = &self.view.resource;
-        events::is_view(resource) || resource.custom.as_ref().is_some_and(|custom| !custom.is_storage)
+        events::is_view(&self.view.resource)
     }
 
     /// The line of an event that is made for this watcher alone.
@@ -258,12 +265,18 @@ impl Session {
         {
             table.insert("columnDefinitions".to_owned(), Value::Null);
         }
-        line(kind.word(), &shown, self.view.wanted.notation)
+        self.shown(kind.word(), shown)
+    }
+
+    /// The line of a document that is no object of the kind itself.
+    fn shown(&self, word: &str, document: Value) -> Bytes {
+        let Wanted { beta, notation, .. } = self.view.wanted;
+        line(word, &if beta { respond::as_beta(document) } else { document }, notation)
     }
 
     /// A bookmark: the watch is this far.
     fn bookmark(&self, revision: u64, end_of_initial: bool) -> Bytes {
-        let mut metadata = json!({"resourceVersion": revision.to_string(), "creationTimestamp": null});
+        let mut metadata = json!({"resourceVersion": revision.to_string()});
         if end_of_initial {
             metadata["annotations"] = json!({"k8s.io/initial-events-end": "true"});
         }
@@ -273,11 +286,10 @@ impl Session {
             Shape::Table => {
                 let table = json!({"kind": "Table", "apiVersion": "meta.k8s.io/v1", "metadata": metadata,
                     "columnDefinitions": null, "rows": []});
-                return line("BOOKMARK", &table, self.view.wanted.notation);
+                return self.shown("BOOKMARK", table);
             }
         };
-        let bookmark = json!({"kind": kind, "apiVersion": version, "metadata": metadata});
-        line("BOOKMARK", &bookmark, self.view.wanted.notation)
+        self.shown("BOOKMARK", json!({"kind": kind, "apiVersion": version, "metadata": metadata}))
     }
 }
 

@@ -142,6 +142,9 @@ where
             return Ok(Written { raw, revision: was, deleted });
         }
         if let Committed::At(revision) = commit(call, key, was, op, extra).await? {
+            // An update that takes off what held a deleted object answers with what was sent, not with the deletion.
+            let updated = deleted && matches!(call.verb, "update" | "patch");
+            let revision = if updated { was } else { revision };
             return Ok(Written { raw, revision, deleted });
         }
     }
@@ -200,7 +203,7 @@ fn place(value: &Value) -> (String, String) {
 
 /// How long objects of the kind are kept.
 fn ttl(call: &Call) -> Option<Duration> {
-    (call.resource.kind == "Event" && call.resource.custom.is_none()).then_some(call.shared.event_ttl)
+    (call.resource.kind == "Event").then_some(call.shared.event_ttl)
 }
 
 /// 409: others wrote the same object again and again.

@@ -56,6 +56,11 @@ impl Item {
         })
     }
 
+    /// Whether a reference of this object can mean `known`: of that name, and in its own namespace or in none.
+    pub(super) fn may_mean(&self, owner: &Owner, known: &Self) -> bool {
+        owner.name == known.name && (known.namespace.is_empty() || known.namespace == self.namespace)
+    }
+
     /// It is being deleted, and waits for its dependents to go first.
     pub(super) fn awaits_dependents(&self) -> bool {
         self.deleting && self.foreground
@@ -103,7 +108,9 @@ impl Graph {
         // An owner that waits for its dependents may have lost one.
         let before = old.iter().flat_map(|old| &old.owners).map(|owner| &owner.uid);
         look.extend(before.filter(|uid| self.items.get(*uid).is_some_and(Item::awaits_dependents)).cloned());
-        let doubtful = |owner: &Owner| self.items.get(&owner.uid).is_none_or(Item::awaits_dependents);
+        let doubtful = |owner: &Owner| {
+            self.items.get(&owner.uid).is_none_or(|o| o.awaits_dependents() || !item.may_mean(owner, o))
+        };
         let held = item.deleting && (item.foreground || item.orphan);
         if held || (!item.deleting && item.owners.iter().any(doubtful)) {
             look.push(item.uid.clone());
@@ -195,6 +202,18 @@ mod tests {
         assert_eq!(graph.remove("set"), ["pod"]);
         assert!(graph.remove("pod").is_empty());
         assert!(graph.items.is_empty() && graph.dependents.is_empty());
+    }
+
+    #[test]
+    fn a_dependent_is_looked_at_when_its_owner_is_known_elsewhere() {
+        let mut graph = Graph::default();
+        let of =
+            |namespace: &str, uid: &str, owners: &[&str]| Item { namespace: namespace.into(), ..item(uid, owners) };
+        graph.put(of("there", "set", &[]));
+        graph.put(of("", "node", &[]));
+        assert_eq!(graph.put(of("here", "pod", &["set"])), ["pod"], "an owner is in the same namespace or in none");
+        assert!(graph.put(of("there", "pod", &["set"])).is_empty());
+        assert!(graph.put(of("here", "pod", &["node"])).is_empty());
     }
 
     #[test]

@@ -10,6 +10,7 @@
 //! dependent's uid. [`namespaces`] and [`accounts`] see to namespaces.
 
 pub mod accounts;
+mod conditions;
 mod graph;
 pub mod namespaces;
 
@@ -17,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ambient::Ambient;
-use kube::api::{DeleteParams, Patch, PatchParams, Preconditions, PropagationPolicy};
+use k8s_openapi::api::core::v1::ObjectReference;
+use kube::api::{DeleteParams, ListParams, Patch, PatchParams, Preconditions, PropagationPolicy};
 use kube::core::DynamicObject;
 use kube::discovery::{ApiResource, Discovery, Scope, verbs};
 use kube::{Api, Client};
@@ -26,6 +28,7 @@ use tracing::{debug, warn};
 
 use self::graph::{FOREGROUND, Fate, Graph, Item, ORPHAN, Owner, OwnerState, fate};
 use crate::Term;
+use crate::events::{Level, Recorder};
 use crate::informer::Informer;
 use crate::queue::{Outcome, Queue};
 use crate::work::{self, Stop, call_opt};
@@ -49,6 +52,11 @@ pub(crate) struct Kind {
 }
 
 impl Kind {
+    /// The API of all its objects.
+    fn everywhere(&self, client: &Client) -> Api<DynamicObject> {
+        Api::all_with(client.clone(), &self.resource)
+    }
+
     /// The API of its objects, of one namespace where it has them.
     pub(crate) fn api(&self, client: &Client, namespace: &str) -> Api<DynamicObject> {
         if self.namespaced {
@@ -72,10 +80,9 @@ pub(crate) async fn kinds(client: &Client, term: &Term) -> Option<Vec<Kind>> {
 
 fn deletable(found: &Discovery) -> Vec<Kind> {
     let resources = found.groups().flat_map(|group| group.recommended_resources());
-    let usable = resources.filter(|(resource, can)| {
+    let usable = resources.filter(|(_, can)| {
         let needed = [verbs::LIST, verbs::WATCH, verbs::DELETE];
-        // Events own nothing, are owned by nothing, and come in masses.
-        resource.kind != "Event" && needed.iter().all(|verb| can.supports_operation(verb))
+        needed.iter().all(|verb| can.supports_operation(verb))
     });
     usable
         .map(|(resource, can)| Kind {
@@ -88,7 +95,9 @@ fn deletable(found: &Discovery) -> Vec<Kind> {
 
 /// Runs until the term ends and its requests are settled.
 pub async fn run(client: Client, term: Term, ambient: Ambient) -> kube::Result<()> {
-    let Some(kinds) = kinds(&client, &term).await else { return Ok(()) };
+    let Some(mut kinds) = kinds(&client, &term).await else { return Ok(()) };
+    // Events own nothing, are owned by nothing, and come in masses.
+    kinds.retain(|kind| kind.resource.kind != "Event");
     let queue: Queue<String> = Queue::new(&term, &ambient);
     let graph: Arc<Mutex<Graph>> = Arc::default();
     let mut informers = Vec::new();
@@ -117,7 +126,8 @@ pub async fn run(client: Client, term: Term, ambient: Ambient) -> kube::Result<(
             return Ok(());
         }
     }
-    let collector = Collector { client, term, kinds, graph, queue: queue.clone() };
+    let events = Recorder::start(client.clone(), "garbage-collector-controller", &term, &ambient);
+    let collector = Collector { client, term, kinds, graph, queue: queue.clone(), events };
     work::run(&queue, WORKERS, |uid| collector.look(uid)).await;
     Ok(())
 }
@@ -128,6 +138,7 @@ struct Collector {
     kinds: Vec<Kind>,
     graph: Arc<Mutex<Graph>>,
     queue: Queue<String>,
+    events: Recorder,
 }
 
 impl Collector {
@@ -166,6 +177,13 @@ impl Collector {
             Fate::Keep => {}
             Fate::Release(uids) => self.release(&live, &uids).await?,
             Fate::Delete { foreground } => {
+                let waits = |d: &&Item| d.awaits_dependents();
+                let circle = foreground && self.lock_graph().dependents(&live.uid).iter().any(waits);
+                // Perhaps a circle, in which each would wait for the other.
+                if circle && self.unblock(&live).await? {
+                    self.queue.add(live.uid);
+                    return Ok(Outcome::Done);
+                }
                 let policy = match (live.orphan, live.foreground || foreground) {
                     (true, _) => PropagationPolicy::Orphan,
                     (false, true) => PropagationPolicy::Foreground,
@@ -186,17 +204,55 @@ impl Collector {
         let Some(kind) = self.kinds.iter().find(served) else { return Ok(None) };
         if kind.namespaced && dependent.namespace.is_empty() {
             // It cannot be: a reference without a namespace names no object. Nothing is deleted for that.
-            warn!(name = %dependent.name, owner = %owner.name, "a cluster-wide object names an owner in a namespace");
+            self.tell_misplaced(dependent, owner);
             return Ok(None);
         }
         let api = kind.api(&self.client, &dependent.namespace);
         let found = call_opt(&self.term, api.get(&owner.name)).await?;
         let found = found.and_then(|found| Item::of(0, found.metadata)).filter(|found| found.uid == owner.uid);
+        if found.is_none() && self.lock_graph().get(&owner.uid).is_some_and(|known| !dependent.may_mean(owner, known)) {
+            self.tell_misplaced(dependent, owner);
+        }
         Ok(Some(match found {
             None => OwnerState::Gone,
             Some(found) if found.awaits_dependents() => OwnerState::Waiting,
             Some(_) => OwnerState::Solid,
         }))
+    }
+
+    /// Tells that an object names an owner that is not where owners are: in its own namespace, or in none.
+    fn tell_misplaced(&self, dependent: &Item, owner: &Owner) {
+        let kind = &self.kinds[dependent.kind].resource;
+        let about = ObjectReference {
+            api_version: Some(kind.api_version.clone()),
+            kind: Some(kind.kind.clone()),
+            name: Some(dependent.name.clone()),
+            namespace: Some(dependent.namespace.clone()).filter(|namespace| !namespace.is_empty()),
+            uid: Some(dependent.uid.clone()),
+            ..ObjectReference::default()
+        };
+        let Owner { api_version, kind, name, uid, .. } = owner;
+        let namespace = &dependent.namespace;
+        let what = format!("[{api_version}/{kind}, namespace: {namespace}, name: {name}, uid: {uid}]");
+        let message = format!("ownerRef {what} does not exist in namespace {namespace:?}");
+        self.events.event(&about, Level::Warning, "OwnerRefInvalidNamespace", message);
+    }
+
+    /// Makes an object hold up none of its owners; `false` if it holds up none already.
+    async fn unblock(&self, item: &Item) -> Result<bool, Stop> {
+        let api = self.api(item);
+        let Some(live) = call_opt(&self.term, api.get(&item.name)).await? else { return Ok(false) };
+        let mut owners = live.metadata.owner_references.unwrap_or_default();
+        if live.metadata.uid.as_ref() != Some(&item.uid) || owners.iter().all(|o| o.block_owner_deletion != Some(true))
+        {
+            return Ok(false);
+        }
+        owners.iter_mut().for_each(|owner| owner.block_owner_deletion = Some(false));
+        let meta =
+            json!({"uid": item.uid, "resourceVersion": live.metadata.resource_version, "ownerReferences": owners});
+        let patch = Patch::Merge(json!({"metadata": meta}));
+        call_opt(&self.term, api.patch(&item.name, &PatchParams::default(), &patch)).await?;
+        Ok(true)
     }
 
     /// An owner that goes after its dependents: they go now, and it once none is left that blocks it.
@@ -218,12 +274,29 @@ impl Collector {
 
     /// An owner whose dependents are to stay: they forget it, then it goes.
     async fn orphan(&self, item: &Item) -> Result<Outcome, Stop> {
-        let dependents: Vec<Item> = self.lock_graph().dependents(&item.uid).into_iter().cloned().collect();
-        for dependent in dependents {
+        for dependent in self.dependents_now(item).await? {
             self.release(&dependent, std::slice::from_ref(&item.uid)).await?;
         }
         self.drop_finalizer(item, ORPHAN).await?;
         Ok(Outcome::Done)
+    }
+
+    /// The dependents of an object, as the API has them now: one that was made just before is not in the graph yet,
+    /// and would be collected with its owner gone.
+    async fn dependents_now(&self, owner: &Item) -> Result<Vec<Item>, Stop> {
+        let mut found = Vec::new();
+        for (at, kind) in self.kinds.iter().enumerate() {
+            // Owners are in their dependents' namespace, or in none.
+            if !owner.namespace.is_empty() && !kind.namespaced {
+                continue;
+            }
+            let all = owner.namespace.is_empty();
+            let api = if all { kind.everywhere(&self.client) } else { kind.api(&self.client, &owner.namespace) };
+            let Some(list) = call_opt(&self.term, api.list_metadata(&ListParams::default())).await? else { continue };
+            let items = list.items.into_iter().filter_map(|object| Item::of(at, object.metadata));
+            found.extend(items.filter(|item| item.owners.iter().any(|o| o.uid == owner.uid)));
+        }
+        Ok(found)
     }
 
     /// Takes references to these owners off an object, if it is still the same one.

@@ -1,12 +1,15 @@
-//! A namespace that is deleted: its content goes first, then its last finalizer.
+//! A namespace that is deleted: its content goes first, pods before all else, then its last finalizer. What it waits
+//! for is in its conditions.
 
 use std::time::Duration;
 
 use ambient::Ambient;
 use k8s_openapi::api::core::v1::Namespace;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client};
 
+use super::conditions::Left;
 use super::{Kind, kinds};
 use crate::Term;
 use crate::informers::Informers;
@@ -33,7 +36,7 @@ pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Inform
     });
     let Some(mut kinds) = kinds(&client, &term).await else { return Ok(()) };
     kinds.retain(|kind| kind.namespaced);
-    let controller = Controller { client, term, informers, kinds };
+    let controller = Controller { client, term, ambient, informers, kinds };
     work::run(&queue, WORKERS, |namespace| controller.namespace(namespace)).await;
     Ok(())
 }
@@ -41,6 +44,7 @@ pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Inform
 struct Controller {
     client: Client,
     term: Term,
+    ambient: Ambient,
     informers: Informers,
     kinds: Vec<Kind>,
 }
@@ -51,40 +55,70 @@ impl Controller {
         if known.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
             return Ok(Outcome::Done);
         }
-        let mut left = false;
-        for kind in &self.kinds {
-            left |= self.clear(kind, &key).await?;
+        let mut left = Left::default();
+        // Pods first: what they use (secrets, claims, policies) stays until they have ended.
+        for first in [true, false] {
+            for kind in self.kinds.iter().filter(|kind| (kind.resource.kind == "Pod") == first) {
+                match self.clear(kind, &key, &mut left).await {
+                    Err(Stop::Api(error)) => left.failures.push(error.to_string()),
+                    other => other?,
+                }
+            }
+            if !left.is_nothing() {
+                break;
+            }
         }
-        if left {
-            return Ok(Outcome::After(CONTENT_AGAIN));
+        if left.is_nothing() {
+            self.finalize(&key).await?;
+            return Ok(Outcome::Done);
         }
-        self.finalize(&key).await?;
-        Ok(Outcome::Done)
+        self.report(&key, &left).await?;
+        Ok(if left.failures.is_empty() { Outcome::After(CONTENT_AGAIN) } else { Outcome::Retry })
     }
 
-    /// Deletes all objects of a kind. True if there were any: they count until they are seen to be gone.
-    async fn clear(&self, kind: &Kind, namespace: &str) -> Result<bool, Stop> {
+    /// Deletes all objects of a kind, and notes in `left` those that are still there.
+    async fn clear(&self, kind: &Kind, namespace: &str, left: &mut Left) -> Result<(), Stop> {
         let api = kind.api(&self.client, namespace);
-        let page = if kind.collections { 1 } else { PAGE };
-        let found = call(&self.term, api.list(&ListParams::default().limit(page))).await?;
+        let found = call(&self.term, api.list_metadata(&ListParams::default().limit(PAGE))).await?;
         if found.items.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         let params = DeleteParams::background();
         if kind.collections {
             call(&self.term, api.delete_collection(&params, &ListParams::default())).await?;
-            return Ok(true);
-        }
-        for object in &found.items {
-            let preconditions = Preconditions { uid: object.metadata.uid.clone(), resource_version: None };
-            let params = params.clone().preconditions(preconditions);
-            match call_opt(&self.term, api.delete(name(object), &params)).await {
-                // Replaced by another of that name: the next look finds that one.
-                Err(stop) if stop.code() == Some(409) => {}
-                other => other.map(|_| ())?,
+        } else {
+            for object in &found.items {
+                let preconditions = Preconditions { uid: object.metadata.uid.clone(), resource_version: None };
+                let params = params.clone().preconditions(preconditions);
+                match call_opt(&self.term, api.delete(name(object), &params)).await {
+                    // Replaced by another of that name: the next look finds that one.
+                    Err(stop) if stop.code() == Some(409) => {}
+                    other => other.map(|_| ())?,
+                }
             }
         }
-        Ok(true)
+        let found = call(&self.term, api.list_metadata(&ListParams::default())).await?;
+        let resource = &kind.resource;
+        for object in found.items {
+            left.add(&resource.plural, &resource.group, object.metadata.finalizers.unwrap_or_default());
+        }
+        Ok(())
+    }
+
+    /// Says in the namespace's status what it waits for.
+    async fn report(&self, key: &str, left: &Left) -> Result<(), Stop> {
+        let namespaces: Api<Namespace> = Api::all(self.client.clone());
+        let Some(mut namespace) = call_opt(&self.term, namespaces.get(key)).await? else { return Ok(()) };
+        let status = namespace.status.get_or_insert_default();
+        let old = status.conditions.take().unwrap_or_default();
+        let Some(conditions) = left.conditions(old, Time(self.ambient.now())) else { return Ok(()) };
+        status.conditions = Some(conditions);
+        let params = PostParams::default();
+        match call_opt(&self.term, namespaces.replace_subresource("status", key, &params, &namespace)).await {
+            // Changed meanwhile: the next look tells.
+            Err(stop) if stop.code() == Some(409) => Ok(()),
+            other => other.map(|_| ()),
+        }
     }
 
     /// Takes our finalizer off; with the last one the namespace goes.
