@@ -9,8 +9,10 @@
 //!                                ├─▶ openapi   documents for clients
 //!                                └─▶ merge keys for crate `patch`
 //!   resource: which kinds are served, and how they are addressed
+//!   crd, structural: the same for kinds that CustomResourceDefinitions declare
 //! ```
 
+pub mod crd;
 pub mod decode;
 pub mod defaults;
 pub mod events;
@@ -24,5 +26,6 @@ pub mod schema;
 pub mod selector;
 pub mod status;
 pub mod strategy;
+pub mod structural;
 pub mod table;
 pub mod validate;

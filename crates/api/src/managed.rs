@@ -8,6 +8,7 @@ use crate::decode;
 use crate::resource::Resource;
 use crate::schema::{Field, ListType, Node, NodeId, Schema};
 use crate::status::{Details, Status};
+use crate::structural;
 
 /// Who writes an object, how, and when.
 #[derive(Debug, Clone)]
@@ -33,7 +34,7 @@ pub fn apply(
     check_config(resource, &config)?;
     // Versions and owners are preconditions, not wishes: whoever calls has looked at them.
     take_metadata(&mut config, "resourceVersion");
-    let schema = Types::of(resource);
+    let schema = &*types(resource);
     let mut live = live.cloned().unwrap_or_else(|| empty(resource));
     let list = take_metadata(&mut live, "managedFields").unwrap_or_default();
     let mut managers = Managers::parse(&list).unwrap_or_default();
@@ -50,9 +51,9 @@ pub fn apply(
             now: change.now,
             ignored: &ignored,
         };
-        managers = managed::update(&empty(resource), &live, managers, &before, &schema);
+        managers = managed::update(&empty(resource), &live, managers, &before, schema);
     }
-    let result = managed::apply(&live, &config, managers, &writer(change.manager, Operation::Apply), force, &schema);
+    let result = managed::apply(&live, &config, managers, &writer(change.manager, Operation::Apply), force, schema);
     let (mut new, managers) = result.map_err(|error| answer(&config, error))?;
     put_managers(&mut new, &managers);
     Ok(new)
@@ -80,7 +81,7 @@ pub fn track(resource: &Resource, live: Option<&Value>, new: &mut Value, change:
         now: change.now,
         ignored: &ignored(resource, change.subresource),
     };
-    let managers = managed::update(&live, new, managers, &writer, &Types::of(resource));
+    let managers = managed::update(&live, new, managers, &writer, &*types(resource));
     put_managers(new, &managers);
 }
 
@@ -177,18 +178,31 @@ fn answer(config: &Value, error: managed::Error) -> Status {
     }
 }
 
+/// What the objects of a resource merge by.
+fn types(resource: &Resource) -> Box<dyn TypeSchema + '_> {
+    match &resource.custom {
+        Some(custom) => Box::new(structural::Types::new(&custom.schema)),
+        None => Box::new(Types::named(&resource.type_name)),
+    }
+}
+
 /// The schema as the crate `patch` asks for it. A place is a field of a struct, or a type that no
 /// field says anything about.
-struct Types {
+pub(crate) struct Types {
     schema: &'static Schema,
     root: Option<NodeId>,
 }
 
 impl Types {
-    /// The types of a resource.
-    fn of(resource: &Resource) -> Self {
+    /// The type of this name and those that it refers to.
+    pub(crate) fn named(type_name: &str) -> Self {
         let schema = Schema::builtin();
-        Types { schema, root: schema.find(&resource.type_name) }
+        Types { schema, root: schema.find(type_name) }
+    }
+
+    /// The place of the whole, if its type is known.
+    pub(crate) fn known_root(&self) -> Option<Place> {
+        self.root.map(plain)
     }
 
     /// The type at a place, and the field that holds it.

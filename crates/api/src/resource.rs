@@ -4,8 +4,11 @@
 //! (singular, short names, categories), and what can be done with it (verbs, subresources), as
 //! discovery shows them. Handlers never match on a kind's name where a resource can tell them.
 
+use std::cmp::Ordering;
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use crate::crd::{self, Custom};
 
 /// One kind that is served under one group and version.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +37,8 @@ pub struct Resource {
     pub verbs: Vec<String>,
     /// Further endpoints below one object, sorted by name.
     pub subresources: Vec<Subresource>,
+    /// What is known about a kind that a CustomResourceDefinition declares; `None` for built-in ones.
+    pub custom: Option<Custom>,
 }
 
 /// An endpoint below one object, such as `status`, `scale` or `log`.
@@ -86,6 +91,30 @@ impl Resource {
 /// `group/version`, or the version alone for the core group.
 pub fn api_version(group: &str, version: &str) -> String {
     if group.is_empty() { version.to_owned() } else { format!("{group}/{version}") }
+}
+
+/// Which of two versions clients prefer (the greater one): stable ones over betas over alphas, newer ones over
+/// older ones, and any of them over names that are no versions.
+pub fn compare_versions(a: &str, b: &str) -> Ordering {
+    rank(a).cmp(&rank(b)).then_with(|| b.cmp(a))
+}
+
+/// Stability, major number and number within the stability of a version such as `v1beta2`.
+fn rank(version: &str) -> Option<(u8, u64, u64)> {
+    let rest = version.strip_prefix('v')?;
+    let end = rest.find(|c: char| !c.is_ascii_digit()).unwrap_or(rest.len());
+    let major = rest[..end].parse().ok()?;
+    match &rest[end..] {
+        "" => Some((2, major, 0)),
+        rest => {
+            let (stability, minor) = match (rest.strip_prefix("beta"), rest.strip_prefix("alpha")) {
+                (Some(minor), _) => (1, minor),
+                (None, Some(minor)) => (0, minor),
+                (None, None) => return None,
+            };
+            Some((stability, major, minor.parse().ok()?))
+        }
+    }
 }
 
 /// All kinds that are served, found by URL or by kind.
@@ -159,7 +188,7 @@ struct Row {
 }
 
 /// Verbs of a kind whose collections can be deleted.
-const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
+pub(crate) const VERBS: [&str; 8] = ["create", "delete", "deletecollection", "get", "list", "patch", "update", "watch"];
 
 /// Verbs of subresources that are written like the object.
 const WRITTEN: &str = "get,patch,update";
@@ -260,6 +289,12 @@ const BUILTIN: &[Row] = &[
         subresources: &["proxy:create,delete,get,patch,update:v1.ServiceProxyOptions", "status"],
         ..namespaced("", "core", "services", "Service")
     },
+    Row {
+        short_names: &["crd", "crds"],
+        categories: &["api-extensions"],
+        subresources: &["status"],
+        ..cluster(crd::GROUP, "apiextensions", crd::PLURAL, crd::KIND)
+    },
     namespaced("apps", "apps", "controllerrevisions", "ControllerRevision"),
     Row {
         short_names: &["sts"],
@@ -306,6 +341,7 @@ impl Row {
                 .filter(|v| self.plural != "namespaces" || v != "deletecollection")
                 .collect(),
             subresources: self.subresources.iter().map(|text| self.subresource(text)).collect(),
+            custom: None,
         }
     }
 
@@ -347,6 +383,13 @@ mod tests {
         assert!(by_url.has_status() && by_url.has_scale());
         let scale = by_url.subresource("scale").unwrap();
         assert_eq!((scale.group.as_str(), scale.version.as_str(), scale.kind.as_str()), ("autoscaling", "v1", "Scale"));
+    }
+
+    #[test]
+    fn stable_versions_come_before_betas_and_newer_before_older() {
+        let mut versions = ["foo", "v1alpha1", "v2", "v1", "v2beta1", "v10", "v1beta2", "bar"];
+        versions.sort_by(|a, b| compare_versions(b, a));
+        assert_eq!(versions, ["v10", "v2", "v1", "v2beta1", "v1beta2", "v1alpha1", "bar", "foo"]);
     }
 
     #[test]

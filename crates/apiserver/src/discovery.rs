@@ -149,6 +149,9 @@ fn groups(shared: &Shared) -> Vec<(String, Vec<String>)> {
         }
     }
     out.sort();
+    for (_, versions) in &mut out {
+        versions.sort_by(|a, b| api::resource::compare_versions(b, a));
+    }
     out
 }
 
@@ -284,7 +287,7 @@ fn openapi_document(shared: &Shared, rest: &[&str], accept: &str, query: &Query)
         let body = openapi::v2_protobuf();
         return Ok(Some(respond::raw(200, "application/octet-stream", body)));
     }
-    let Some(document) = shared.documents.openapi(&shared.registry, rest) else { return Ok(None) };
+    let Some(document) = shared.documents.openapi(&shared.registry.snapshot(), rest) else { return Ok(None) };
     let json_wanted = accept.is_empty() || ["application/json", "*/*"].iter().any(|m| media::accepts(accept, m, &[]));
     if !json_wanted {
         return Err(Box::new(Status::not_acceptable(&["application/json"])));

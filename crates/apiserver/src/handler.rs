@@ -183,6 +183,9 @@ async fn resource(
         target.plural = "pods".to_owned();
         target.subresource = "binding".to_owned();
     }
+    if is_nowhere(shared, &target) {
+        return Ok(respond::text(404, "404 page not found\n"));
+    }
     let resource = find(shared, &target)?;
     allowed(&resource, &target, verb, &parts.method)?;
     if sub::is_stream(&resource, &target) {
@@ -238,9 +241,20 @@ fn find(shared: &Shared, target: &Target) -> Outcome<Arc<Resource>> {
         return Err(none());
     }
     if !target.subresource.is_empty() && resource.subresource(&target.subresource).is_none() {
+        if resource.custom.is_some() {
+            return Err(Box::new(Status::not_found(&target.group, &target.plural, &target.name)));
+        }
         return Err(none());
     }
     Ok(resource)
+}
+
+/// Whether the path is one at which no objects of a custom kind are, although its group and version exist.
+fn is_nowhere(shared: &Shared, target: &Target) -> bool {
+    let Some(resource) = shared.registry.find(&target.group, &target.version, &target.plural) else { return false };
+    let named = !target.name.is_empty();
+    resource.custom.is_some()
+        && if resource.namespaced { named && target.namespace.is_empty() } else { !target.namespace.is_empty() }
 }
 
 /// 404 for a kind that is not served; for the well-known ones with what to use instead.

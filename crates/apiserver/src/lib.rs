@@ -18,6 +18,7 @@
 //! | `sub` | scale, binding, eviction, namespace finalization, holders, access reviews |
 //! | `admission` | what the server adds to or refuses about objects, kind by kind |
 //! | `cache` | the newest state and the recent changes, kept in memory, fanned out to watchers |
+//! | `crd` | kinds that CustomResourceDefinitions declare, as they come and go |
 //! | `discovery`, `documents`, `health`, `metrics` | documents outside the objects |
 //! | `encoding` | compression, and answers that the client has already |
 //! | [`auth`] | who asks, and what they may do |
@@ -32,6 +33,7 @@ mod admission;
 mod body;
 mod bootstrap;
 mod cache;
+mod crd;
 mod discovery;
 mod documents;
 mod encoding;

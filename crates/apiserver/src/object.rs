@@ -59,7 +59,16 @@ impl Object {
         raw: Bytes,
         revision: u64,
     ) -> Option<(Self, Value)> {
-        let value: Value = serde_json::from_slice(&raw).ok()?;
+        let (value, raw) = match &resource.custom {
+            None => (serde_json::from_slice(&raw).ok()?, raw),
+            Some(custom) => {
+                // What was stored under an older schema is seen through today's.
+                let mut value: Value = serde_json::from_slice(&raw).ok()?;
+                api::crd::convert(custom, &mut value);
+                let raw = Bytes::from(value.to_string());
+                (value, raw)
+            }
+        };
         let splice_at = splice_point(&raw)?;
         let labels = value
             .pointer("/metadata/labels")
@@ -105,11 +114,18 @@ pub(crate) fn head(resource: &Resource) -> Arc<str> {
     format!("{{\"kind\":\"{}\",\"apiVersion\":\"{}\",", resource.kind, resource.api_version()).into()
 }
 
+/// Whether objects are served in another form than that in which they are kept.
+fn is_converted(resource: &Resource) -> bool {
+    events::is_view(resource) || resource.custom.as_ref().is_some_and(|custom| custom.reads_differ)
+}
+
 /// A stored value as a document. Revision 0 means that it has none (a dry run).
 pub(crate) fn value_of(resource: &Resource, raw: &[u8], revision: u64) -> Value {
     let mut value: Value = serde_json::from_slice(raw).unwrap_or_default();
     if events::is_view(resource) {
         events::to_view(&mut value);
+    } else if let Some(custom) = resource.custom.as_ref().filter(|custom| custom.reads_differ) {
+        api::crd::convert(custom, &mut value);
     }
     if let Some(object) = value.as_object_mut() {
         object.insert("kind".to_owned(), resource.kind.as_str().into());
@@ -140,7 +156,7 @@ pub(crate) fn stored_bytes(mut value: Value) -> Bytes {
 
 /// A stored value as it is served.
 pub(crate) fn served_bytes(resource: &Resource, raw: &[u8], revision: u64) -> Vec<u8> {
-    if events::is_view(resource) {
+    if is_converted(resource) {
         return value_of(resource, raw, revision).to_string().into_bytes();
     }
     let mut out = Vec::with_capacity(raw.len() + 128);

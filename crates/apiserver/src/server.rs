@@ -14,6 +14,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::auth::{Attributes, Authorizer, Decision, Identity, Standard};
 use crate::bootstrap;
 use crate::cache::Cache;
+use crate::crd::{self, Kinds, Live};
 use crate::documents::Documents;
 use crate::errors::Error;
 use crate::metrics::Metrics;
@@ -106,7 +107,7 @@ pub(crate) struct Shared {
     /// Clock and entropy.
     pub(crate) ambient: Ambient,
     /// The kinds that are served.
-    pub(crate) registry: Arc<Registry>,
+    pub(crate) registry: Live,
     /// Who may do what.
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The same, where it is roles and bindings: for escalation checks and reviews.
@@ -153,13 +154,20 @@ impl ApiServer {
             AuthorizerChoice::AllowAll => (Arc::new(AllowAll), None),
             AuthorizerChoice::Custom(authorizer) => (authorizer, None),
         };
-        let cache = Cache::start(options.store.clone(), &options.registry, standard.clone(), token.clone()).await?;
+        let builtin = options.registry;
+        let definitions = match builtin.find(api::crd::GROUP, "v1", api::crd::PLURAL) {
+            Some(resource) => crd::stored(&*options.store, &resource).await?,
+            None => Vec::new(),
+        };
+        let kinds = Kinds::established(&definitions);
+        let resources = builtin.all().into_iter().chain(kinds.stored().cloned()).collect();
+        let cache = Cache::start(options.store.clone(), resources, standard.clone(), token.clone()).await?;
         let limits = options.limits;
         let metrics = Metrics::new(&options.ambient);
         let shared = Arc::new(Shared {
             store: options.store,
             ambient: options.ambient,
-            registry: options.registry,
+            registry: Live::new(Arc::new(kinds.registry(&builtin))),
             authorizer,
             standard,
             nodes: options.nodes,
@@ -176,6 +184,7 @@ impl ApiServer {
             bookmark_interval: options.bookmark_interval,
         });
         bootstrap::run(&shared).await?;
+        tokio::spawn(crd::run(Arc::downgrade(&shared), builtin, kinds, token.clone()));
         Ok(Arc::new(Self { shared, _feed: token.drop_guard() }))
     }
 

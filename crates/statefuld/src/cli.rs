@@ -60,6 +60,10 @@ pub struct Api {
     /// Where the node ports of services are taken from, first and last
     #[arg(long, value_name = "PORT-PORT", default_value = "30000-32767")]
     pub service_node_port_range: PortRange,
+
+    /// How long events are kept, such as 1h or 90m
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_event_ttl)]
+    pub event_ttl: Duration,
 }
 
 /// How this machine is a node.
@@ -89,6 +93,7 @@ impl Api {
             format!("--listen={}", self.listen),
             format!("--service-cidr={}", self.service_cidr),
             format!("--service-node-port-range={}", self.service_node_port_range),
+            format!("--event-ttl={}", self.event_ttl.as_secs()),
         ]
     }
 }
@@ -316,6 +321,12 @@ pub enum Output {
     Table,
     /// One JSON document
     Json,
+}
+
+/// How long events are kept: a second at least.
+fn parse_event_ttl(text: &str) -> Result<Duration, String> {
+    let ttl = parse_duration(text)?;
+    if ttl.is_zero() { Err("events have to be kept for a second at least".to_owned()) } else { Ok(ttl) }
 }
 
 /// `90s`, `5m`, `1h30m`, or seconds alone.

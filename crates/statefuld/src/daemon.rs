@@ -279,6 +279,7 @@ fn api_options(api: &cli::Api, store: &Arc<Embedded>, ambient: &Ambient) -> apis
     let mut options = apiserver::Options::new(store.clone(), ambient.clone());
     options.service_cidr = (api.service_cidr.network, api.service_cidr.prefix);
     options.node_ports = api.service_node_port_range.0.clone();
+    options.event_ttl = api.event_ttl;
     options
 }
 

@@ -10,6 +10,7 @@
 //!                          └── wrong type, bad syntax ──▶ Status 400 with the field's path
 //! ```
 
+mod custom;
 mod header;
 mod normal;
 mod reader;
@@ -18,10 +19,12 @@ mod scalar;
 use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
 
+use crate::crd::Custom;
 use crate::protobuf;
 use crate::resource::Resource;
 use crate::schema;
 use crate::status::{FieldError, Status};
+pub use custom::ObjectMeta;
 use reader::{Context, Seed};
 
 /// Longest body that is read, in bytes; upstream's limit.
@@ -75,7 +78,7 @@ pub fn decode_kind(
     mode: FieldValidation,
 ) -> Result<Decoded, Status> {
     decode_as(
-        &Expected { api_version: api_version.into(), kind: kind.into(), type_name: type_name.into() },
+        &Expected { api_version: api_version.into(), kind: kind.into(), type_name: type_name.into(), custom: None },
         body,
         media,
         mode,
@@ -86,6 +89,9 @@ pub fn decode_kind(
 /// What is wrong with it is a 422 about the patch.
 pub fn check_value(resource: &Resource, value: Value, mode: FieldValidation) -> Result<Decoded, Status> {
     let expected = Expected::of(resource);
+    if let Some(custom) = &resource.custom {
+        return custom::check(custom, &expected, value, mode);
+    }
     let invalid = |why: String, value: &Value| {
         let shown: String = value.to_string().chars().take(MAX_SHOWN_CHARS).collect();
         Status::invalid("", "", "", vec![FieldError::invalid("patch", shown, why)])
@@ -110,7 +116,11 @@ pub fn check_value(resource: &Resource, value: Value, mode: FieldValidation) -> 
 ///
 /// Call it after everything that changes an object, right before it is stored.
 pub fn normalize(resource: &Resource, object: &mut Value) {
-    if let Some((schema, id)) = schema::of(resource) {
+    if resource.custom.is_some() {
+        if let Some(metadata) = object.get_mut("metadata") {
+            ObjectMeta::normalize(metadata);
+        }
+    } else if let Some((schema, id)) = schema::of(resource) {
         normal::normalize(schema, id, object);
     }
 }
@@ -127,10 +137,12 @@ pub(crate) fn normalize_type(type_name: &str, object: &mut Value) {
 const MAX_SHOWN_CHARS: usize = 256;
 
 /// What a body should hold.
+#[derive(Clone)]
 struct Expected {
     api_version: String,
     kind: String,
     type_name: String,
+    custom: Option<Custom>,
 }
 
 impl Expected {
@@ -140,6 +152,7 @@ impl Expected {
             api_version: resource.api_version(),
             kind: resource.kind.clone(),
             type_name: resource.type_name.clone(),
+            custom: resource.custom.clone(),
         }
     }
 
@@ -153,6 +166,12 @@ impl Expected {
 fn decode_as(expected: &Expected, body: &[u8], media: MediaType, mode: FieldValidation) -> Result<Decoded, Status> {
     if body.len() > MAX_BODY_BYTES {
         return Err(Status::too_large(format!("limit is {MAX_BODY_BYTES}")));
+    }
+    if let Some(custom) = &expected.custom {
+        return custom::decode(custom, expected, body, media, mode);
+    }
+    if media == MediaType::Protobuf && !protobuf::has_form(&expected.type_name) {
+        return Err(Status::unsupported_media_type(&["application/json", "application/yaml"]));
     }
     let mut context = Context::new(&expected.type_name);
     let read = match media {

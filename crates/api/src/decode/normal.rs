@@ -28,7 +28,8 @@ pub(super) fn normalize(schema: &Schema, id: NodeId, value: &mut Value) {
                 }
             }
         }
-        (Node::List(item), Value::Array(items)) => {
+        (Node::OrBool(inner) | Node::OrList(inner), value @ Value::Object(_)) => normalize(schema, *inner, value),
+        (Node::List(item) | Node::OrList(item), Value::Array(items)) => {
             // Lists of scalars have nothing inside to normalise.
             if matches!(schema.node(*item), Node::Struct(_) | Node::List(_) | Node::Map(_)) {
                 items.iter_mut().for_each(|value| normalize(schema, *item, value));

@@ -12,7 +12,7 @@ use super::{FieldValidation, scalar};
 use crate::schema::{Node, NodeId, Schema};
 
 /// Most problems that one body is told about.
-const MAX_PROBLEMS: usize = 100;
+pub(super) const MAX_PROBLEMS: usize = 100;
 
 /// Deepest nesting of an object; no built-in kind comes near it.
 const MAX_DEPTH: usize = 100;
@@ -48,6 +48,13 @@ impl Context {
             problems: Vec::new(),
             fatal: None,
         }
+    }
+
+    /// A fresh context for a value of this type at `path` of an object.
+    pub(super) fn below(type_name: &str, path: &str) -> Self {
+        let mut context = Context::new(type_name);
+        context.path.push(Segment::Key(Cow::Owned(path.to_owned())));
+        context
     }
 
     /// What becomes of the problems: warnings, or an error that names them all.
@@ -168,14 +175,14 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_bool<E: Error>(self, value: bool) -> Result<Value, E> {
         match self.node() {
-            Node::Bool => Ok(Value::Bool(value)),
+            Node::Bool | Node::OrBool(_) => Ok(Value::Bool(value)),
             _ => Err(self.wrong("bool")),
         }
     }
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
         match self.node() {
-            Node::Int64 => Ok(value.into()),
+            Node::Int64 | Node::Number => Ok(value.into()),
             Node::Int32 | Node::IntOrString if i32::try_from(value).is_ok() => Ok(value.into()),
             Node::Int32 | Node::IntOrString => Err(self.wrong(&format!("number {value}"))),
             Node::Quantity => self.visit_str(&value.to_string()),
@@ -193,6 +200,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         match self.node() {
             Node::Quantity => self.visit_str(&value.to_string()),
+            Node::Number => Ok(value.into()),
             Node::Int32 | Node::Int64 | Node::IntOrString => Err(self.wrong(&format!("number {value}"))),
             _ => Err(self.wrong("number")),
         }
@@ -212,7 +220,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let Node::List(item) = *self.node() else { return Err(self.wrong("array")) };
+        let (Node::List(item) | Node::OrList(item)) = *self.node() else { return Err(self.wrong("array")) };
         let mut out = Vec::new();
         self.context.path.push(Segment::Index(0));
         while let Some(value) = items.next_element_seed(Seed { context: self.context, node: Some(item) })? {
@@ -227,6 +235,9 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         match self.node() {
+            Node::OrBool(inner) | Node::OrList(inner) => {
+                Seed { node: Some(*inner), context: self.context }.visit_map(entries)
+            }
             Node::Struct(s) => {
                 self.context.owners.push(&s.name);
                 let mut out = Map::new();
@@ -283,11 +294,13 @@ impl<'de> Visitor<'de> for Seed<'_> {
 /// What a null inside a list or map stands for.
 fn zero(node: &Node) -> Value {
     match node {
-        Node::Struct(_) | Node::Map(_) | Node::FieldsV1 => Value::Object(Map::new()),
+        Node::Struct(_) | Node::Map(_) | Node::FieldsV1 | Node::OrBool(_) | Node::OrList(_) => {
+            Value::Object(Map::new())
+        }
         Node::List(_) => Value::Array(Vec::new()),
         Node::String | Node::Enum(_) | Node::Bytes | Node::Duration => Value::String(String::new()),
         Node::Bool => Value::Bool(false),
-        Node::Int32 | Node::Int64 | Node::IntOrString => Value::from(0),
+        Node::Int32 | Node::Int64 | Node::Number | Node::IntOrString => Value::from(0),
         Node::Quantity => Value::from("0"),
         Node::Time | Node::MicroTime | Node::Raw => Value::Null,
     }
@@ -318,6 +331,9 @@ fn go_type(schema: &Schema, node: NodeId) -> String {
         Node::Bool => "bool".to_owned(),
         Node::Int32 => "int32".to_owned(),
         Node::Int64 => "int64".to_owned(),
+        Node::Number => "float64".to_owned(),
+        Node::OrBool(inner) => format!("{}OrBool", go_type(schema, *inner)),
+        Node::OrList(inner) => format!("{}OrArray", go_type(schema, *inner)),
         Node::Bytes => "[]uint8".to_owned(),
         Node::Quantity => "resource.Quantity".to_owned(),
         Node::IntOrString => "intstr.IntOrString".to_owned(),

@@ -4,6 +4,8 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
+use crate::crd;
+
 use super::{Object, Rule, add_missing, default, is_empty, items, object_at, text};
 
 /// Group of roles and bindings.
@@ -49,6 +51,8 @@ pub(super) const RULES: &[(&str, Rule)] = &[
     }),
     ("networking/v1.NetworkPolicySpec", network_policy_spec),
     ("networking/v1.NetworkPolicyPort", |port| default(port, "protocol", "TCP")),
+    ("apiextensions/v1.CustomResourceDefinitionSpec", crd::complete_spec),
+    ("apiextensions/v1.ServiceReference", |service| default(service, "port", 443)),
     ("rbac/v1.RoleBinding", role_ref),
     ("rbac/v1.ClusterRoleBinding", role_ref),
     ("rbac/v1.Subject", |subject| {

@@ -12,6 +12,7 @@ use std::sync::LazyLock;
 
 use serde_json::{Map, Value};
 
+use crate::crd;
 use crate::quantity::Quantity;
 use crate::resource::Resource;
 use crate::schema::{self, Node, NodeId, Schema, StructType};
@@ -20,6 +21,9 @@ use crate::schema::{self, Node, NodeId, Schema, StructType};
 ///
 /// What only a create does (finalizers, phases, allocated addresses) is the strategy's work.
 pub fn apply(resource: &Resource, object: &mut Value) {
+    if let Some(custom) = &resource.custom {
+        return crd::apply_defaults(custom, object);
+    }
     if let Some((schema, id)) = schema::of(resource) {
         visit(schema, plan(), id, object);
     }

@@ -10,6 +10,7 @@
 //! Schema   ──▶ schemas ┴───────────────────────┘
 //! ```
 
+mod custom;
 mod paths;
 mod schemas;
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::schemas::{PATCH, list_name, public_name, reference_text};
+use super::schemas::{PATCH, list_name, object_name, public_name, reference_text};
 use super::{Dialect, group_path, type_of};
 use crate::resource::{Resource, Subresource};
 use crate::schema::{Node, NodeId, Schema};
@@ -66,7 +66,8 @@ pub(super) fn of_group_version(
     let base = format!("/{}", group_path(group, version));
     let mut out = Map::new();
     for resource in resources {
-        used.extend(Schema::builtin().find(&resource.type_name));
+        let metadata = resource.custom.is_some().then_some("meta/v1.ObjectMeta");
+        used.extend(Schema::builtin().find(metadata.unwrap_or(&resource.type_name)));
         let collection = if resource.namespaced {
             let everywhere = operation(resource, "list")
                 .map(|list| Operation { id: list.id.replacen("Namespaced", "", 1) + "ForAllNamespaces", ..list });
@@ -113,9 +114,9 @@ fn operation(resource: &Resource, verb: &str) -> Option<Operation> {
         return None;
     }
     let (method, action, name, parameters) = facts(verb)?;
-    let own = public_name(&resource.type_name);
+    let own = object_name(resource);
     let (body, answer) = match verb {
-        "list" => (String::new(), list_name(&resource.type_name)),
+        "list" => (String::new(), list_name(resource)),
         "get" => (String::new(), own),
         "patch" => (PATCH.to_owned(), own),
         "delete" | "deletecollection" => (DELETE_OPTIONS.to_owned(), STATUS.to_owned()),
@@ -139,6 +140,7 @@ fn subresource(resource: &Resource, sub: &Subresource, verb: &str, id: Option<No
     let (method, action, name, parameters) = facts(verb)?;
     let schema = Schema::builtin();
     let own = match id.map(|id| schema.node(id)) {
+        _ if resource.custom.is_some() && sub.kind == resource.kind => object_name(resource),
         // Logs are text, not pods.
         Some(Node::Struct(s)) if sub.name != "log" && sub.name != "proxy" => public_name(&s.name),
         _ => String::new(),

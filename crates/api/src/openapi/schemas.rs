@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
-use super::Dialect;
+use super::{Dialect, custom};
 use crate::resource::{Registry, Resource};
 use crate::schema::{Field, ListType, Node, NodeId, Schema, StructType};
 
@@ -33,7 +33,7 @@ pub(super) fn all(
         }
         match schema.node(id) {
             Node::Struct(s) => open.extend(s.fields.iter().map(|f| f.node)),
-            Node::List(inner) | Node::Map(inner) => open.push(*inner),
+            Node::List(inner) | Node::Map(inner) | Node::OrBool(inner) | Node::OrList(inner) => open.push(*inner),
             _ => {}
         }
         if let Some((name, description)) = describer.definition(id) {
@@ -41,8 +41,13 @@ pub(super) fn all(
         }
     }
     for resource in resources {
+        if let Some(custom) = &resource.custom {
+            let item = describer.reference(&object_name(resource));
+            out.insert(object_name(resource), custom::definition(describer.dialect, resource, custom));
+            out.insert(list_name(resource), describer.list(resource, item));
+        }
         if let Some(id) = schema.find(&resource.type_name) {
-            out.insert(list_name(&resource.type_name), describer.list(resource, id));
+            out.insert(list_name(resource), describer.list(resource, describer.value(id)));
         }
     }
     out.insert(
@@ -55,9 +60,17 @@ pub(super) fn all(
 /// Name of the type of every patch.
 pub(super) const PATCH: &str = "io.k8s.apimachinery.pkg.apis.meta.v1.Patch";
 
+/// Name of the type of a kind's objects.
+pub(super) fn object_name(resource: &Resource) -> String {
+    match resource.custom {
+        Some(_) => custom::name(resource),
+        None => public_name(&resource.type_name),
+    }
+}
+
 /// Name of the type of a list of these.
-pub(super) fn list_name(type_name: &str) -> String {
-    format!("{}List", public_name(type_name))
+pub(super) fn list_name(resource: &Resource) -> String {
+    format!("{}List", object_name(resource))
 }
 
 /// `core/v1.Pod` as documents name it: `io.k8s.api.core.v1.Pod`.
@@ -150,7 +163,7 @@ impl<'a> Describer<'a> {
     }
 
     /// A list of the objects of one kind.
-    fn list(&self, resource: &Resource, id: NodeId) -> Value {
+    fn list(&self, resource: &Resource, item: Value) -> Value {
         json!({
             "description": format!("A list of objects of kind {}.", resource.kind),
             "type": "object",
@@ -159,7 +172,7 @@ impl<'a> Describer<'a> {
                 "apiVersion": {"description": text_of("apiVersion"), "type": "string"},
                 "kind": {"description": text_of("kind"), "type": "string"},
                 "metadata": self.wrapped(self.reference_to("meta/v1.ListMeta"), Some("What is known about the list.")),
-                "items": {"type": "array", "items": self.value(id)},
+                "items": {"type": "array", "items": item},
             },
             "x-kubernetes-group-version-kind": [
                 {"group": resource.group, "version": resource.version, "kind": resource.list_kind}
@@ -213,6 +226,8 @@ impl<'a> Describer<'a> {
             Node::Bool => json!({"type": "boolean"}),
             Node::Int32 => json!({"type": "integer", "format": "int32"}),
             Node::Int64 => json!({"type": "integer", "format": "int64"}),
+            Node::Number => json!({"type": "number", "format": "double"}),
+            Node::OrBool(inner) | Node::OrList(inner) => self.value(*inner),
             Node::Bytes => json!({"type": "string", "format": "byte"}),
             Node::Enum(e) => {
                 let values: Vec<&str> = e.values.iter().map(AsRef::as_ref).collect();

@@ -1,7 +1,7 @@
 //! The types of all served kinds, as one tree.
 //!
 //! The tree is built once, from tables that are part of the program (`data/schema.txt`,
-//! `data/metrics.txt`), and
+//! `data/apiextensions.txt`, `data/metrics.txt`), and
 //! drives decoding, pruning, normal form, defaults, merge keys and documents. A [`Schema`] is a
 //! list of [`Node`]s that refer to each other by [`NodeId`], because types may contain themselves.
 //!
@@ -27,7 +27,11 @@ pub use merge::{Merge, merge_schema};
 pub use walk::{for_each_struct, pod_spec, pod_spec_mut, pod_template};
 
 /// The tables of the built-in types.
-pub(crate) const TABLES: [&str; 2] = [include_str!("../../data/schema.txt"), include_str!("../../data/metrics.txt")];
+pub(crate) const TABLES: [&str; 3] = [
+    include_str!("../../data/schema.txt"),
+    include_str!("../../data/apiextensions.txt"),
+    include_str!("../../data/metrics.txt"),
+];
 
 /// A set of types that refer to each other.
 #[derive(Debug, Default)]
@@ -51,6 +55,8 @@ pub enum Node {
     Int32,
     /// A whole number of 64 bits.
     Int64,
+    /// Any number.
+    Number,
     /// Bytes, in base64.
     Bytes,
     /// An amount such as `1500m` or `2Gi`.
@@ -69,6 +75,10 @@ pub enum Node {
     Raw,
     /// One of a closed set of texts.
     Enum(EnumType),
+    /// A struct, or true or false in its place.
+    OrBool(NodeId),
+    /// A struct, or a list of such in its place.
+    OrList(NodeId),
     /// A list of items of one type.
     List(NodeId),
     /// A map from texts to values of one type.

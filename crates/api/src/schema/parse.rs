@@ -9,7 +9,8 @@
 //! ```
 //!
 //! Protobuf numbers are joined by dots where upstream embeds one message in another; `-` means
-//! that the field is not encoded. A type is a name, `[]` and a type, or `{}` and a type. Words of
+//! that the field is not encoded. A type is a name, `[]` and a type, or `{}` and a type; `(bool)` or `(list)`
+//! before a struct lets true and false, or a list of them, stand in its place. Words of
 //! a field are those that [`Field`] documents; `default=` comes last, because JSON may contain
 //! spaces.
 
@@ -130,6 +131,12 @@ impl Builder {
 
     /// The node of a type's text.
     fn reference(&mut self, text: &'static str) -> NodeId {
+        for (prefix, either) in [("(bool)", Node::OrBool as fn(NodeId) -> Node), ("(list)", Node::OrList)] {
+            if let Some(inner) = text.strip_prefix(prefix) {
+                let inner = self.reference(inner);
+                return self.push(either(inner), true);
+            }
+        }
         let (is_list, inner) = match (text.strip_prefix("[]"), text.strip_prefix("{}")) {
             (Some(inner), _) => (true, inner),
             (None, Some(inner)) => (false, inner),
@@ -154,6 +161,7 @@ impl Builder {
             "bool" => Some(Node::Bool),
             "int32" => Some(Node::Int32),
             "int64" => Some(Node::Int64),
+            "number" => Some(Node::Number),
             "bytes" => Some(Node::Bytes),
             "Quantity" => Some(Node::Quantity),
             "IntOrString" => Some(Node::IntOrString),

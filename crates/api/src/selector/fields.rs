@@ -46,6 +46,10 @@ impl FieldSelector {
     /// Whether this kind's objects have all the fields; old names are replaced by today's.
     pub fn check(mut self, resource: &Resource) -> Result<Self, ParseError> {
         for requirement in &mut self.requirements {
+            let own = resource.custom.as_ref().map(|custom| &custom.selectable);
+            if own.is_some_and(|own| own.iter().any(|(name, _)| *name == requirement.field)) {
+                continue;
+            }
             requirement.field = known_field(&resource.group, &resource.kind, &requirement.field).map_err(ParseError)?;
         }
         Ok(self)
@@ -82,6 +86,9 @@ pub fn fields(resource: &Resource, object: &Value) -> BTreeMap<String, String> {
     put("metadata.name", text(object, "/metadata/name"));
     if resource.namespaced {
         put("metadata.namespace", text(object, "/metadata/namespace"));
+    }
+    for (field, path) in resource.custom.iter().flat_map(|custom| &custom.selectable) {
+        put(field, path.find(object).first().map(|value| scalar(value)).unwrap_or_default());
     }
     for (field, pointer) in paths(&resource.group, &resource.kind) {
         let value = match *field {
@@ -168,10 +175,15 @@ fn known_field(group: &str, kind: &str, field: &str) -> Result<String, String> {
 
 /// A scalar at a JSON pointer as text; empty where there is none.
 fn text(object: &Value, pointer: &str) -> String {
-    match object.pointer(pointer) {
-        Some(Value::String(text)) => text.clone(),
-        Some(Value::Bool(flag)) => flag.to_string(),
-        Some(Value::Number(number)) => number.to_string(),
+    object.pointer(pointer).map(scalar).unwrap_or_default()
+}
+
+/// A scalar as text; anything else is empty.
+fn scalar(value: &Value) -> String {
+    match value {
+        Value::String(text) => text.clone(),
+        Value::Bool(flag) => flag.to_string(),
+        Value::Number(number) => number.to_string(),
         _ => String::new(),
     }
 }

@@ -15,15 +15,17 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
 
+use crate::crd;
 use crate::quantity::Quantity;
 use crate::resource::Resource;
 
 /// Kinds that count changes of their spec in `metadata.generation`.
 fn counts_generations(resource: &Resource) -> bool {
-    matches!(
-        (resource.group.as_str(), resource.kind.as_str()),
-        ("apps", "StatefulSet") | ("", "Pod") | ("policy", "PodDisruptionBudget")
-    )
+    resource.custom.is_some()
+        || matches!(
+            (resource.group.as_str(), resource.kind.as_str()),
+            ("apps", "StatefulSet") | ("", "Pod") | ("policy", "PodDisruptionBudget") | (crd::GROUP, crd::KIND)
+        )
 }
 
 /// Before a create is validated.
@@ -63,9 +65,14 @@ pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
         }
         ("", "Secret") => merge_string_data(new),
         ("", "Service") => service::prepare_update(new, old),
+        (crd::GROUP, crd::KIND) => {
+            let mut status = new["status"].take();
+            crd::note_storage_version(new, &mut status);
+            new["status"] = status;
+        }
         _ => {}
     }
-    if counts_generations(resource) && new["spec"] != old["spec"] {
+    if counts_generations(resource) && content_differs(resource, new, old) {
         let next = old["metadata"]["generation"].as_i64().unwrap_or(0).saturating_add(1);
         metadata(new).insert("generation".into(), next.into());
     }
@@ -73,6 +80,10 @@ pub fn prepare_update(resource: &Resource, new: &mut Value, old: &Value) {
 
 /// Before an update of the status is validated.
 pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) {
+    if resource.custom.is_some() {
+        keep_all_but_status(new, old);
+        return;
+    }
     keep_identity(new, old);
     keep(new, old, "spec");
     if is(resource, "", "Pod") {
@@ -85,6 +96,38 @@ pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) 
             status.insert("qosClass".into(), class.clone());
         }
     }
+}
+
+/// Whether what the client wants has changed: the spec, or all but metadata of custom kinds (and but the status,
+/// where that is written apart).
+fn content_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
+    if resource.custom.is_none() {
+        return new["spec"] != old["spec"];
+    }
+    let counts = |name: &str| {
+        !matches!(name, "metadata" | "apiVersion" | "kind") && !(name == "status" && resource.has_status())
+    };
+    let content = |object: &Value| -> Map<String, Value> {
+        let members = object.as_object().into_iter().flatten();
+        members.filter(|(name, _)| counts(name)).map(|(name, value)| (name.clone(), value.clone())).collect()
+    };
+    content(new) != content(old)
+}
+
+/// A written status of a custom kind changes nothing else, not even labels.
+fn keep_all_but_status(new: &mut Value, old: &Value) {
+    let status = new.get("status").cloned();
+    let managers = new["metadata"].get("managedFields").cloned();
+    *new = old.clone();
+    match status {
+        Some(status) => new["status"] = status,
+        None => remove(new, "status"),
+    }
+    let metadata = metadata(new);
+    match managers {
+        Some(managers) => metadata.insert("managedFields".into(), managers),
+        None => metadata.remove("managedFields"),
+    };
 }
 
 /// Whether a resource is of this group and kind.
@@ -145,6 +188,8 @@ fn first_status(resource: &Resource, new: &Value) -> Option<Value> {
         ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({"phase": "Pending"}),
         ("", "Namespace") => json!({"phase": "Active"}),
         ("", "Service") => json!({"loadBalancer": {}}),
+        (crd::GROUP, crd::KIND) => crd::first_status(new),
+        _ if resource.custom.is_some() => return None,
         ("policy", "PodDisruptionBudget") => {
             json!({"currentHealthy": 0, "desiredHealthy": 0, "disruptionsAllowed": 0, "expectedPods": 0})
         }

@@ -5,13 +5,16 @@ use std::collections::BTreeSet;
 use jiff::Timestamp;
 use serde_json::Value;
 
-use super::pod;
 use super::text::{NONE, UNKNOWN, UNSET, age, at, count, joined, list, number, or, scalar, since};
+use super::{custom, pod};
 use crate::quantity::Quantity;
 use crate::resource::Resource;
 
 /// The cells of one object.
 pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Value> {
+    if let Some(custom) = &resource.custom {
+        return custom::cells(custom, item, now);
+    }
     let age = age(item, now);
     let name: Value = at(item, "/metadata/name").into();
     match (resource.group.as_str(), resource.kind.as_str()) {

@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use super::custom;
 use crate::resource::Resource;
 
 /// One column in brief.
@@ -32,6 +33,9 @@ const CREATED: Column =
 
 /// The column definitions of a kind.
 pub fn columns(resource: &Resource) -> Vec<Value> {
+    if let Some(custom) = &resource.custom {
+        return custom::columns(custom);
+    }
     let show = |c: &Column| json!({"name": c.name, "type": c.kind, "format": c.format, "description": c.description, "priority": c.priority});
     of(resource).iter().map(show).collect()
 }

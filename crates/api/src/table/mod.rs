@@ -5,6 +5,7 @@
 
 mod cells;
 mod columns;
+mod custom;
 mod pod;
 mod text;
 

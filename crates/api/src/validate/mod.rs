@@ -25,6 +25,7 @@ mod volume;
 
 use serde_json::Value;
 
+use crate::crd;
 use crate::names;
 use crate::resource::Resource;
 use crate::status::FieldError;
@@ -36,6 +37,7 @@ pub fn create(resource: &Resource, new: &Value) -> Vec<FieldError> {
     let object = At::root(new);
     metadata::create(resource, &object.field("metadata"), &mut out);
     rules(resource, &object, None, &mut out);
+    out.extend(custom(resource, new, None));
     out
 }
 
@@ -47,6 +49,7 @@ pub fn update(resource: &Resource, new: &Value, old: &Value) -> Vec<FieldError> 
     metadata::identity(&object.field("metadata"), &old["metadata"], &mut out);
     metadata::update(&object.field("metadata"), &old["metadata"], &mut out);
     rules(resource, &object, Some(old), &mut out);
+    out.extend(custom(resource, new, Some(old)));
     out
 }
 
@@ -58,12 +61,31 @@ pub fn status_update(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         pod_status::transitions(&object, old, &mut out);
     }
     metadata::update(&object.field("metadata"), &old["metadata"], &mut out);
+    if let Some(custom) = &resource.custom {
+        out.extend(crd::validate_status(resource, custom, &mut new.clone(), old));
+    }
     match (resource.group.as_str(), resource.kind.as_str()) {
+        (crd::GROUP, crd::KIND) => out.extend(crd::status(new)),
         ("apps", "StatefulSet") => stateful_set::status(&object, old, &mut out),
         ("", "Pod") => pod::status(&object, &mut out),
         _ => {}
     }
     out
+}
+
+/// The rules of custom kinds and of their definitions.
+fn custom(resource: &Resource, new: &Value, old: Option<&Value>) -> Vec<FieldError> {
+    match (&resource.custom, old) {
+        (Some(custom), old) => crd::validate_object(custom, &mut new.clone(), old),
+        (None, None) if is_definition(resource) => crd::create(new),
+        (None, Some(old)) if is_definition(resource) => crd::update(new, old),
+        _ => Vec::new(),
+    }
+}
+
+/// Whether objects of the kind declare other kinds.
+fn is_definition(resource: &Resource) -> bool {
+    resource.group == crd::GROUP && resource.kind == crd::KIND
 }
 
 /// The rules of a kind; `old` is what the object was, if it is not new.

@@ -104,6 +104,9 @@ pub(crate) fn valid(schema: &Schema, id: NodeId, rng: &mut Rng, depth: usize) ->
         Node::Bool => rng.one_in(2).into(),
         Node::Int32 => rng.int32().into(),
         Node::Int64 => if rng.one_in(4) { rng.next() as i64 } else { rng.int32() }.into(),
+        Node::Number => (f64::from(rng.int32() as i32) / 8.0).into(),
+        Node::OrBool(_) if rng.one_in(2) => rng.one_in(2).into(),
+        Node::OrBool(inner) | Node::OrList(inner) => valid(schema, *inner, rng, depth + 1),
         Node::Bytes => (*rng.pick(&["", "Yg==", "AAECAwQF", "////"])).into(),
         Node::Quantity => quantity(rng).into(),
         Node::IntOrString => {

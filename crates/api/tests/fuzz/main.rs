@@ -5,6 +5,7 @@
 
 mod decoders;
 mod generate;
+mod patches;
 mod texts;
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

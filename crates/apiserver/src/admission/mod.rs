@@ -25,6 +25,11 @@ const FIXED_NAMESPACES: [&str; 4] = ["default", "kube-system", "kube-public", "k
 
 /// Before a new object is completed and validated.
 pub(crate) fn create(call: &Call, object: &mut Value, extra: &mut Extra) -> Outcome<()> {
+    if call.resource.custom.as_ref().is_some_and(|custom| custom.is_terminating) {
+        let mut status = Status::method_not_supported(&call.resource.group, &call.resource.plural, "create");
+        status.message = "create not allowed while custom resource definition is terminating".to_owned();
+        return Err(Box::new(status));
+    }
     if call.resource.namespaced {
         namespace_is_open(call, text(object, "name"), extra)?;
     }
@@ -96,7 +101,7 @@ fn namespace_is_open(call: &Call, name: &str, extra: &mut Extra) -> Outcome<()> 
 fn own_node_only(call: &Call, object: &Value) -> Outcome<()> {
     let Some(own) = node::node_of(&call.identity) else { return Ok(()) };
     let name = text(object, "name");
-    if matches!(&*call.resource.kind, "Node" | "Lease") && name != own {
+    if call.resource.custom.is_none() && matches!(&*call.resource.kind, "Node" | "Lease") && name != own {
         let why = format!("node '{own}' may only create its own");
         return Err(Box::new(Status::forbidden(&call.resource.group, &call.resource.plural, name, why)));
     }

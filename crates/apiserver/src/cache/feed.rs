@@ -65,26 +65,27 @@ async fn follow(cache: &Cache, mut watch: Watch, mut revision: u64) -> u64 {
 /// One transaction: shelf by shelf, then the revision.
 fn apply(cache: &Cache, batch: Batch) {
     // One transaction touches few kinds: a list is searched faster than a map is built.
-    let mut by_shelf: Vec<(&Arc<Shelf>, Changes)> = Vec::new();
+    let mut by_shelf: Vec<(Arc<Shelf>, Changes)> = Vec::new();
     for event in batch.events {
         let Some((group, plural, key)) = split_key(&event.key) else {
             cache.note(event.key, event.entry);
             continue;
         };
-        let Some(shelf) = cache.named(group, plural) else { continue };
-        let object = match event.entry {
-            None => {
-                shelf.forget(&key);
-                None
+        for shelf in cache.following(group, plural) {
+            let object = match event.entry.clone() {
+                None => {
+                    shelf.forget(&key);
+                    None
+                }
+                Some(entry) => match shelf.read_object(key.clone(), entry, true) {
+                    Some(object) => Some(object),
+                    None => continue,
+                },
+            };
+            match by_shelf.iter_mut().find(|(other, _)| Arc::ptr_eq(other, &shelf)) {
+                Some((_, changes)) => changes.push((key.clone(), object)),
+                None => by_shelf.push((shelf, vec![(key.clone(), object)])),
             }
-            Some(entry) => match shelf.read_object(key.clone(), entry, true) {
-                Some(object) => Some(object),
-                None => continue,
-            },
-        };
-        match by_shelf.iter_mut().find(|(other, _)| Arc::ptr_eq(other, shelf)) {
-            Some((_, changes)) => changes.push((key, object)),
-            None => by_shelf.push((shelf, vec![(key, object)])),
         }
     }
     for (shelf, changes) in by_shelf {
@@ -130,8 +131,8 @@ pub(super) async fn recall(cache: &Cache, revision: u64) {
             }
         }
     }
-    for (place, shelf) in &cache.shelves {
-        shelf.remember(from, changes.remove(place).unwrap_or_default());
+    for (place, shelf) in cache.all() {
+        shelf.remember(from, changes.remove(&place).unwrap_or_default());
     }
 }
 

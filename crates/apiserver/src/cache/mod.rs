@@ -10,11 +10,11 @@
 //! ```
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 
 use api::events;
-use api::resource::{Registry, Resource};
+use api::resource::Resource;
 use api::status::{Cause, Details, Status};
 use bytes::Bytes;
 use store::{Entry, RangeQuery, Store};
@@ -46,9 +46,21 @@ const OBJECTS: &str = "/registry/";
 /// How long a read waits for the feed to reach a revision.
 const PATIENCE: Duration = Duration::from_secs(3);
 
+/// Group and plural of a kind.
+type Place = (String, String);
+
+/// The shelves of all kinds.
+#[derive(Default)]
+struct Shelves {
+    /// Those that are read.
+    serving: HashMap<Place, Arc<Shelf>>,
+    /// Those that are being filled: they get all changes already.
+    filling: HashMap<Place, Arc<Shelf>>,
+}
+
 /// The state of all kinds.
 pub(crate) struct Cache {
-    shelves: HashMap<(String, String), Arc<Shelf>>,
+    shelves: RwLock<Shelves>,
     /// What the store holds besides objects: holder records, allocated addresses. By key.
     notes: RwLock<BTreeMap<Bytes, Entry>>,
     revision: watch::Sender<u64>,
@@ -62,21 +74,21 @@ impl Cache {
     /// before anybody else sees them.
     pub(crate) async fn start(
         store: Arc<dyn Store>,
-        registry: &Registry,
+        resources: Vec<Arc<Resource>>,
         observer: Option<Arc<Standard>>,
         token: CancellationToken,
     ) -> Result<Arc<Self>, Error> {
-        let shelves = registry
-            .all()
+        let serving = resources
             .into_iter()
             .filter(|r| !events::is_view(r) && r.group != usage::GROUP)
             .map(|r| {
-                let observer = observer.clone().filter(|_| Standard::KINDS.contains(&&*r.kind));
+                // A custom kind may have the name of one that grants rights.
+                let observer = observer.clone().filter(|_| r.custom.is_none() && Standard::KINDS.contains(&&*r.kind));
                 ((r.group.clone(), r.plural.clone()), Arc::new(Shelf::new(r, observer)))
             })
             .collect();
         let cache = Arc::new(Self {
-            shelves,
+            shelves: RwLock::new(Shelves { serving, ..Shelves::default() }),
             notes: RwLock::default(),
             revision: watch::Sender::new(0),
             trouble: RwLock::default(),
@@ -89,19 +101,83 @@ impl Cache {
     }
 
     /// The shelf of a kind.
-    pub(crate) fn shelf(&self, resource: &Resource) -> Option<&Arc<Shelf>> {
+    pub(crate) fn shelf(&self, resource: &Resource) -> Option<Arc<Shelf>> {
         self.named(&resource.group, &resource.plural)
     }
 
     /// The shelf of a kind, by group and plural.
-    pub(crate) fn named(&self, group: &str, plural: &str) -> Option<&Arc<Shelf>> {
+    pub(crate) fn named(&self, group: &str, plural: &str) -> Option<Arc<Shelf>> {
         let (group, plural) = events::stored_place(group, plural);
-        self.shelves.get(&(group.to_owned(), plural.to_owned()))
+        self.shelves().serving.get(&(group.to_owned(), plural.to_owned())).cloned()
+    }
+
+    /// The shelves, to read.
+    fn shelves(&self) -> RwLockReadGuard<'_, Shelves> {
+        self.shelves.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Every shelf that wants the changes of a kind: the one that is read, and the one that is being filled.
+    fn following(&self, group: &str, plural: &str) -> Vec<Arc<Shelf>> {
+        let place = (group.to_owned(), plural.to_owned());
+        let shelves = self.shelves();
+        [shelves.serving.get(&place), shelves.filling.get(&place)].into_iter().flatten().cloned().collect()
+    }
+
+    /// Every shelf that is read.
+    fn all(&self) -> Vec<(Place, Arc<Shelf>)> {
+        self.shelves().serving.iter().map(|(place, shelf)| (place.clone(), shelf.clone())).collect()
+    }
+
+    /// Serves a kind from now on, or anew where it was served in another form: then its watches end.
+    pub(crate) async fn serve(&self, resource: Arc<Resource>) -> Result<(), store::Error> {
+        let place = (resource.group.clone(), resource.plural.clone());
+        let shelf = Arc::new(Shelf::new(resource.clone(), None));
+        self.shelves_mut().filling.insert(place.clone(), shelf.clone());
+        let range = match self.store.range(RangeQuery::prefix(store_prefix(&resource))).await {
+            Ok(range) => range,
+            Err(error) => {
+                self.shelves_mut().filling.remove(&place);
+                return Err(error);
+            }
+        };
+        let found = range.entries.into_iter().filter_map(|entry| {
+            let stored = entry.key.clone();
+            let (_, _, key) = split_key(&stored)?;
+            shelf.read_object(key, entry, true)
+        });
+        shelf.fill(found.collect(), range.revision);
+        let old = {
+            let mut shelves = self.shelves_mut();
+            shelves.filling.remove(&place);
+            shelves.serving.insert(place, shelf)
+        };
+        if let Some(old) = old {
+            old.close();
+        }
+        Ok(())
+    }
+
+    /// Serves a kind no longer.
+    pub(crate) fn forget(&self, resource: &Resource) {
+        let removed = self.shelves_mut().serving.remove(&(resource.group.clone(), resource.plural.clone()));
+        if let Some(shelf) = removed {
+            shelf.close();
+        }
+    }
+
+    /// The shelves, to change which there are.
+    fn shelves_mut(&self) -> RwLockWriteGuard<'_, Shelves> {
+        self.shelves.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells how far the cache is, whenever that changes.
+    pub(crate) fn revisions(&self) -> watch::Receiver<u64> {
+        self.revision.subscribe()
     }
 
     /// How many objects there are of each kind, by `plural` or `plural.group`.
     pub(crate) fn counts(&self) -> Vec<(String, usize)> {
-        self.shelves.values().map(|shelf| (shelf.resource().group_resource(), shelf.len())).collect()
+        self.all().into_iter().map(|(_, shelf)| (shelf.resource().group_resource(), shelf.len())).collect()
     }
 
     /// One object as far as the cache knows.
@@ -172,24 +248,31 @@ impl Cache {
     async fn load(&self) -> Result<u64, store::Error> {
         let range = self.store.range(RangeQuery::prefix(ROOT)).await?;
         let mut notes = BTreeMap::new();
-        let mut found: HashMap<(String, String), Vec<Arc<Object>>> = HashMap::new();
+        let shelves: HashMap<Place, Arc<Shelf>> = self.all().into_iter().collect();
+        let mut found: HashMap<Place, Vec<Arc<Object>>> = HashMap::new();
         for entry in range.entries {
             let key = entry.key.clone();
             let Some((group, plural, key)) = split_key(&key) else {
                 notes.insert(key, entry);
                 continue;
             };
-            let Some(shelf) = self.named(group, plural) else { continue };
             let place = (group.to_owned(), plural.to_owned());
+            let Some(shelf) = shelves.get(&place) else { continue };
             found.entry(place).or_default().extend(shelf.read_object(key, entry, true));
         }
-        for (place, shelf) in &self.shelves {
+        for (place, shelf) in &shelves {
             shelf.replace(found.remove(place).unwrap_or_default(), range.revision);
         }
         *self.notes.write().unwrap_or_else(PoisonError::into_inner) = notes;
         self.revision.send_replace(range.revision);
         Ok(range.revision)
     }
+}
+
+/// The store's prefix of all objects of a kind.
+fn store_prefix(resource: &Resource) -> String {
+    let group = if resource.group.is_empty() { "core" } else { &resource.group };
+    format!("{OBJECTS}{group}/{}/", resource.plural)
 }
 
 /// The store's key of an object.
@@ -227,6 +310,8 @@ fn too_new(asked: u64, newest: u64) -> Status {
 
 #[cfg(test)]
 mod key_tests {
+    use api::resource::Registry;
+
     use super::*;
 
     #[test]

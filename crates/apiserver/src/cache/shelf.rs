@@ -38,6 +38,8 @@ struct Inner {
     oldest: u64,
     /// The newest change of this kind.
     newest: u64,
+    /// The revision of the state that it was filled with after it was put up.
+    filled: u64,
     watchers: Watchers,
 }
 
@@ -190,6 +192,10 @@ impl Shelf {
     /// Takes one transaction's changes of this kind: key and new object (`None`: deleted).
     pub(super) fn apply(&self, revision: u64, changes: Changes) {
         let mut inner = self.write();
+        if revision <= inner.filled {
+            // It was filled with a state that has this already.
+            return;
+        }
         debug_assert!(revision >= inner.newest);
         inner.newest = revision;
         for (key, current) in changes {
@@ -212,6 +218,42 @@ impl Shelf {
         inner.oldest = revision;
         inner.newest = revision;
         inner.watchers.drop_all();
+    }
+
+    /// Takes the state at `revision` under the changes that came since the shelf was put up.
+    pub(super) fn fill(&self, objects: Vec<Arc<Object>>, revision: u64) {
+        let mut inner = self.write();
+        let mut present: BTreeMap<Key, Arc<Object>> = objects.into_iter().map(|o| (o.key.clone(), o)).collect();
+        let mut kept = VecDeque::new();
+        let mut weight = 0;
+        for change in std::mem::take(&mut inner.history).into_iter().filter(|c| c.revision > revision) {
+            let key = change.key().clone();
+            let previous = match &change.current {
+                Some(object) => present.insert(key, object.clone()),
+                None => present.remove(&key),
+            };
+            if change.current.is_some() || previous.is_some() {
+                let change = Arc::new(Change::new(change.revision, change.current.clone(), previous));
+                weight += change.weight();
+                kept.push_back(change);
+            }
+        }
+        inner.objects = present;
+        inner.history = kept;
+        inner.history_bytes = weight;
+        inner.oldest = revision;
+        inner.newest = inner.newest.max(revision);
+        inner.filled = revision;
+    }
+
+    /// Ends all watches: the shelf is read no longer.
+    pub(super) fn close(&self) {
+        self.write().watchers.drop_all();
+    }
+
+    /// The newest change of the kind.
+    pub(crate) fn newest(&self) -> u64 {
+        self.read().newest
     }
 
     /// Puts changes from before the state that was loaded into the history, oldest first, so that a watch

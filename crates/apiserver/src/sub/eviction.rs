@@ -57,7 +57,7 @@ fn counts(pod: &Object) -> bool {
 /// Takes one allowed disruption from the budget that covers the pod. 429 if there is none left.
 async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Outcome<()> {
     let Some(shelf) = call.shared.cache.named("policy", "poddisruptionbudgets") else { return Ok(()) };
-    let covering = budgets(shelf, pod);
+    let covering = budgets(&shelf, pod);
     let budget = match covering.as_slice() {
         [] => return Ok(()),
         [one] => one.clone(),

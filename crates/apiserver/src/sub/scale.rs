@@ -1,5 +1,6 @@
 //! scale: the number of replicas, read and written through autoscaling/v1 Scale.
 
+use api::crd::{Custom, Scale};
 use api::decode::{self, FieldValidation};
 use api::selector::LabelSelector;
 use api::status::{FieldError, Status};
@@ -17,7 +18,7 @@ use crate::{media, object};
 pub(crate) async fn get(call: Call) -> Outcome<Response<Body>> {
     call.shared.cache.catch_up().await?;
     let object = crate::verbs::read::shelf(&call)?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    Ok(call.view()?.document(200, &of(&object.value(&call.resource))))
+    Ok(call.view()?.document(200, &of(&call, &object.value(&call.resource))?))
 }
 
 /// Writes it, by update or patch.
@@ -28,7 +29,7 @@ pub(crate) async fn write(call: Call) -> Outcome<Response<Body>> {
     let given = if updates { Some(read(&call)?) } else { None };
     let patch = if updates { None } else { Some(patch::read(&call)?) };
     let written = write::modify(&call, dry_run, |current, extra| {
-        let mut scale = of(&current.value);
+        let mut scale = of(&call, &current.value)?;
         if let Some(given) = &given {
             scale = given.clone();
         } else if let Some(patch) = &patch {
@@ -43,34 +44,57 @@ pub(crate) async fn write(call: Call) -> Outcome<Response<Body>> {
             &current.value,
         )?;
         let mut new = current.value.clone();
-        new["spec"]["replicas"] = replicas.into();
+        match &call.resource.custom {
+            Some(custom) => paths(custom)?.set_wanted(&mut new, replicas),
+            None => new["spec"]["replicas"] = replicas.into(),
+        }
         let checked = decode::check_value(&call.resource, new, FieldValidation::Ignore)?;
         update::replace(&call, checked.object, current, extra)
     })
     .await?;
-    Ok(call.view()?.document(200, &of(&object::value_of(&call.resource, &written.raw, written.revision))))
+    Ok(call.view()?.document(200, &of(&call, &object::value_of(&call.resource, &written.raw, written.revision))?))
 }
 
 /// The Scale of an object.
-fn of(value: &Value) -> Value {
+fn of(call: &Call, value: &Value) -> Outcome<Value> {
     let mut metadata = json!({});
     for field in ["name", "namespace", "uid", "resourceVersion", "creationTimestamp"] {
         if let Some(value) = value.get("metadata").and_then(|m| m.get(field)) {
             metadata[field] = value.clone();
         }
     }
-    let replicas = value.pointer("/spec/replicas").and_then(Value::as_i64).unwrap_or(1);
+    let (replicas, running, selector) = match &call.resource.custom {
+        Some(custom) => custom_numbers(paths(custom)?, value)?,
+        None => {
+            let number = |path| value.pointer(path).and_then(Value::as_i64);
+            let selector = value.pointer("/spec/selector").and_then(|s| LabelSelector::from_json(s).ok());
+            let selector = selector.map(|s| s.to_string());
+            (number("/spec/replicas").unwrap_or(1), number("/status/replicas").unwrap_or(0), selector)
+        }
+    };
     let mut spec = json!({});
     if replicas != 0 {
         spec["replicas"] = replicas.into();
     }
-    let running = value.pointer("/status/replicas").and_then(Value::as_i64).unwrap_or(0);
     let mut status = json!({"replicas": running});
-    let selector = value.pointer("/spec/selector").and_then(|s| LabelSelector::from_json(s).ok());
-    if let Some(selector) = selector.map(|s| s.to_string()).filter(|s| !s.is_empty()) {
+    if let Some(selector) = selector.filter(|s| !s.is_empty()) {
         status["selector"] = selector.into();
     }
-    json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status})
+    Ok(json!({"kind": "Scale", "apiVersion": "autoscaling/v1", "metadata": metadata, "spec": spec, "status": status}))
+}
+
+/// Where a custom kind holds its replicas.
+fn paths(custom: &Custom) -> Outcome<&Scale> {
+    custom.scale.as_ref().ok_or_else(|| Box::new(Status::path_not_found()))
+}
+
+/// The numbers of an object of a custom kind: wanted, present, and the selector of its pods.
+fn custom_numbers(scale: &Scale, value: &Value) -> Outcome<(i64, i64, Option<String>)> {
+    let internal = |why: String| Box::new(Status::internal(why));
+    let wanted = scale.wanted(value).map_err(internal)?;
+    let missing = || internal(format!("the spec replicas field {:?} does not exist", scale.spec_path));
+    let present = scale.present(value).map_err(internal)?.unwrap_or(0);
+    Ok((wanted.ok_or_else(missing)?, present, scale.selector(value).map_err(internal)?))
 }
 
 /// Reads the Scale in the body.
@@ -105,7 +129,8 @@ fn replicas(call: &Call, scale: &Value) -> Outcome<i64> {
             return Err(Box::new(Status::bad_request(why)));
         }
     };
-    if replicas < 0 {
+    // Custom kinds say with their own paths what is wrong.
+    if replicas < 0 && call.resource.custom.is_none() {
         let error = FieldError::invalid("spec.replicas", replicas, "must be greater than or equal to 0");
         return Err(Box::new(Status::invalid("autoscaling", "Scale", &call.target.name, vec![error])));
     }

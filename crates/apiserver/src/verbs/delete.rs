@@ -42,7 +42,7 @@ pub(crate) async fn delete(call: Call) -> Outcome<Response<Body>> {
     let options = options::delete_options(&call)?;
     let written = delete_object(&call, &options).await?;
     let resource = &call.resource;
-    if written.deleted && !RETURNED.contains(&&*resource.plural) {
+    if written.deleted && !(resource.custom.is_none() && RETURNED.contains(&&*resource.plural)) {
         let gone = object::value_of(resource, &written.raw, written.revision);
         let status = Status::deleted(&resource.group, &resource.plural, &call.target.name, text(&gone, "uid"));
         return Ok(view.document(200, &status.to_value()));
@@ -86,7 +86,10 @@ pub(crate) async fn collection(call: Call) -> Outcome<Response<Body>> {
 /// Whether something keeps a deleted object from going.
 pub(crate) fn is_held(object: &Value) -> bool {
     let some = |path| object.pointer(path).and_then(Value::as_array).is_some_and(|list| !list.is_empty());
-    some("/metadata/finalizers") || (object.get("kind") == Some(&json!("Namespace")) && some("/spec/finalizers"))
+    some("/metadata/finalizers")
+        || (object.get("kind") == Some(&json!("Namespace"))
+            && object.get("apiVersion") == Some(&json!("v1"))
+            && some("/spec/finalizers"))
 }
 
 /// What a delete does to the object as it is.
@@ -95,6 +98,7 @@ fn decide(call: &Call, options: &DeleteOptions, current: &Current, extra: &mut E
     preconditions(call, options, old)?;
     admission::delete(call, old)?;
     let mut new = old.clone();
+    crate::crd::hold(call, &mut new);
     let mut changed = set_finalizers(&mut new, options.propagation);
     let marked = !text(old, "deletionTimestamp").is_empty();
     let was = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
@@ -103,7 +107,7 @@ fn decide(call: &Call, options: &DeleteOptions, current: &Current, extra: &mut E
         // It is on its way already; a period can only be shortened.
         return Ok(Step::Write(if changed { new } else { old.clone() }));
     }
-    if grace > 0 || is_held(&new) || marked || call.resource.kind == "Pod" {
+    if grace > 0 || is_held(&new) || marked || (call.resource.kind == "Pod" && call.resource.custom.is_none()) {
         changed |= mark(call, &mut new, grace);
     }
     if grace > 0 {

@@ -67,6 +67,10 @@ pub(crate) fn read(call: &Call) -> Outcome<Patch> {
             return Err(Box::new(Status::new(415, "UnsupportedMediaType", why).with_details(Default::default())));
         }
     };
+    if notation == Notation::Strategic && call.resource.custom.is_some() {
+        let known = ["application/json-patch+json", "application/merge-patch+json", APPLY];
+        return Err(Box::new(Status::unsupported_media_type(&known)));
+    }
     let media = if notation == Notation::Apply { MediaType::Yaml } else { MediaType::Json };
     let document = decode::parse(&call.resource.type_name, &call.body, media)
         .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;

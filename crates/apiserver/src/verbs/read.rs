@@ -18,7 +18,7 @@ use crate::cache::{Filter, Page, Shelf};
 use crate::errors::Outcome;
 use crate::handler::Call;
 use crate::media::{Notation, Shape};
-use crate::object::Key;
+use crate::object::{self, Key};
 use crate::query::Query;
 use crate::respond::{self, View};
 
@@ -60,7 +60,7 @@ pub(crate) async fn list(call: Call) -> Outcome<Response<Body>> {
 }
 
 /// The shelf of the kind that is asked for.
-pub(crate) fn shelf(call: &Call) -> Outcome<&Arc<Shelf>> {
+pub(crate) fn shelf(call: &Call) -> Outcome<Arc<Shelf>> {
     call.shared.cache.shelf(&call.resource).ok_or_else(|| Box::new(Status::path_not_found()))
 }
 
@@ -209,7 +209,10 @@ fn plain(view: &View, page: &Page) -> Vec<u8> {
         if n > 0 {
             out.push(b',');
         }
-        if events::is_view(&view.resource) {
+        if view.resource.custom.is_some() {
+            // Lists of custom kinds repeat kind and version, which may be another than that of the shelf.
+            out.extend(object::served_bytes(&view.resource, &object.raw, object.revision));
+        } else if events::is_view(&view.resource) {
             let mut item = object.value(&view.resource);
             item.as_object_mut().into_iter().for_each(|o| o.retain(|name, _| name != "kind" && name != "apiVersion"));
             out.extend_from_slice(item.to_string().as_bytes());

@@ -31,7 +31,8 @@ const CREATED_BY_UPDATE: [&str; 10] = [
 ];
 
 /// Kinds whose updates must say which version they build upon.
-const CONDITIONAL: [&str; 4] = ["leases", "poddisruptionbudgets", "runtimeclasses", "endpointslices"];
+const CONDITIONAL: [&str; 5] =
+    ["customresourcedefinitions", "leases", "poddisruptionbudgets", "runtimeclasses", "endpointslices"];
 
 /// Puts the body in the object's place.
 pub(crate) async fn update(call: Call) -> Outcome<Response<Body>> {
@@ -43,7 +44,8 @@ pub(crate) async fn update(call: Call) -> Outcome<Response<Body>> {
     fit(&call, &mut new)?;
     defaults::apply(&call.resource, &mut new);
     let name = &*call.resource.plural;
-    let creates = call.target.subresource.is_empty() && CREATED_BY_UPDATE.contains(&name);
+    let creates =
+        call.target.subresource.is_empty() && call.resource.custom.is_none() && CREATED_BY_UPDATE.contains(&name);
     let outcome = write::modify(&call, dry_run, |current, extra| {
         precondition(&call, &new, &current.value)?;
         replace(&call, new.clone(), current, extra)
@@ -77,7 +79,7 @@ pub(crate) fn precondition(call: &Call, new: &Value, current: &Value) -> Outcome
     let resource = &call.resource;
     let (version, uid) = (text(new, "resourceVersion"), text(new, "uid"));
     if version.is_empty() || version == "0" {
-        if CONDITIONAL.contains(&&*resource.plural) {
+        if resource.custom.is_some() || CONDITIONAL.contains(&&*resource.plural) {
             let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
             return respond::invalid(resource, &call.target.name, vec![error]);
         }

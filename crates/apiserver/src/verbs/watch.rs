@@ -248,7 +248,8 @@ impl Session {
 
     /// Whether objects are shown in another form than that in which they are kept.
     fn is_converted(&self) -> bool {
-        events::is_view(&self.view.resource)
+        let resource = &self.view.resource;
+        events::is_view(resource) || resource.custom.as_ref().is_some_and(|custom| !custom.is_storage)
     }
 
     /// The line of an event that is made for this watcher alone.

@@ -203,7 +203,7 @@ fn place(value: &Value) -> (String, String) {
 
 /// How long objects of the kind are kept.
 fn ttl(call: &Call) -> Option<Duration> {
-    (call.resource.kind == "Event").then_some(call.shared.event_ttl)
+    (call.resource.kind == "Event" && call.resource.custom.is_none()).then_some(call.shared.event_ttl)
 }
 
 /// 409: others wrote the same object again and again.

@@ -25,6 +25,8 @@ pub enum Shape<'a> {
     Set,
     /// A list of objects that are told apart by keys; a key may have a default.
     Keyed(Place, Vec<(Cow<'a, str>, Option<Value>)>),
+    /// Anything: objects are owned by field, however deep, all else as a whole.
+    Free,
 }
 
 /// What is known about the shape of documents.
@@ -61,7 +63,20 @@ impl Typed<'_> {
         match shape {
             Shape::Struct => self.schema.field(place?, name),
             Shape::Map(value) => Some(*value),
+            Shape::Free => place,
             _ => None,
+        }
+    }
+
+    /// The shape of a place that holds these values: what is free there is decided by what they are.
+    fn shape_with(&self, place: Option<Place>, values: &[Option<&Value>]) -> Shape<'_> {
+        match (self.shape(place), place) {
+            (Shape::Free, Some(place)) => {
+                let mut values = values.iter().flatten().peekable();
+                let are_objects = values.peek().is_some() && values.all(|value| value.is_object());
+                if are_objects { Shape::Map(place) } else { Shape::Leaf }
+            }
+            (shape, _) => shape,
         }
     }
 
@@ -72,7 +87,7 @@ impl Typed<'_> {
 
     /// Checks that a document has only known fields and no item twice; the error names the path.
     pub(super) fn check(&self, place: Option<Place>, value: &Value, path: &str) -> Result<(), String> {
-        let shape = self.shape(place);
+        let shape = self.shape_with(place, &[Some(value)]);
         match (&shape, value) {
             (Shape::Struct | Shape::Map(_), Value::Object(object)) => {
                 for (name, child) in object {
@@ -105,7 +120,7 @@ impl Typed<'_> {
 
     /// The set of the fields in a document.
     pub(super) fn fields(&self, place: Option<Place>, value: &Value) -> FieldSet {
-        let shape = self.shape(place);
+        let shape = self.shape_with(place, &[Some(value)]);
         let mut set = FieldSet::default();
         match (&shape, value) {
             (Shape::Leaf, _) => set.member = true,
@@ -136,7 +151,7 @@ impl Typed<'_> {
     /// What must be done to `old` to get `new`. A whole that is on one side alone counts for
     /// itself and for all in it.
     pub(super) fn compare(&self, place: Option<Place>, old: Option<&Value>, new: Option<&Value>) -> Difference {
-        let shape = self.shape(place);
+        let shape = self.shape_with(place, &[old, new]);
         let is_leaf = matches!(shape, Shape::Leaf) || (is_nothing(old) && is_nothing(new));
         let mut difference = Difference {
             added: FieldSet { member: old.is_none() && new.is_some(), ..FieldSet::default() },
@@ -182,7 +197,7 @@ impl Typed<'_> {
 
     /// `new` laid over `old`: leaves of `new` win, objects and keyed lists merge.
     pub(super) fn merge(&self, place: Option<Place>, old: Option<&Value>, new: Option<&Value>) -> Option<Value> {
-        let shape = self.shape(place);
+        let shape = self.shape_with(place, &[old, new]);
         let (Some(from), Some(to)) = (old, new) else { return new.or(old).cloned() };
         match (&shape, from, to) {
             (Shape::Struct | Shape::Map(_), Value::Object(old), Value::Object(new)) => {
@@ -256,7 +271,7 @@ impl Typed<'_> {
 
     /// The document without the fields of a set; `None` if nothing is left.
     pub(super) fn remove(&self, place: Option<Place>, value: &Value, set: &FieldSet) -> Option<Value> {
-        let shape = self.shape(place);
+        let shape = self.shape_with(place, &[Some(value)]);
         match (&shape, value) {
             (Shape::Struct | Shape::Map(_), Value::Object(object)) => {
                 let mut out = Map::new();
