@@ -49,6 +49,6 @@ fn call(shared: &Arc<Shared>, resource: &Arc<Resource>, namespace: &str, name: &
         content_type: String::new(),
         user_agent: "apiserver".to_owned(),
         body: Bytes::new(),
-        wanted: Wanted { shape: Shape::Object, list: None, notation: Notation::Json },
+        wanted: Wanted { shape: Shape::Object, list: None, notation: Notation::Json, beta: false },
     }
 }
