@@ -59,7 +59,12 @@ const ROOTS: &[&str] = &[
     "rbac/v1.Role",
     "rbac/v1.RoleBinding",
     "scheduling/v1.PriorityClass",
+    "storage/v1.CSIDriver",
+    "storage/v1.CSINode",
+    "storage/v1.CSIStorageCapacity",
     "storage/v1.StorageClass",
+    "storage/v1.VolumeAttachment",
+    "storage/v1.VolumeAttributesClass",
 ];
 
 /// Feature gates past alpha; fields behind any other gate are left out.
@@ -151,6 +156,9 @@ impl Generator<'_> {
                 self.fields(embedded, &prefix, out);
                 continue;
             }
+            if field["type"].as_str().is_some_and(|kind| self.is_hollow(kind)) {
+                continue;
+            }
             let number = match number {
                 Some(number) if prefix != "-" => format!("{prefix}{number}"),
                 _ => "-".to_owned(),
@@ -160,6 +168,15 @@ impl Generator<'_> {
             self.options(name, &field, out);
             out.push('\n');
         }
+    }
+
+    /// Whether a type has fields, and all of them are of alpha features.
+    fn is_hollow(&self, kind: &str) -> bool {
+        let fields = self.facts.get(kind).and_then(|fact| fact["fields"].as_array());
+        fields.is_some_and(|fields| {
+            let gated = |f: &Value| f["featureGate"].as_str().is_some_and(|gate| !SERVED_GATES.contains(&gate));
+            !fields.is_empty() && fields.iter().all(gated)
+        })
     }
 
     /// What else is known about a field.

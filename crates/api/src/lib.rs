@@ -12,15 +12,18 @@
 //!   crd, structural: the same for kinds that CustomResourceDefinitions declare
 //! ```
 
+pub mod amounts;
 pub mod crd;
 pub mod decode;
 pub mod defaults;
 pub mod events;
+pub mod limits;
 pub mod managed;
 pub mod names;
 pub mod openapi;
 pub mod protobuf;
 pub mod quantity;
+pub mod quota;
 pub mod resource;
 pub mod schema;
 pub mod selector;

@@ -51,7 +51,9 @@ pub fn apply(
             now: change.now,
             ignored: &ignored,
         };
-        managers = managed::update(&empty(resource), &live, managers, &before, schema);
+        if let Some(changes) = managed::changes(&empty(resource), &live, &before, schema) {
+            managers.note(&changes, &before);
+        }
     }
     let result = managed::apply(&live, &config, managers, &writer(change.manager, Operation::Apply), force, schema);
     let (mut new, managers) = result.map_err(|error| answer(&config, error))?;
@@ -59,21 +61,23 @@ pub fn apply(
     Ok(new)
 }
 
-/// Notes in `new` which fields a create, an update or a patch other than an apply has changed.
-/// Objects that carry no managers are not tracked, unless they are new.
+/// Notes in `new` which fields a create, an update or a patch other than an apply changes; to be done before the
+/// server adds anything of its own. Objects whose managers a client has taken off are not tracked until somebody
+/// applies. A client may write managers itself, but not through a subresource.
 pub fn track(resource: &Resource, live: Option<&Value>, new: &mut Value, change: &Change<'_>) {
     let given = take_metadata(new, "managedFields").unwrap_or_default();
-    let is_new = live.is_none();
-    let mut live = live.cloned().unwrap_or_else(|| empty(resource));
-    let known = take_metadata(&mut live, "managedFields").unwrap_or_default();
-    if is_reset(&given) {
-        return;
-    }
-    let managers = match Managers::parse(&given) {
-        Ok(managers) if !managers.is_empty() => managers,
-        _ => Managers::parse(&known).unwrap_or_default(),
+    let known = live.and_then(|live| live.pointer("/metadata/managedFields")).unwrap_or(&Value::Null);
+    let list = if !change.subresource.is_empty() || given == *known {
+        known
+    } else if is_reset(&given) {
+        &Value::Null
+    } else if Managers::parse(&given).is_ok_and(|managers| !managers.is_empty()) {
+        &given
+    } else {
+        known
     };
-    if managers.is_empty() && !is_new {
+    let is_tracked = live.is_none() || list.as_array().is_some_and(|list| !list.is_empty());
+    if !is_tracked {
         return;
     }
     let writer = Writer {
@@ -81,8 +85,67 @@ pub fn track(resource: &Resource, live: Option<&Value>, new: &mut Value, change:
         now: change.now,
         ignored: &ignored(resource, change.subresource),
     };
-    let managers = managed::update(&live, new, managers, &writer, &*types(resource));
+    let blank;
+    let live = match live {
+        Some(live) => live,
+        None => {
+            blank = empty(resource);
+            &blank
+        }
+    };
+    let Some(changes) = managed::changes(live, new, &writer, &*types(resource)) else {
+        // Read and written as it is: what there is stays to the letter.
+        if list.is_array() {
+            new["metadata"]["managedFields"] = list.clone();
+        }
+        return;
+    };
+    let mut managers = Managers::parse(list).unwrap_or_default();
+    managers.note(&changes, &writer);
     put_managers(new, &managers);
+}
+
+/// Gives `new` the managers of `old` if nothing differs but the times in them: a write that changes nothing in the
+/// end is none.
+pub fn keep_if_unchanged(new: &mut Value, old: &Value) {
+    let Some(known) = old.pointer("/metadata/managedFields") else { return };
+    let Some(list) = new.pointer("/metadata/managedFields").filter(|list| *list != known) else { return };
+    if alike_but_for(list, known, |_, name| name == "time") && is_same_otherwise(new, old) {
+        new["metadata"]["managedFields"] = known.clone();
+    }
+}
+
+/// Whether two objects differ in nothing but version and managers.
+fn is_same_otherwise(new: &Value, old: &Value) -> bool {
+    let (Some(new), Some(old)) = (new.as_object(), old.as_object()) else { return false };
+    new.len() == old.len()
+        && new.iter().all(|(name, value)| match (name.as_str(), old.get(name)) {
+            (_, None) => false,
+            ("metadata", Some(was)) => alike_but_for(value, was, |depth, name| {
+                depth == 0 && matches!(name, "resourceVersion" | "managedFields")
+            }),
+            (_, Some(was)) => value == was,
+        })
+}
+
+/// Whether two values are equal, leaving out members that `skipped` names by their depth and name.
+fn alike_but_for(one: &Value, other: &Value, skipped: fn(usize, &str) -> bool) -> bool {
+    fn alike(one: &Value, other: &Value, depth: usize, skipped: fn(usize, &str) -> bool) -> bool {
+        match (one, other) {
+            (Value::Object(one), Value::Object(other)) => {
+                let counted = |map: &serde_json::Map<String, Value>| map.keys().filter(|k| !skipped(depth, k)).count();
+                counted(one) == counted(other)
+                    && one.iter().filter(|(name, _)| !skipped(depth, name)).all(|(name, value)| {
+                        other.get(name).is_some_and(|other| alike(value, other, depth + 1, skipped))
+                    })
+            }
+            (Value::Array(one), Value::Array(other)) => {
+                one.len() == other.len() && one.iter().zip(other).all(|(a, b)| alike(a, b, depth, skipped))
+            }
+            _ => one == other,
+        }
+    }
+    alike(one, other, 0, skipped)
 }
 
 /// Whether a client asks to forget all managers: one entry that says nothing.
@@ -103,6 +166,9 @@ fn manager(resource: &Resource, name: &str, operation: Operation, subresource: &
 /// What a write through this subresource cannot change.
 fn ignored(resource: &Resource, subresource: &str) -> FieldSet {
     match subresource {
+        "status" if resource.group.is_empty() && resource.kind == "Pod" => {
+            FieldSet::of_paths(&[&["spec"], &["metadata", "deletionTimestamp"], &["metadata", "ownerReferences"]])
+        }
         "status" => FieldSet::of_paths(&[&["spec"]]),
         _ if resource.has_status() => FieldSet::of_paths(&[&["status"]]),
         _ => FieldSet::default(),
@@ -317,5 +383,47 @@ mod tests {
         assert!(new["metadata"].get("managedFields").is_none());
         track(&maps, None, &mut new, &change);
         assert_eq!(new["metadata"]["managedFields"][0]["fieldsV1"], json!({"f:data": {".": {}, "f:a": {}}}));
+    }
+
+    /// Tracks an update of a config map's data.
+    fn updated(live: &Value, list: Value, subresource: &str) -> Value {
+        let maps = Registry::builtin().find("", "v1", "configmaps").unwrap();
+        let change = Change { manager: "m", subresource, now: "2022-02-02T00:00:00Z" };
+        let mut new = live.clone();
+        new["data"]["a"] = "2".into();
+        new["metadata"]["managedFields"] = list;
+        track(&maps, Some(live), &mut new, &change);
+        new["metadata"]["managedFields"].clone()
+    }
+
+    #[test]
+    fn clients_write_managers_but_not_by_accident_and_not_through_subresources() {
+        let live = applied(None, config(json!({"a": "1", "b": "1"})), "alice").unwrap();
+        let known = live["metadata"]["managedFields"].clone();
+        let names = |list: &Value| -> Vec<String> {
+            list.as_array().into_iter().flatten().map(|e| e["manager"].as_str().unwrap().to_owned()).collect()
+        };
+        // What a client does not know, cannot read or leaves out stays; one empty entry takes it off.
+        for list in [Value::Null, json!([]), json!([{"operation": "Dance"}]), known.clone()] {
+            assert_eq!(names(&updated(&live, list.clone(), "")), ["alice", "m"], "{list}");
+        }
+        assert_eq!(updated(&live, json!([{}]), ""), Value::Null);
+        assert_eq!(names(&updated(&live, json!([{}]), "status")), ["alice", "m"]);
+        let mut renamed = known;
+        renamed[0]["manager"] = "bob".into();
+        assert_eq!(names(&updated(&live, renamed, "")), ["bob", "m"]);
+    }
+
+    #[test]
+    fn what_changes_only_times_changes_nothing() {
+        let old = applied(None, config(json!({"a": "1"})), "alice").unwrap();
+        let mut new = old.clone();
+        new["metadata"]["managedFields"][0]["time"] = "2030-01-01T00:00:00Z".into();
+        let mut other = new.clone();
+        keep_if_unchanged(&mut new, &old);
+        assert_eq!(new, old);
+        other["data"]["a"] = "2".into();
+        keep_if_unchanged(&mut other, &old);
+        assert_eq!(other["metadata"]["managedFields"][0]["time"], "2030-01-01T00:00:00Z");
     }
 }

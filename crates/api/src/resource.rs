@@ -307,6 +307,10 @@ const BUILTIN: &[Row] = &[
     Row { short_names: &["ev"], ..namespaced("events.k8s.io", "events", "events", "Event") },
     Row { version: "v1beta1", verbs: &READ_ONLY, ..cluster("metrics.k8s.io", "metrics", "nodes", "NodeMetrics") },
     Row { version: "v1beta1", verbs: &READ_ONLY, ..namespaced("metrics.k8s.io", "metrics", "pods", "PodMetrics") },
+    Row {
+        short_names: &["netpol"],
+        ..namespaced("networking.k8s.io", "networking", "networkpolicies", "NetworkPolicy")
+    },
     cluster("node.k8s.io", "node", "runtimeclasses", "RuntimeClass"),
     Row {
         short_names: &["pdb"],
@@ -318,7 +322,29 @@ const BUILTIN: &[Row] = &[
     namespaced("rbac.authorization.k8s.io", "rbac", "rolebindings", "RoleBinding"),
     namespaced("rbac.authorization.k8s.io", "rbac", "roles", "Role"),
     Row { short_names: &["pc"], ..cluster("scheduling.k8s.io", "scheduling", "priorityclasses", "PriorityClass") },
+    Row {
+        short_names: &["vsclass", "vsclasses"],
+        ..cluster("snapshot.storage.k8s.io", "snapshot", "volumesnapshotclasses", "VolumeSnapshotClass")
+    },
+    Row {
+        short_names: &["vsc", "vscs"],
+        subresources: &["status"],
+        ..cluster("snapshot.storage.k8s.io", "snapshot", "volumesnapshotcontents", "VolumeSnapshotContent")
+    },
+    Row {
+        short_names: &["vs"],
+        subresources: &["status"],
+        ..namespaced("snapshot.storage.k8s.io", "snapshot", "volumesnapshots", "VolumeSnapshot")
+    },
+    cluster("storage.k8s.io", "storage", "csidrivers", "CSIDriver"),
+    cluster("storage.k8s.io", "storage", "csinodes", "CSINode"),
+    namespaced("storage.k8s.io", "storage", "csistoragecapacities", "CSIStorageCapacity"),
     Row { short_names: &["sc"], ..cluster("storage.k8s.io", "storage", "storageclasses", "StorageClass") },
+    Row { subresources: &["status"], ..cluster("storage.k8s.io", "storage", "volumeattachments", "VolumeAttachment") },
+    Row {
+        short_names: &["vac"],
+        ..cluster("storage.k8s.io", "storage", "volumeattributesclasses", "VolumeAttributesClass")
+    },
 ];
 
 impl Row {
@@ -414,7 +440,7 @@ mod tests {
         assert_eq!(registry.all().len(), BUILTIN.len());
         let groups = registry.group_versions();
         assert_eq!(groups.first(), Some(&(String::new(), "v1".to_owned())));
-        assert_eq!(groups.len(), 11);
+        assert_eq!(groups.len(), 13);
         let listed: usize = groups.iter().map(|(g, v)| registry.in_group_version(g, v).len()).sum();
         assert_eq!(listed, BUILTIN.len());
     }

@@ -124,6 +124,8 @@ pub(crate) struct Shared {
     pub(crate) writes: Arc<Semaphore>,
     /// Permits for watches under way.
     pub(crate) watches: Arc<Semaphore>,
+    /// Taken by who charges the quotas of a namespace; several namespaces may share one.
+    pub(crate) quota_turns: Vec<tokio::sync::Mutex<()>>,
     /// Counters.
     pub(crate) metrics: Metrics,
     /// The OpenAPI documents.
@@ -176,6 +178,7 @@ impl ApiServer {
             reads: Arc::new(Semaphore::new(limits.reads)),
             writes: Arc::new(Semaphore::new(limits.writes)),
             watches: Arc::new(Semaphore::new(limits.watches)),
+            quota_turns: std::iter::repeat_with(Default::default).take(crate::admission::quota::TURNS).collect(),
             metrics,
             documents: Documents::default(),
             service_cidr: options.service_cidr,

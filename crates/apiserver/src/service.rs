@@ -13,7 +13,8 @@ use std::task::{Context, Poll};
 use api::status::Status;
 use bytes::Bytes;
 use futures::FutureExt;
-use http::{Method, Request, Response};
+use http::header::USER_AGENT;
+use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use tower::Service;
 
@@ -87,6 +88,8 @@ where
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
         request.extensions_mut().insert(self.identity.clone());
+        // What our own parts change is noted under our name, unless they say another.
+        request.headers_mut().entry(USER_AGENT).or_insert(HeaderValue::from_static("statefuld"));
         self.service.call(request)
     }
 }

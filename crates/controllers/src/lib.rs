@@ -22,6 +22,7 @@ pub mod informer;
 pub mod informers;
 pub mod nodes;
 pub mod queue;
+pub mod quota;
 pub mod roster;
 pub mod scheduler;
 pub mod statefulset;

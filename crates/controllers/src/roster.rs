@@ -12,7 +12,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use crate::informers::Informers;
-use crate::{Term, endpoints, gc, nodes, scheduler, statefulset, volumes};
+use crate::{Term, endpoints, gc, nodes, quota, scheduler, statefulset, volumes};
 
 /// One controller.
 pub struct Controller {
@@ -96,6 +96,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "keeps claims that pods use",
         account: Account::Service("pvc-protection-controller"),
         run: |client, p| boxed(volumes::protection::run_claims(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
+        name: "resourcequota-controller",
+        alias: "resourcequota",
+        does: "counts what is used of quotas",
+        account: Account::Service("resourcequota-controller"),
+        run: |client, p| boxed(quota::run(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
         name: "scheduler",

@@ -44,6 +44,7 @@ pub(super) const RULES: &[(&str, Rule)] = &[
         default(class, "reclaimPolicy", "Delete");
         default(class, "volumeBindingMode", "Immediate");
     }),
+    ("storage/v1.CSIDriverSpec", csi_driver_spec),
     ("scheduling/v1.PriorityClass", |class| default(class, "preemptionPolicy", "PreemptLowerPriority")),
     ("discovery/v1.EndpointPort", |port| {
         port.entry("name").or_insert(Value::from(""));
@@ -184,6 +185,18 @@ fn network_policy_spec(spec: &mut Object) {
             "policyTypes".to_owned(),
             if has_egress { json!(["Ingress", "Egress"]) } else { json!(["Ingress"]) },
         );
+    }
+}
+
+/// A driver of volumes.
+fn csi_driver_spec(spec: &mut Object) {
+    default(spec, "attachRequired", true);
+    for flag in ["podInfoOnMount", "storageCapacity", "requiresRepublish", "seLinuxMount"] {
+        default(spec, flag, false);
+    }
+    default(spec, "fsGroupPolicy", "ReadWriteOnceWithFSType");
+    if spec.get("volumeLifecycleModes").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        spec.insert("volumeLifecycleModes".to_owned(), json!(["Persistent"]));
     }
 }
 

@@ -119,7 +119,11 @@ pub fn watch_frame(word: &str, object: &[u8]) -> Vec<u8> {
 /// Whether objects of the type named so have a binary form. (Definitions have one upstream, with messages of their own
 /// for values that may be one thing or another; here they are read and written as text, as every client of theirs can.)
 pub fn has_form(type_name: &str) -> bool {
-    !type_name.starts_with("apiextensions/") && Schema::builtin().find(type_name).is_some()
+    let schema = Schema::builtin();
+    let found = schema.find(type_name).and_then(|id| schema.as_struct(id));
+    // What is a custom resource elsewhere has fields without numbers.
+    let numbered = found.is_some_and(|s| s.field("metadata").is_none_or(|metadata| !metadata.proto.is_empty()));
+    numbered && !type_name.starts_with("apiextensions/")
 }
 
 /// The name of the type of a version and kind; types are named after the group's first word.

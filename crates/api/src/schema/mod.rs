@@ -1,7 +1,7 @@
 //! The types of all served kinds, as one tree.
 //!
 //! The tree is built once, from tables that are part of the program (`data/schema.txt`,
-//! `data/apiextensions.txt`, `data/metrics.txt`), and
+//! `data/apiextensions.txt`, `data/metrics.txt`, `data/snapshot.txt`), and
 //! drives decoding, pruning, normal form, defaults, merge keys and documents. A [`Schema`] is a
 //! list of [`Node`]s that refer to each other by [`NodeId`], because types may contain themselves.
 //!
@@ -27,10 +27,11 @@ pub use merge::{Merge, merge_schema};
 pub use walk::{for_each_struct, pod_spec, pod_spec_mut, pod_template};
 
 /// The tables of the built-in types.
-pub(crate) const TABLES: [&str; 3] = [
+pub(crate) const TABLES: [&str; 4] = [
     include_str!("../../data/schema.txt"),
     include_str!("../../data/apiextensions.txt"),
     include_str!("../../data/metrics.txt"),
+    include_str!("../../data/snapshot.txt"),
 ];
 
 /// A set of types that refer to each other.

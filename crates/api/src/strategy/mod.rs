@@ -24,9 +24,17 @@ fn counts_generations(resource: &Resource) -> bool {
     resource.custom.is_some()
         || matches!(
             (resource.group.as_str(), resource.kind.as_str()),
-            ("apps", "StatefulSet") | ("", "Pod") | ("policy", "PodDisruptionBudget") | (crd::GROUP, crd::KIND)
+            ("apps", "StatefulSet")
+                | ("", "Pod")
+                | ("policy", "PodDisruptionBudget")
+                | ("networking.k8s.io", "NetworkPolicy")
+                | (SNAPSHOTS, _)
+                | (crd::GROUP, crd::KIND)
         )
 }
+
+/// The group whose kinds are custom resources elsewhere, and behave so.
+const SNAPSHOTS: &str = "snapshot.storage.k8s.io";
 
 /// Before a create is validated.
 pub fn prepare_create(resource: &Resource, new: &mut Value) {
@@ -101,7 +109,7 @@ pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) 
 /// Whether what the client wants has changed: the spec, or all but metadata of custom kinds (and but the status,
 /// where that is written apart).
 fn content_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
-    if resource.custom.is_none() {
+    if resource.custom.is_none() && resource.group != SNAPSHOTS {
         return new["spec"] != old["spec"];
     }
     let counts = |name: &str| {
@@ -128,6 +136,64 @@ fn keep_all_but_status(new: &mut Value, old: &Value) {
         Some(managers) => metadata.insert("managedFields".into(), managers),
         None => metadata.remove("managedFields"),
     };
+}
+
+/// Before a write of a pod's ephemeral containers is validated: nothing else of it changes.
+pub fn prepare_ephemeral_update(new: &mut Value, old: &Value) {
+    let list = new["spec"].get("ephemeralContainers").cloned();
+    only(new, old, |pod| match list {
+        Some(list) => pod["spec"]["ephemeralContainers"] = list,
+        None => drop(pod["spec"].as_object_mut().and_then(|spec| spec.remove("ephemeralContainers"))),
+    });
+}
+
+/// Before a resize of a pod is validated: nothing but the resources of its containers changes. Lists of other
+/// containers are left for validation to refuse.
+pub fn prepare_resize(new: &mut Value, old: &Value) {
+    let wanted = new["spec"].clone();
+    only(new, old, |pod| {
+        for list in ["containers", "initContainers"] {
+            let (Some(wanted), Some(now)) = (wanted[list].as_array(), pod["spec"][list].as_array_mut()) else {
+                continue;
+            };
+            let same = wanted.len() == now.len() && wanted.iter().zip(&*now).all(|(a, b)| a["name"] == b["name"]);
+            if !same {
+                now.clone_from(wanted);
+                continue;
+            }
+            for (now, wanted) in now.iter_mut().zip(wanted) {
+                for field in ["resources", "resizePolicy"] {
+                    match (wanted.get(field), now.as_object_mut()) {
+                        (Some(value), Some(now)) => drop(now.insert(field.to_owned(), value.clone())),
+                        (None, Some(now)) => drop(now.remove(field)),
+                        _ => {}
+                    }
+                }
+            }
+        }
+        // Looking for a list that is not there has made it.
+        if let Some(spec) = pod["spec"].as_object_mut() {
+            spec.retain(|_, value| !value.is_null());
+        }
+    });
+}
+
+/// Makes a pod what it was, but for one change, its managers and its version.
+fn only(new: &mut Value, old: &Value, change: impl FnOnce(&mut Value)) {
+    let mut pod = old.clone();
+    for field in ["managedFields", "resourceVersion", "uid"] {
+        match (new["metadata"].get(field).cloned(), pod["metadata"].as_object_mut()) {
+            (Some(value), Some(metadata)) => drop(metadata.insert(field.to_owned(), value)),
+            (None, Some(metadata)) => drop(metadata.remove(field)),
+            _ => {}
+        }
+    }
+    change(&mut pod);
+    if pod["spec"] != old["spec"] {
+        let next = old["metadata"]["generation"].as_i64().unwrap_or(0).saturating_add(1);
+        pod["metadata"]["generation"] = next.into();
+    }
+    *new = pod;
 }
 
 /// Whether a resource is of this group and kind.
@@ -182,6 +248,9 @@ fn keep_identity(new: &mut Value, old: &Value) {
 
 /// The status that an object of a kind begins with.
 fn first_status(resource: &Resource, new: &Value) -> Option<Value> {
+    if resource.group == SNAPSHOTS {
+        return None;
+    }
     Some(match (resource.group.as_str(), resource.kind.as_str()) {
         ("apps", "StatefulSet") => json!({"replicas": 0, "availableReplicas": 0}),
         ("", "Pod") => json!({"phase": "Pending", "qosClass": qos_class(&new["spec"])}),

@@ -6,9 +6,10 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::text::{NONE, UNKNOWN, UNSET, age, at, count, joined, list, number, or, scalar, since};
-use super::{custom, pod};
+use super::{custom, pod, storage};
 use crate::quantity::Quantity;
 use crate::resource::Resource;
+use crate::selector::LabelSelector;
 
 /// The cells of one object.
 pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Value> {
@@ -38,6 +39,9 @@ pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Va
         ("apps", "StatefulSet") => stateful_set(item, age),
         ("apps", "ControllerRevision") => vec![name, controller(item).into(), number(item, "/revision").into(), age],
         ("storage.k8s.io", "StorageClass") => storage_class(item, age),
+        ("networking.k8s.io", "NetworkPolicy") => vec![name, label_selector(&item["spec"]["podSelector"]).into(), age],
+        ("storage.k8s.io", kind) => storage::driver_kind(kind, item, age),
+        ("snapshot.storage.k8s.io", kind) => storage::snapshot_kind(kind, item, now),
         ("discovery.k8s.io", "EndpointSlice") => endpoint_slice(item, age),
         ("metrics.k8s.io", _) => {
             vec![name, used(item, "cpu").into(), used(item, "memory").into(), at(item, "/window").into()]
@@ -106,6 +110,12 @@ fn service(item: &Value, age: Value) -> Vec<Value> {
         age,
         selector(&item["spec"]["selector"]).into(),
     ]
+}
+
+/// A selector in brief, or `<none>`.
+fn label_selector(selector: &Value) -> String {
+    let text = LabelSelector::from_json(selector).map(|s| s.to_string()).unwrap_or_default();
+    or(&text, NONE).to_owned()
 }
 
 /// `a=b,c=d`, or `<none>`.

@@ -25,6 +25,21 @@ const fn wide(name: &'static str, description: &'static str) -> Column {
     Column { name, kind: "string", format: "", priority: 1, description }
 }
 
+/// A column of true and false.
+const fn flag(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "boolean", ..text(name, description) }
+}
+
+/// A column of whole numbers.
+const fn whole(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "integer", ..text(name, description) }
+}
+
+/// A column of times, shown as ages.
+const fn date(name: &'static str, description: &'static str) -> Column {
+    Column { kind: "date", ..text(name, description) }
+}
+
 const NAME: Column =
     Column { name: "Name", kind: "string", format: "name", priority: 0, description: "Name of the object." };
 const AGE: Column = text("Age", "Time since the object was created.");
@@ -57,6 +72,11 @@ fn of(resource: &Resource) -> Vec<Column> {
             text("Revision", "Number of the revision."),
             AGE,
         ],
+        ("networking.k8s.io", "NetworkPolicy") => {
+            vec![NAME, text("Pod-Selector", "Labels of the pods that it governs."), AGE]
+        }
+        ("storage.k8s.io", kind) if kind != "StorageClass" => storage(kind),
+        ("snapshot.storage.k8s.io", kind) => snapshots(kind),
         ("storage.k8s.io", "StorageClass") => vec![
             NAME,
             text("Provisioner", "Who makes volumes of the class."),
@@ -103,6 +123,72 @@ fn of(resource: &Resource) -> Vec<Column> {
             text("PreemptionPolicy", "Whether pods of the class displace others."),
         ],
         _ => vec![NAME, CREATED],
+    }
+}
+
+/// The columns of kinds that storage drivers and their controllers use.
+fn storage(kind: &str) -> Vec<Column> {
+    match kind {
+        "CSIDriver" => vec![
+            NAME,
+            flag("AttachRequired", "Whether volumes are attached to nodes."),
+            flag("PodInfoOnMount", "Whether the driver is told about the pod."),
+            flag("StorageCapacity", "Whether the driver tells what room it has."),
+            text("TokenRequests", "Audiences of tokens that the driver is given."),
+            flag("RequiresRepublish", "Whether the driver is called again from time to time."),
+            text("Modes", "How volumes of the driver live."),
+            AGE,
+        ],
+        "CSINode" => vec![NAME, whole("Drivers", "Number of drivers on the node."), AGE],
+        "CSIStorageCapacity" => vec![
+            NAME,
+            text("StorageClassName", "Class that has the room."),
+            text("Capacity", "How much room there is."),
+        ],
+        "VolumeAttachment" => vec![
+            NAME,
+            text("Attacher", "The driver that attaches."),
+            text("PV", "The volume."),
+            text("Node", "The node."),
+            flag("Attached", "Whether it is attached."),
+            AGE,
+        ],
+        "VolumeAttributesClass" => vec![NAME, text("DriverName", "The driver that the attributes are for."), AGE],
+        _ => vec![NAME, CREATED],
+    }
+}
+
+/// The columns of snapshots and what belongs to them.
+fn snapshots(kind: &str) -> Vec<Column> {
+    match kind {
+        "VolumeSnapshot" => vec![
+            NAME,
+            flag("ReadyToUse", "Whether volumes can be made from it."),
+            text("SourcePVC", "The claim that it was taken of."),
+            text("SourceSnapshotContent", "The content that it stands for."),
+            text("RestoreSize", "Least size of volumes made from it."),
+            text("SnapshotClass", "Its class."),
+            text("SnapshotContent", "The content that it is bound to."),
+            date("CreationTime", "Time since it was taken."),
+            date("Age", "Time since the object was created."),
+        ],
+        "VolumeSnapshotClass" => vec![
+            NAME,
+            text("Driver", "Who takes snapshots of the class."),
+            text("DeletionPolicy", "What becomes of contents whose snapshots are deleted."),
+            date("Age", "Time since the object was created."),
+        ],
+        _ => vec![
+            NAME,
+            flag("ReadyToUse", "Whether volumes can be made from it."),
+            whole("RestoreSize", "Least size of volumes made from it, in bytes."),
+            text("DeletionPolicy", "What becomes of it when its snapshot is deleted."),
+            text("Driver", "Who took it."),
+            text("VolumeSnapshotClass", "Its class."),
+            text("VolumeSnapshot", "The snapshot that it is bound to."),
+            text("VolumeSnapshotNamespace", "Namespace of that snapshot."),
+            date("Age", "Time since the object was created."),
+        ],
     }
 }
 

@@ -7,6 +7,7 @@ mod cells;
 mod columns;
 mod custom;
 mod pod;
+mod storage;
 mod text;
 
 use jiff::Timestamp;
@@ -115,6 +116,30 @@ mod tests {
             let columns = table["columnDefinitions"].as_array().expect("columns").len();
             assert_eq!(table["rows"][0]["cells"].as_array().expect("cells").len(), columns, "{}", resource.plural);
         }
+    }
+
+    #[test]
+    fn rows_of_what_storage_drivers_and_policies_bring() {
+        let group = "storage.k8s.io";
+        let driver = json!({"metadata": named("d"), "spec": {"attachRequired": false, "volumeLifecycleModes": ["Persistent", "Ephemeral"],
+            "tokenRequests": [{"audience": "a"}]}});
+        assert_eq!(
+            cells(group, "csidrivers", &driver),
+            json!(["d", false, false, false, "a", false, "Persistent,Ephemeral", "5m"])
+        );
+        let node = json!({"metadata": named("n"), "spec": {"drivers": [{"name": "d"}]}});
+        assert_eq!(cells(group, "csinodes", &node), json!(["n", 1, "5m"]));
+        let attachment = json!({"metadata": named("a"), "spec": {"attacher": "d", "nodeName": "n",
+            "source": {"persistentVolumeName": "v"}}, "status": {"attached": true}});
+        assert_eq!(cells(group, "volumeattachments", &attachment), json!(["a", "d", "v", "n", true, "5m"]));
+        let policy = json!({"metadata": named("p"), "spec": {"podSelector": {"matchLabels": {"a": "b"}}}});
+        assert_eq!(cells("networking.k8s.io", "networkpolicies", &policy), json!(["p", "a=b", "5m"]));
+        let snapshot = json!({"metadata": named("s"), "spec": {"source": {"persistentVolumeClaimName": "c"}},
+            "status": {"readyToUse": true, "restoreSize": "1Gi", "creationTime": "2024-01-01T00:00:00Z"}});
+        assert_eq!(
+            cells("snapshot.storage.k8s.io", "volumesnapshots", &snapshot),
+            json!(["s", true, "c", null, "1Gi", null, null, "60m", "5m"])
+        );
     }
 
     #[test]

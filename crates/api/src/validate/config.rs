@@ -49,27 +49,69 @@ pub(super) fn secret(secret: &At<'_>, old: Option<&Value>, out: &mut Errors) {
     if total > DATA_MAX {
         out.push(FieldError::too_long(&data.path, DATA_MAX));
     }
-    let mut need = |key: &str| {
-        if !data.field(key).is_set() {
-            out.push(data.key(key).required(""));
-        }
-    };
+    by_type(secret, &data, out);
+    if let Some(old) = old {
+        secret.field("type").immutable(&old["type"], out);
+    }
+    unchanged_if_immutable(secret, old, &["data"], out);
+}
+
+/// What a secret of a known type has to hold.
+fn by_type(secret: &At<'_>, data: &At<'_>, out: &mut Errors) {
+    let missing = |key: &str| data.key(key).required("");
+    let has = |key: &str| data.field(key).is_set();
     match secret.field("type").text() {
-        "kubernetes.io/dockercfg" => need(".dockercfg"),
-        "kubernetes.io/dockerconfigjson" => need(".dockerconfigjson"),
-        "kubernetes.io/ssh-auth" => need("ssh-privatekey"),
-        "kubernetes.io/tls" => ["tls.crt", "tls.key"].into_iter().for_each(need),
-        "kubernetes.io/basic-auth" if !data.field("username").is_set() => need("password"),
+        "kubernetes.io/dockercfg" => registry_logins(data, ".dockercfg", out),
+        "kubernetes.io/dockerconfigjson" => registry_logins(data, ".dockerconfigjson", out),
+        "kubernetes.io/ssh-auth" if data.field("ssh-privatekey").text().is_empty() => {
+            out.push(missing("ssh-privatekey"));
+        }
+        "kubernetes.io/tls" => {
+            out.extend(["tls.crt", "tls.key"].into_iter().filter(|key| !has(key)).map(missing));
+        }
+        "kubernetes.io/basic-auth" if !has("username") && !has("password") => {
+            out.extend(["username", "password"].map(missing));
+        }
         "kubernetes.io/service-account-token" => {
             let account = secret.field("metadata").field("annotations").key("kubernetes.io/service-account.name");
             account.require(out);
         }
         _ => {}
     }
-    if let Some(old) = old {
-        secret.field("type").immutable(&old["type"], out);
+}
+
+/// Logins at registries are a JSON object.
+fn registry_logins(data: &At<'_>, key: &str, out: &mut Errors) {
+    if !data.field(key).is_set() {
+        out.push(data.key(key).required(""));
+        return;
     }
-    unchanged_if_immutable(secret, old, &["data"], out);
+    let bytes = STANDARD.decode(data.field(key).text()).unwrap_or_default();
+    if serde_json::from_slice::<serde_json::Map<String, Value>>(&bytes).is_err() {
+        let first = bytes.iter().find(|b| !b.is_ascii_whitespace()).map(|b| char::from(*b));
+        let why = match first {
+            None => "unexpected end of JSON input".to_owned(),
+            Some(c) if !"{[\"-0123456789tfn".contains(c) => {
+                format!("invalid character '{c}' looking for beginning of value")
+            }
+            Some(_) => "must be a JSON object".to_owned(),
+        };
+        out.push(FieldError::invalid(data.key(key).path, "<secret contents redacted>", why));
+    }
+}
+
+/// A changed status of a namespace: it says whether the namespace is being deleted.
+pub(super) fn namespace_status(namespace: &At<'_>, out: &mut Errors) {
+    let deleting = namespace.field("metadata").field("deletionTimestamp").is_set();
+    let phase = namespace.field("status").field("phase").named("status.Phase".to_owned());
+    let (wanted, detail) = if deleting {
+        ("Terminating", "may only be 'Terminating' if `deletionTimestamp` is not empty")
+    } else {
+        ("Active", "may only be 'Active' if `deletionTimestamp` is empty")
+    };
+    if phase.text() != wanted {
+        out.push(FieldError::invalid(&phase.path, phase.text(), detail));
+    }
 }
 
 /// How many bytes a base64 text stands for.

@@ -51,6 +51,47 @@ pub(super) fn containers(spec: &At<'_>, volumes: &BTreeSet<&str>, out: &mut Erro
         unique_name(&container, &mut seen, out);
         init_container(&container, out);
     }
+    ephemeral_containers(&spec.field("ephemeralContainers"), volumes, &mut seen, out);
+}
+
+/// Fields that an ephemeral container cannot have: nothing relies on it.
+const NOT_EPHEMERAL: [&str; 8] = [
+    "lifecycle",
+    "livenessProbe",
+    "ports",
+    "readinessProbe",
+    "resizePolicy",
+    "resources",
+    "restartPolicy",
+    "startupProbe",
+];
+
+/// Containers that are added to a running pod to look into it.
+fn ephemeral_containers<'a>(list: &At<'a>, volumes: &BTreeSet<&str>, seen: &mut BTreeSet<&'a str>, out: &mut Errors) {
+    let detail = "cannot be set for an Ephemeral Container";
+    let others = seen.clone();
+    for container in list.items() {
+        common(&container, volumes, out);
+        let target = container.field("targetContainerName");
+        if !target.text().is_empty() && !others.contains(target.text()) {
+            out.push(FieldError::not_found(&target.path, target.text()));
+        }
+        unique_name(&container, seen, out);
+        for field in NOT_EPHEMERAL {
+            let at = container.field(field);
+            let is_empty = at.value.as_object().is_some_and(serde_json::Map::is_empty);
+            if at.is_set() && !is_empty {
+                out.push(at.forbidden(detail));
+            }
+        }
+        for mount in container.field("volumeMounts").items() {
+            for field in ["subPath", "subPathExpr"] {
+                if !mount.field(field).text().is_empty() {
+                    out.push(mount.field(field).forbidden(detail));
+                }
+            }
+        }
+    }
 }
 
 /// Names are unique among containers and init containers.
@@ -177,9 +218,7 @@ fn env(variable: &At<'_>, out: &mut Errors) {
     if source.field("fieldRef").is_set() {
         field_ref(&source.field("fieldRef"), &ENV_FIELDS, out);
     }
-    if source.field("resourceFieldRef").is_set() {
-        source.field("resourceFieldRef").field("resource").require(out);
-    }
+    resource_ref(&source.field("resourceFieldRef"), false, out);
     for kind in ["configMapKeyRef", "secretKeyRef"] {
         let reference = source.field(kind);
         if reference.is_set() {
@@ -194,6 +233,55 @@ fn env(variable: &At<'_>, out: &mut Errors) {
         out.push(wrong("may not be specified when `value` is not empty"));
     } else if given.len() > 1 {
         out.push(wrong("may not have more than one field specified at a time"));
+    }
+}
+
+/// Resources of a container that a variable or file can take its value from.
+const REF_RESOURCES: [&str; 6] = [
+    "limits.cpu",
+    "limits.ephemeral-storage",
+    "limits.memory",
+    "requests.cpu",
+    "requests.ephemeral-storage",
+    "requests.memory",
+];
+
+/// An amount of a container, in units of a divisor. In a volume it has to name the container.
+pub(super) fn resource_ref(reference: &At<'_>, in_volume: bool, out: &mut Errors) {
+    if !reference.is_set() {
+        return;
+    }
+    if in_volume && reference.field("containerName").text().is_empty() {
+        out.push(reference.field("containerName").required(""));
+        return;
+    }
+    let resource = reference.field("resource");
+    let name = resource.text();
+    if name.is_empty() {
+        out.push(resource.required(""));
+        return;
+    }
+    if !REF_RESOURCES.contains(&name)
+        && !name.starts_with("limits.hugepages-")
+        && !name.starts_with("requests.hugepages-")
+    {
+        out.push(FieldError::not_supported(&resource.path, name, &REF_RESOURCES));
+        return;
+    }
+    let divisor = reference.field("divisor");
+    let (fits, detail) = if name.ends_with(".cpu") {
+        (["1m", "1", "0"].as_slice(), "only divisor's values 1m and 1 are supported with the cpu resource")
+    } else {
+        let all = ["1", "1k", "1M", "1G", "1T", "1P", "1E", "1Ki", "1Mi", "1Gi", "1Ti", "1Pi", "1Ei", "0"].as_slice();
+        let detail = if name.ends_with(".memory") {
+            "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the memory resource"
+        } else {
+            "only divisor's values 1, 1k, 1M, 1G, 1T, 1P, 1E, 1Ki, 1Mi, 1Gi, 1Ti, 1Pi, 1Ei are supported with the local ephemeral storage resource"
+        };
+        (all, detail)
+    };
+    if divisor.is_set() && !fits.contains(&divisor.text()) {
+        out.push(FieldError::invalid(format!("{}.divisor", reference.path), divisor.text(), detail));
     }
 }
 
@@ -299,7 +387,8 @@ fn handler(handler: &At<'_>, kinds: &[&str], out: &mut Errors) {
                     header.field("name").check(names::http_header_name, out);
                 }
             }
-            "tcpSocket" | "grpc" => port_or_name(&action.field("port"), out),
+            "grpc" => port_number(&action.field("port"), out),
+            "tcpSocket" => port_or_name(&action.field("port"), out),
             _ => {}
         }
     }
@@ -310,6 +399,8 @@ fn handler(handler: &At<'_>, kinds: &[&str], out: &mut Errors) {
 
 /// Settings of one container.
 fn security_context(context: &At<'_>, out: &mut Errors) {
+    pod::seccomp(&context.field("seccompProfile"), out);
+    pod::app_armor(&context.field("appArmorProfile"), out);
     pod::id(&context.field("runAsUser"), out);
     pod::id(&context.field("runAsGroup"), out);
     context.field("procMount").one_of_if_set(&["Default", "Unmasked"], out);

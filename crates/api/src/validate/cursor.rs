@@ -144,6 +144,13 @@ impl<'a> At<'a> {
         }
     }
 
+    /// The value must be one of `choices`; absent is another value like any.
+    pub(super) fn one_of_or_empty(&self, choices: &[&str], out: &mut Errors) {
+        if !choices.contains(&self.text()) {
+            out.push(FieldError::not_supported(&self.path, self.text(), choices));
+        }
+    }
+
     /// The value must be one of `choices` if it is there.
     pub(super) fn one_of_if_set(&self, choices: &[&str], out: &mut Errors) {
         if self.is_set() && !choices.contains(&self.text()) {

@@ -9,16 +9,20 @@
 //! Works on objects that are decoded (types are right) and defaulted. Where upstream's rules changed over time, the
 //! newest ones hold. Rules that need to look at other objects (quotas, free addresses) are the server's.
 
+mod bounds;
 mod config;
 mod container;
 mod cursor;
+mod drivers;
 mod event;
 mod metadata;
 mod network;
 mod pod;
 mod pod_status;
+mod policy;
 mod rbac;
 mod resources;
+mod scheduling;
 mod stateful_set;
 mod storage;
 mod volume;
@@ -68,6 +72,8 @@ pub fn status_update(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
         (crd::GROUP, crd::KIND) => out.extend(crd::status(new)),
         ("apps", "StatefulSet") => stateful_set::status(&object, old, &mut out),
         ("", "Pod") => pod::status(&object, &mut out),
+        ("", "Namespace") => config::namespace_status(&object, &mut out),
+        ("", "ResourceQuota") => bounds::quota_status(&object, &mut out),
         _ => {}
     }
     out
@@ -88,6 +94,24 @@ fn is_definition(resource: &Resource) -> bool {
     resource.group == crd::GROUP && resource.kind == crd::KIND
 }
 
+/// What is wrong with a pod whose ephemeral containers were written.
+pub fn ephemeral_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut out = Errors::new();
+    let object = At::root(new);
+    metadata::update(&object.field("metadata"), &old["metadata"], &mut out);
+    pod::ephemeral_update(&object, old, &mut out);
+    out
+}
+
+/// What is wrong with a pod that was resized.
+pub fn resize_update(new: &Value, old: &Value) -> Vec<FieldError> {
+    let mut out = Errors::new();
+    let object = At::root(new);
+    metadata::update(&object.field("metadata"), &old["metadata"], &mut out);
+    pod::resize_update(&object, old, &mut out);
+    out
+}
+
 /// The rules of a kind; `old` is what the object was, if it is not new.
 fn rules(resource: &Resource, object: &At<'_>, old: Option<&Value>, out: &mut Errors) {
     match (resource.group.as_str(), resource.kind.as_str(), old) {
@@ -102,7 +126,19 @@ fn rules(resource: &Resource, object: &At<'_>, old: Option<&Value>, out: &mut Er
         ("", "PersistentVolumeClaim", old) => storage::claim(object, old, out),
         ("", "PersistentVolume", old) => storage::volume(object, old, out),
         ("storage.k8s.io", "StorageClass", old) => storage::class(object, old, out),
+        ("storage.k8s.io", "CSIDriver", old) => drivers::driver(object, old, out),
+        ("storage.k8s.io", "CSINode", _) => drivers::node(object, out),
+        ("storage.k8s.io", "CSIStorageCapacity", old) => drivers::capacity(object, old, out),
+        ("storage.k8s.io", "VolumeAttachment", old) => drivers::attachment(object, old, out),
+        ("storage.k8s.io", "VolumeAttributesClass", old) => drivers::attributes_class(object, old, out),
+        ("snapshot.storage.k8s.io", "VolumeSnapshot", old) => drivers::snapshot(object, old, out),
+        ("snapshot.storage.k8s.io", "VolumeSnapshotClass", old) => drivers::snapshot_class(object, old, out),
+        ("snapshot.storage.k8s.io", "VolumeSnapshotContent", old) => drivers::snapshot_content(object, old, out),
+        ("networking.k8s.io", "NetworkPolicy", _) => policy::network_policy(object, out),
         ("", "ConfigMap", old) => config::config_map(object, old, out),
+        ("", "ResourceQuota", old) => bounds::quota(object, old, out),
+        ("", "LimitRange", _) => bounds::limit_range(object, out),
+        ("", "Node", _) => bounds::node(object, out),
         ("", "Secret", old) => config::secret(object, old, out),
         ("", "Event", _) => event::core(object, out),
         ("events.k8s.io", "Event", old) => event::strict(object, old, out),

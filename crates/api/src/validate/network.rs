@@ -49,9 +49,46 @@ pub(super) fn service(service: &At<'_>, old: Option<&Value>, out: &mut Errors) {
         policy.one_of_if_set(&["Cluster", "Local"], out);
     }
     spec.field("internalTrafficPolicy").one_of_if_set(&["Cluster", "Local"], out);
+    balancer(&spec, kind.text(), out);
     if let Some(old) = old {
         address_change(&spec, &old["spec"], out);
     }
+}
+
+/// What only load balancers have.
+fn balancer(spec: &At<'_>, kind: &str, out: &mut Errors) {
+    let is_balancer = kind == "LoadBalancer";
+    let allocates = spec.field("allocateLoadBalancerNodePorts");
+    if allocates.is_set() && !is_balancer {
+        out.push(allocates.forbidden("may only be used when `type` is 'LoadBalancer'"));
+    }
+    let class = spec.field("loadBalancerClass");
+    if class.is_set() {
+        if is_balancer {
+            class.check(names::qualified_name, out);
+        } else {
+            out.push(class.forbidden("may only be used when `type` is 'LoadBalancer'"));
+        }
+    }
+    let ranges = spec.field("loadBalancerSourceRanges");
+    for range in ranges.items() {
+        let fits = range.text().trim().split_once('/').is_some_and(|(address, length)| {
+            let bits = address.parse::<IpAddr>().map(|ip| if ip.is_ipv4() { 32 } else { 128 });
+            bits.is_ok_and(|bits| length.parse::<u8>().is_ok_and(|length| length <= bits))
+        });
+        if !fits {
+            let detail = "must be a list of IP ranges. For example, 10.240.0.0/24,10.250.0.0/24";
+            out.push(range.invalid(detail));
+        }
+    }
+    let probe = spec.field("healthCheckNodePort");
+    let local = is_balancer && spec.field("externalTrafficPolicy").text() == "Local";
+    if probe.number() != 0 && !local {
+        let detail = "may only be set when `type` is 'LoadBalancer' and `externalTrafficPolicy` is 'Local'";
+        out.push(probe.invalid(detail));
+    }
+    let distribution = spec.field("trafficDistribution");
+    distribution.one_of_if_set(&["PreferClose", "PreferSameNode", "PreferSameZone"], out);
 }
 
 /// What a type asks for or rules out.
@@ -135,14 +172,18 @@ fn addresses(spec: &At<'_>, out: &mut Errors) {
     spec.field("ipFamilies").items().for_each(|family| family.one_of_if_set(&["IPv4", "IPv6"], out));
     spec.field("ipFamilyPolicy").one_of_if_set(&["SingleStack", "PreferDualStack", "RequireDualStack"], out);
     for address in spec.field("externalIPs").items() {
+        let before = out.len();
         address.check(names::ip, out);
-        ordinary(&address, out);
+        if out.len() == before {
+            ordinary(&address, out);
+        }
     }
 }
 
 /// An address that others can be reached at.
 fn ordinary(address: &At<'_>, out: &mut Errors) {
     let detail = match address.text().parse::<IpAddr>() {
+        Err(_) => "must be a valid IP address",
         Ok(ip) if ip.is_unspecified() => "may not be unspecified (0.0.0.0 or ::)",
         Ok(ip) if ip.is_loopback() => "may not be in the loopback range (127.0.0.0/8)",
         Ok(IpAddr::V4(ip)) if ip.is_link_local() => "may not be in the link-local range (169.254.0.0/16, fe80::/10)",
@@ -217,6 +258,21 @@ pub(super) fn endpoints(endpoints: &At<'_>, out: &mut Errors) {
     }
 }
 
+/// One address of a slice, of the slice's type.
+fn slice_address(address: &At<'_>, kind: &str, out: &mut Errors) {
+    let parsed = address.text().parse::<IpAddr>();
+    match kind {
+        "FQDN" => address.check(names::dns1123_subdomain, out),
+        "IPv4" | "IPv6" => {
+            if !parsed.is_ok_and(|ip| ip.is_ipv4() == (kind == "IPv4")) {
+                out.push(address.invalid(format!("must be a valid {kind} address")));
+            }
+            ordinary(address, out);
+        }
+        _ => {}
+    }
+}
+
 /// A new or changed slice of endpoints.
 pub(super) fn endpoint_slice(slice: &At<'_>, old: Option<&Value>, out: &mut Errors) {
     let kind = slice.field("addressType");
@@ -234,11 +290,7 @@ pub(super) fn endpoint_slice(slice: &At<'_>, old: Option<&Value>, out: &mut Erro
             _ => {}
         }
         for address in addresses.items() {
-            match kind.text() {
-                "FQDN" => address.check(names::dns1123_subdomain, out),
-                _ => address.check(names::ip, out),
-            }
-            ordinary(&address, out);
+            slice_address(&address, kind.text(), out);
         }
         endpoint.field("hostname").check_if_set(names::dns1123_label, out);
         endpoint.field("nodeName").check_if_set(names::dns1123_subdomain, out);

@@ -45,6 +45,28 @@ pub(super) fn requirements(resources: &At<'_>, out: &mut Errors) {
     }
 }
 
+/// Requests and limits of a whole pod: cpu, memory and huge pages.
+pub(super) fn of_pod(resources: &At<'_>, out: &mut Errors) {
+    for side in ["limits", "requests"] {
+        for (name, amount) in resources.field(side).members() {
+            if !matches!(name.as_str(), "cpu" | "memory") && !is_huge_pages(name) {
+                out.push(FieldError::not_supported(&amount.path, name.as_str(), &["cpu", "hugepages-", "memory"]));
+            }
+        }
+    }
+    requirements(resources, out);
+}
+
+/// A name that anything may be counted in.
+pub(super) fn name(name: &str, amount: &At<'_>, out: &mut Errors) {
+    let malformed = names::qualified_name(name);
+    if malformed.is_empty() && !name.contains('/') && !STANDARD.contains(&name) && !is_huge_pages(name) {
+        let detail = "must be a standard resource type or fully qualified";
+        out.push(FieldError::invalid(&amount.path, name, detail));
+    }
+    out.extend(malformed.into_iter().map(|sentence| FieldError::invalid(&amount.path, name, sentence)));
+}
+
 /// One named amount.
 fn check_amount(name: &str, amount: &At<'_>, out: &mut Errors) {
     let wrong = |detail: &str| FieldError::invalid(&amount.path, name, detail);

@@ -152,7 +152,8 @@ pub(super) fn status(set: &At<'_>, old: &Value, out: &mut Errors) {
         out.push(available.invalid("cannot be greater than status.readyReplicas"));
     }
     let collisions = status.field("collisionCount");
-    if old["status"]["collisionCount"].as_i64().unwrap_or(0) > collisions.number() {
+    let before = old["status"]["collisionCount"].as_i64();
+    if before.is_some_and(|before| !collisions.is_set() || collisions.number() < before) {
         out.push(FieldError::invalid(&collisions.path, collisions.number(), "cannot be decremented"));
     }
 }

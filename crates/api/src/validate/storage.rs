@@ -10,6 +10,8 @@ use crate::status::FieldError;
 
 const ACCESS_MODES: [&str; 4] = ["ReadOnlyMany", "ReadWriteMany", "ReadWriteOnce", "ReadWriteOncePod"];
 const VOLUME_MODES: [&str; 2] = ["Block", "Filesystem"];
+/// Most parameters of a class.
+const PARAMETERS_MAX: usize = 512;
 /// Sources of volumes, in the order that upstream looks for them.
 const SOURCES: [&str; 22] = [
     "hostPath",
@@ -61,6 +63,35 @@ pub(super) fn claim_spec(spec: &At<'_>, out: &mut Errors) {
     positive(&size, out);
     spec.field("storageClassName").check_if_set(names::dns1123_subdomain, out);
     spec.field("volumeMode").one_of_if_set(&VOLUME_MODES, out);
+    data_sources(spec, out);
+    spec.field("volumeAttributesClassName").check_if_set(names::dns1123_subdomain, out);
+}
+
+/// What a claim is to be filled from, named once or twice alike.
+fn data_sources(spec: &At<'_>, out: &mut Errors) {
+    for field in ["dataSource", "dataSourceRef"] {
+        let source = spec.field(field);
+        if !source.is_set() {
+            continue;
+        }
+        source.field("name").require(out);
+        source.field("kind").require(out);
+        let group = source.field("apiGroup").text();
+        if group.is_empty() && source.field("kind").text() != "PersistentVolumeClaim" {
+            out.push(source.invalid("must be 'PersistentVolumeClaim' when referencing the default apiGroup"));
+        }
+        if !group.is_empty() {
+            let wrong = names::dns1123_subdomain(group).into_iter();
+            out.extend(wrong.map(|e| FieldError::invalid(format!("{}.apiGroup", source.path), group, e)));
+        }
+    }
+    let (source, reference) = (spec.field("dataSource"), spec.field("dataSourceRef"));
+    if source.is_set() && reference.is_set() && !reference.field("namespace").is_set() {
+        let same = ["apiGroup", "kind", "name"].iter().all(|f| source.field(f).text() == reference.field(f).text());
+        if !same {
+            out.push(spec.invalid("must match dataSourceRef"));
+        }
+    }
 }
 
 /// Access modes, of which ReadWriteOncePod stands alone.
@@ -130,6 +161,11 @@ pub(super) fn volume(object: &At<'_>, old: Option<&Value>, out: &mut Errors) {
         positive(&amount, out);
     }
     sources(&spec, out);
+    super::scheduling::node_selector(&spec.field("nodeAffinity").field("required"), out);
+    let affinity = spec.field("nodeAffinity");
+    if affinity.is_set() && !affinity.field("required").is_set() {
+        out.push(affinity.field("required").required("must specify required node constraints"));
+    }
     spec.field("persistentVolumeReclaimPolicy").one_of_if_set(&["Delete", "Recycle", "Retain"], out);
     spec.field("storageClassName").check_if_set(names::dns1123_subdomain, out);
     spec.field("volumeMode").one_of_if_set(&VOLUME_MODES, out);
@@ -152,6 +188,10 @@ fn sources(spec: &At<'_>, out: &mut Errors) {
             "hostPath" => volume::host_path(&source, out),
             "nfs" => volume::nfs(&source, out),
             "local" => local(&source, spec, out),
+            "csi" => {
+                source.field("driver").require(out);
+                source.field("volumeHandle").require(out);
+            }
             _ => {}
         }
     }
@@ -188,6 +228,13 @@ fn volume_change(spec: &At<'_>, before: &Value, out: &mut Errors) {
 /// A new or changed storage class.
 pub(super) fn class(class: &At<'_>, old: Option<&Value>, out: &mut Errors) {
     class.field("provisioner").check_required(|text| names::qualified_name(&text.to_lowercase()), out);
+    let parameters = class.field("parameters");
+    if parameters.len() > PARAMETERS_MAX {
+        out.push(FieldError::too_long("parameters", PARAMETERS_MAX));
+    }
+    for (key, _) in parameters.members().filter(|(key, _)| key.is_empty()) {
+        out.push(FieldError::invalid("parameters", key.as_str(), "field can not be empty."));
+    }
     class.field("reclaimPolicy").one_of_if_set(&["Delete", "Retain"], out);
     class.field("volumeBindingMode").one_of(&["Immediate", "WaitForFirstConsumer"], out);
     if let Some(old) = old {

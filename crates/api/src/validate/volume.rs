@@ -45,6 +45,9 @@ const TYPES: [&str; 30] = [
 /// Types of paths on the host; empty is not checked.
 const PATH_TYPES: [&str; 8] =
     ["", "BlockDevice", "CharDevice", "Directory", "DirectoryOrCreate", "File", "FileOrCreate", "Socket"];
+/// Shortest and longest life of a token, in seconds.
+const TOKEN_SECONDS_MIN: i64 = 600;
+const TOKEN_SECONDS_MAX: i64 = 1 << 32;
 /// Largest file mode.
 const MODE_MAX: i64 = 0o777;
 
@@ -115,7 +118,7 @@ fn check_source(kind: &str, source: &At<'_>, out: &mut Errors) {
             source.field("items").items().for_each(|item| downward_file(&item, out));
         }
         "projected" => projected(source, out),
-        "csi" => source.field("driver").require(out),
+        "csi" => csi(source, out),
         "ephemeral" => {
             let template = source.field("volumeClaimTemplate");
             if template.is_set() {
@@ -124,7 +127,53 @@ fn check_source(kind: &str, source: &At<'_>, out: &mut Errors) {
                 out.push(template.required(""));
             }
         }
-        _ => {}
+        "image" => {
+            source.field("reference").require(out);
+            source.field("pullPolicy").one_of_if_set(&["Always", "IfNotPresent", "Never"], out);
+        }
+        _ => required_of(kind, source, out),
+    }
+}
+
+/// What types have to say that no node of ours can mount: valid objects all the same.
+fn required_of(kind: &str, source: &At<'_>, out: &mut Errors) {
+    let fields: &[&str] = match kind {
+        "gitRepo" => &["repository"],
+        "gcePersistentDisk" => &["pdName"],
+        "awsElasticBlockStore" | "cinder" => &["volumeID"],
+        "iscsi" => &["targetPortal", "iqn"],
+        "glusterfs" => &["endpoints", "path"],
+        "rbd" => &["image"],
+        "quobyte" => &["registry", "volume"],
+        "flexVolume" => &["driver"],
+        "azureFile" => &["secretName", "shareName"],
+        "vsphereVolume" => &["volumePath"],
+        "photonPersistentDisk" => &["pdID"],
+        "portworxVolume" => &["volumeID"],
+        "azureDisk" => &["diskName", "diskURI"],
+        "scaleIO" => &["gateway", "system", "volumeName"],
+        _ => &[],
+    };
+    fields.iter().for_each(|field| source.field(field).require(out));
+    for list in ["monitors"] {
+        if matches!(kind, "cephfs" | "rbd") && source.field(list).len() == 0 {
+            out.push(source.field(list).required(""));
+        }
+    }
+}
+
+/// A volume of a driver, described in the pod itself.
+fn csi(source: &At<'_>, out: &mut Errors) {
+    let driver = source.field("driver");
+    if driver.text().is_empty() {
+        out.push(driver.required(""));
+    } else {
+        let wrong = names::dns1123_subdomain(&driver.text().to_lowercase()).into_iter();
+        out.extend(wrong.map(|sentence| driver.invalid(sentence)));
+    }
+    let secret = source.field("nodePublishSecretRef");
+    if secret.is_set() {
+        secret.field("name").require(out);
     }
 }
 
@@ -166,10 +215,7 @@ fn downward_file(item: &At<'_>, out: &mut Errors) {
     match (field.is_set(), resource.is_set()) {
         (true, true) => out.push(item.invalid("fieldRef and resourceFieldRef can not be specified simultaneously")),
         (true, false) => container::field_ref(&field, &FILE_FIELDS, out),
-        (false, true) => {
-            resource.field("containerName").require(out);
-            resource.field("resource").require(out);
-        }
+        (false, true) => container::resource_ref(&resource, true, out),
         (false, false) => out.push(item.required("one of fieldRef and resourceFieldRef is required")),
     }
     mode(&item.field("mode"), out);
@@ -189,8 +235,27 @@ fn projected(source: &At<'_>, out: &mut Errors) {
         part.field("downwardAPI").field("items").items().for_each(|item| downward_file(&item, out));
         let token = part.field("serviceAccountToken");
         if token.is_set() {
-            file_path(&token.field("path"), out);
+            let seconds = token.field("expirationSeconds");
+            if seconds.is_set() && seconds.number() < TOKEN_SECONDS_MIN {
+                out.push(seconds.invalid("may not specify a duration less than 10 minutes"));
+            }
+            if seconds.number() > TOKEN_SECONDS_MAX {
+                out.push(seconds.invalid("may not specify a duration larger than 2^32 seconds"));
+            }
+            if token.field("path").text().is_empty() {
+                out.push(token.field("path").required(""));
+            }
         }
+        one_projection(&part, out);
+    }
+}
+
+/// A part of a projected volume is of one kind.
+fn one_projection(part: &At<'_>, out: &mut Errors) {
+    let kinds = ["secret", "configMap", "downwardAPI", "serviceAccountToken", "clusterTrustBundle", "podCertificate"];
+    let mut given = kinds.iter().map(|kind| part.field(kind)).filter(At::is_set);
+    if given.next().is_some() {
+        out.extend(given.map(|more| more.forbidden("may not specify more than 1 volume type")));
     }
 }
 

@@ -1,9 +1,12 @@
 //! Claims and volumes: the default class, and protection while they are used.
 
+use api::quantity::Quantity;
+use api::status::Status;
 use serde_json::Value;
 
+use crate::errors::Outcome;
 use crate::handler::Call;
-use crate::verbs::create::metadata;
+use crate::verbs::create::{metadata, text};
 
 /// Keeps a volume while a claim is bound to it.
 pub(super) const VOLUME_PROTECTION: &str = "kubernetes.io/pv-protection";
@@ -25,6 +28,35 @@ pub(super) fn complete_claim(call: &Call, object: &mut Value) {
     if let (Some(class), Some(spec)) = (default_class(call), object.get_mut("spec").and_then(Value::as_object_mut)) {
         spec.insert("storageClassName".to_owned(), class.into());
     }
+}
+
+/// A claim grows only if its class allows it.
+pub(super) fn may_grow(call: &Call, new: &Value, old: &Value) -> Outcome<()> {
+    let size = |claim: &Value| {
+        let size = claim.pointer("/spec/resources/requests/storage").and_then(Value::as_str);
+        size.and_then(|text| Quantity::parse(text).ok())
+    };
+    let (Some(now), Some(before)) = (size(new), size(old)) else { return Ok(()) };
+    let class = class_of(new);
+    if now <= before
+        || (class == class_of(old)
+            && call.shared.cache.named("storage.k8s.io", "storageclasses").is_some_and(|shelf| {
+                let found =
+                    class.and_then(|class| call.shared.cache.get("storage.k8s.io", "storageclasses", "", class));
+                found.is_some_and(|found| found.value(shelf.resource())["allowVolumeExpansion"] == true)
+            }))
+    {
+        return Ok(());
+    }
+    let why = "only dynamically provisioned pvc can be resized and the storageclass that provisions the pvc must \
+               support resize";
+    Err(Box::new(Status::forbidden("", "persistentvolumeclaims", text(new, "name"), why)))
+}
+
+/// The class that a claim names, by field or by annotation.
+fn class_of(claim: &Value) -> Option<&str> {
+    let old = claim.pointer("/metadata/annotations").and_then(|a| a.get(CLASS_ANNOTATION)).and_then(Value::as_str);
+    old.or_else(|| claim.pointer("/spec/storageClassName").and_then(Value::as_str)).filter(|c| !c.is_empty())
 }
 
 /// Adds a finalizer.

@@ -16,6 +16,7 @@ use crate::verbs::write::Extra;
 mod claims;
 pub(crate) mod holders;
 mod pods;
+pub(crate) mod quota;
 mod services;
 
 /// Label that every namespace has, with its own name.
@@ -37,7 +38,10 @@ pub(crate) fn create(call: &Call, object: &mut Value, extra: &mut Extra) -> Outc
     may_grant(call, object, None)?;
     match (&*call.resource.group, &*call.resource.kind) {
         ("", "Namespace") => complete_namespace(call, object, extra),
-        ("", "Pod") => pods::create(call, object, extra)?,
+        ("", "Pod") => {
+            quota::fill_in(call, object);
+            pods::create(call, object, extra)?;
+        }
         ("", "PersistentVolumeClaim") => claims::complete_claim(call, object),
         ("", "PersistentVolume") => claims::protect(object, claims::VOLUME_PROTECTION),
         _ => {}
@@ -51,6 +55,43 @@ pub(crate) fn update(call: &Call, new: &mut Value, old: &Value) -> Outcome<()> {
         holders::keep_epoch(new, Some(old));
     }
     may_grant(call, new, Some(old))
+}
+
+/// Refuses a valid object for what others say: classes, limits, quotas. Quotas come last: what they are charged for
+/// is written.
+pub(crate) fn judge(call: &Call, new: &Value, old: Option<&Value>, extra: &mut Extra) -> Outcome<()> {
+    let subresource = call.target.subresource.as_str();
+    if !matches!(subresource, "" | "resize") {
+        return Ok(());
+    }
+    let name = text(new, "name");
+    match (&*call.resource.group, &*call.resource.kind, old) {
+        ("", "PersistentVolumeClaim", old) => {
+            if let Some(old) = old {
+                claims::may_grow(call, new, old)?;
+            }
+            quota::within_limits(call, new, name)?;
+        }
+        ("scheduling.k8s.io", "PriorityClass", _) => one_default_priority(call, new)?,
+        ("", "Pod", old) if old.is_none() || subresource == "resize" => quota::within_limits(call, new, name)?,
+        _ => {}
+    }
+    quota::charge(call, new, old, extra)
+}
+
+/// One priority class at most is the default.
+fn one_default_priority(call: &Call, new: &Value) -> Outcome<()> {
+    let Some(shelf) = call.shared.cache.named("scheduling.k8s.io", "priorityclasses") else { return Ok(()) };
+    if new["globalDefault"] != true {
+        return Ok(());
+    }
+    let name = text(new, "name");
+    let others = shelf.all("").into_iter().filter(|object| &*object.key.name != name);
+    let taken = others.map(|o| o.value(shelf.resource())).find(|class| class["globalDefault"] == true);
+    let Some(taken) = taken else { return Ok(()) };
+    let why =
+        format!("PriorityClass {} is already marked as default. Only one default can exist", text(&taken, "name"));
+    Err(Box::new(Status::forbidden("scheduling.k8s.io", "priorityclasses", name, why)))
 }
 
 /// Takes what a valid object needs from what there is only once: addresses, ports, the right to run somewhere.

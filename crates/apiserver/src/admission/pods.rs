@@ -1,5 +1,6 @@
 //! Pods: service account, priority, tolerations, runtime class, and the right to a name on a node.
 
+use api::amounts;
 use api::status::Status;
 use serde_json::{Map, Value, json};
 
@@ -118,7 +119,13 @@ fn tolerations(spec: &mut Map<String, Value>) {
 
 /// The runtime class exists, and the pod may use it: by its creator's right or its service account's.
 fn runtime_class(call: &Call, name: &str, spec: &mut Map<String, Value>) -> Outcome<()> {
-    let Some(class) = spec.get("runtimeClassName").and_then(Value::as_str).map(str::to_owned) else { return Ok(()) };
+    let Some(class) = spec.get("runtimeClassName").and_then(Value::as_str).map(str::to_owned) else {
+        return if spec.get("overhead").is_some_and(|o| o.as_object().is_some_and(|o| !o.is_empty())) {
+            forbidden(name, "pod rejected: Pod Overhead set without corresponding RuntimeClass defined Overhead")
+        } else {
+            Ok(())
+        };
+    };
     let Some(shelf) = call.shared.cache.named("node.k8s.io", "runtimeclasses") else { return Ok(()) };
     let Some(found) = call.shared.cache.get("node.k8s.io", "runtimeclasses", "", &class) else {
         return forbidden(name, format!("pod rejected: RuntimeClass {class:?} not found"));
@@ -138,14 +145,39 @@ fn runtime_class(call: &Call, name: &str, spec: &mut Map<String, Value>) -> Outc
         );
         return forbidden(name, why);
     }
-    let value = found.value(shelf.resource());
-    if let Some(overhead) = value.pointer("/overhead/podFixed") {
-        spec.entry("overhead").or_insert_with(|| overhead.clone());
+    use_class(name, spec, &found.value(shelf.resource()))
+}
+
+/// Takes over what running pods of the class costs, and where they can run; a pod must not say otherwise.
+fn use_class(name: &str, spec: &mut Map<String, Value>, class: &Value) -> Outcome<()> {
+    match (class.pointer("/overhead/podFixed"), spec.get("overhead")) {
+        (Some(overhead), None) => drop(spec.insert("overhead".to_owned(), overhead.clone())),
+        (Some(overhead), Some(given)) if amounts::read(given) != amounts::read(overhead) => {
+            return forbidden(name, "pod rejected: Pod's Overhead doesn't match RuntimeClass's defined Overhead");
+        }
+        _ => {}
     }
-    if let Some(wanted) = value.pointer("/scheduling/nodeSelector").and_then(Value::as_object) {
+    if let Some(wanted) = class.pointer("/scheduling/nodeSelector").and_then(Value::as_object) {
         let selector = spec.entry("nodeSelector").or_insert_with(|| json!({}));
         for (key, value) in wanted {
+            let (class, pod) = (value.as_str().unwrap_or_default(), selector.get(key).and_then(Value::as_str));
+            if let Some(pod) = pod.filter(|pod| *pod != class) {
+                let why = format!(
+                    "conflict: runtimeClass.scheduling.nodeSelector[{key}] = {class}; pod.spec.nodeSelector[{key}] = {pod}"
+                );
+                return forbidden(name, why);
+            }
             selector[key] = value.clone();
+        }
+    }
+    if let Some(more) = class.pointer("/scheduling/tolerations").and_then(Value::as_array) {
+        let list = spec.entry("tolerations").or_insert_with(|| json!([]));
+        for toleration in more {
+            if let Some(list) = list.as_array_mut()
+                && !list.contains(toleration)
+            {
+                list.push(toleration.clone());
+            }
         }
     }
     Ok(())

@@ -40,6 +40,8 @@ pub(crate) async fn dispatch(call: Call) -> Outcome<Response<Body>> {
         ("eviction", _) => eviction::evict(call).await,
         ("finalize", _) => finalize::finalize(call).await,
         (sub, "get") if WHOLE.contains(&sub) => verbs::read::get(call).await,
+        (sub, "update") if WHOLE.contains(&sub) => verbs::update::update(call).await,
+        (sub, "patch") if WHOLE.contains(&sub) => verbs::patch::patch(call).await,
         _ => Err(Box::new(Status::path_not_found())),
     }
 }

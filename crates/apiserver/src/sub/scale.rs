@@ -2,6 +2,7 @@
 
 use api::crd::{Custom, Scale};
 use api::decode::{self, FieldValidation};
+use api::managed::{self, Change};
 use api::selector::LabelSelector;
 use api::status::{FieldError, Status};
 use http::Response;
@@ -10,7 +11,7 @@ use serde_json::{Value, json};
 use crate::body::Body;
 use crate::errors::Outcome;
 use crate::handler::Call;
-use crate::verbs::create::text;
+use crate::verbs::create::{seconds, text};
 use crate::verbs::{options, patch, update, write};
 use crate::{media, object};
 
@@ -28,6 +29,9 @@ pub(crate) async fn write(call: Call) -> Outcome<Response<Body>> {
     let _ = options::field_validation(&call)?;
     let given = if updates { Some(read(&call)?) } else { None };
     let patch = if updates { None } else { Some(patch::read(&call)?) };
+    if let Some(wanted) = patch.as_ref().and_then(patch::Patch::wanted) {
+        return apply(&call, wanted, dry_run).await;
+    }
     let written = write::modify(&call, dry_run, |current, extra| {
         let mut scale = of(&call, &current.value)?;
         if let Some(given) = &given {
@@ -44,15 +48,42 @@ pub(crate) async fn write(call: Call) -> Outcome<Response<Body>> {
             &current.value,
         )?;
         let mut new = current.value.clone();
-        match &call.resource.custom {
-            Some(custom) => paths(custom)?.set_wanted(&mut new, replicas),
-            None => new["spec"]["replicas"] = replicas.into(),
-        }
+        set_replicas(&call, &mut new, replicas)?;
         let checked = decode::check_value(&call.resource, new, FieldValidation::Ignore)?;
         update::replace(&call, checked.object, current, extra)
     })
     .await?;
     Ok(call.view()?.document(200, &of(&call, &object::value_of(&call.resource, &written.raw, written.revision))?))
+}
+
+/// Makes the number what a manager wants; it then manages it through this subresource.
+async fn apply(call: &Call, wanted: &Value, dry_run: bool) -> Outcome<Response<Body>> {
+    patch::need_manager(call)?;
+    let (manager, now) = (call.manager(), seconds(call.shared.ambient.now()));
+    let change = Change { manager: &manager, subresource: &call.target.subresource, now: &now };
+    let replicas = replicas(call, wanted)?;
+    let resource = &call.resource;
+    let mut config = json!({
+        "apiVersion": resource.api_version(), "kind": resource.kind,
+        "metadata": {"name": call.target.name, "namespace": call.target.namespace},
+    });
+    set_replicas(call, &mut config, replicas)?;
+    let written = write::modify(call, dry_run, |current, extra| {
+        let new = managed::apply(resource, Some(&current.value), config.clone(), &change, call.query.flag("force"))?;
+        let checked = decode::check_value(resource, new, FieldValidation::Ignore)?;
+        update::replace(call, checked.object, current, extra)
+    })
+    .await?;
+    Ok(call.view()?.document(200, &of(call, &object::value_of(resource, &written.raw, written.revision))?))
+}
+
+/// Puts the number where the kind holds it.
+fn set_replicas(call: &Call, object: &mut Value, replicas: i64) -> Outcome<()> {
+    match &call.resource.custom {
+        Some(custom) => paths(custom)?.set_wanted(object, replicas),
+        None => object["spec"]["replicas"] = replicas.into(),
+    }
+    Ok(())
 }
 
 /// The Scale of an object.
@@ -104,7 +135,11 @@ fn read(call: &Call) -> Outcome<Value> {
     let kind = scale.get("kind").and_then(Value::as_str).unwrap_or("Scale");
     if kind != "Scale" {
         let version = scale.get("apiVersion").and_then(Value::as_str).unwrap_or_default();
-        let why = format!("expected input object type to be Scale, but /{version}, Kind={kind} was given");
+        let short = version.rsplit('/').next().unwrap_or_default();
+        let why = format!(
+            "{kind} in version {version:?} cannot be handled as a Scale: converting ({short}.{kind}) to \
+             (autoscaling.Scale): unknown conversion"
+        );
         return Err(Box::new(Status::bad_request(why)));
     }
     let name = text(&scale, "name");

@@ -43,6 +43,10 @@ pub(crate) async fn create_object(call: &Call, mut object: Value, dry_run: bool)
         set(&mut object, "name", generate(call, prefix));
     }
     defaults::apply(resource, &mut object);
+    if !call.applies() {
+        // What the server adds from here on is nobody's.
+        super::update::track(call, &mut object, None);
+    }
     loop {
         tries -= 1;
         let made = write::create(call, dry_run, |extra| build(call, object.clone(), extra)).await?;
@@ -66,6 +70,7 @@ fn build(call: &Call, mut object: Value, extra: &mut Extra) -> Outcome<Value> {
     stamp(call, &mut object);
     strategy::prepare_create(resource, &mut object);
     respond::invalid(resource, text(&object, "name"), validate::create(resource, &object))?;
+    admission::judge(call, &object, None, extra)?;
     admission::allocate(call, &mut object, None, extra)?;
     decode::normalize(resource, &mut object);
     Ok(object)
@@ -104,9 +109,6 @@ fn stamp(call: &Call, object: &mut Value) {
     let metadata = metadata(object);
     for field in ["deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "resourceVersion"] {
         metadata.remove(field);
-    }
-    if !call.applies() {
-        metadata.remove("managedFields");
     }
     metadata.insert("uid".to_owned(), uid.into());
     metadata.insert("creationTimestamp".to_owned(), now.into());

@@ -36,20 +36,29 @@ pub(crate) fn filter(call: &Call) -> Outcome<Filter> {
     Ok(filter)
 }
 
-/// What to do about unknown fields.
+/// Longest name of a manager, in bytes.
+const MANAGER_MAX: usize = 128;
+
+/// What to do about unknown fields; refuses a manager's name that cannot be noted.
 pub(crate) fn field_validation(call: &Call) -> Outcome<FieldValidation> {
+    let manager = call.query.text("fieldManager");
+    let wrong = if manager.len() > MANAGER_MAX {
+        Some(FieldError::too_long("fieldManager", MANAGER_MAX))
+    } else if manager.chars().any(char::is_control) {
+        Some(FieldError::invalid("fieldManager", manager, "should only contain printable characters"))
+    } else {
+        None
+    };
+    if let Some(error) = wrong {
+        return Err(Box::new(Status::invalid("meta.k8s.io", options_kind(call), "", vec![error])));
+    }
     match call.query.text("fieldValidation") {
         "" | "Warn" => Ok(FieldValidation::Warn),
         "Strict" => Ok(FieldValidation::Strict),
         "Ignore" => Ok(FieldValidation::Ignore),
         other => {
-            let kind = match call.verb {
-                "create" => "CreateOptions",
-                "patch" => "PatchOptions",
-                _ => "UpdateOptions",
-            };
             let error = FieldError::not_supported("fieldValidation", other, &["Ignore", "Strict", "Warn"]);
-            Err(Box::new(Status::invalid("meta.k8s.io", kind, "", vec![error])))
+            Err(Box::new(Status::invalid("meta.k8s.io", options_kind(call), "", vec![error])))
         }
     }
 }
@@ -60,6 +69,15 @@ pub(crate) fn valid(errors: Vec<FieldError>) -> Outcome<()> {
         return Ok(());
     }
     Err(Box::new(Status::invalid("meta.k8s.io", "ListOptions", "", errors)))
+}
+
+/// The kind of a write's options.
+fn options_kind(call: &Call) -> &'static str {
+    match call.verb {
+        "create" => "CreateOptions",
+        "patch" => "PatchOptions",
+        _ => "UpdateOptions",
+    }
 }
 
 /// A resourceVersion of the query: absent, or a number.

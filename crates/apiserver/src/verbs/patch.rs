@@ -5,7 +5,7 @@ use api::managed::{self, Change};
 use api::status::{FieldError, Status};
 use api::{defaults, schema};
 use http::Response;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::create::{self, metadata, seconds, text};
 use super::{options, update, write};
@@ -33,6 +33,13 @@ pub(crate) struct Patch {
     document: Value,
 }
 
+impl Patch {
+    /// What a manager wants, if that is what the patch says.
+    pub(crate) fn wanted(&self) -> Option<&Value> {
+        (self.notation == Notation::Apply).then_some(&self.document)
+    }
+}
+
 /// Changes the object.
 pub(crate) async fn patch(call: Call) -> Outcome<Response<Body>> {
     let view = call.view()?;
@@ -48,11 +55,17 @@ pub(crate) async fn patch(call: Call) -> Outcome<Response<Body>> {
         apply(&call, &patch, &mut new)?;
         let checked = check(&call, new, mode)?;
         warnings = checked.warnings;
-        update::precondition(&call, &checked.object, &current.value)?;
+        update::precondition(&call, &version_of(&checked.object), &current.value)?;
         update::replace(&call, checked.object, current, extra)
     })
     .await?;
     Ok(respond::warn(view.object(200, &written.raw, written.revision), &warnings))
+}
+
+/// What a patched object says about the version that it builds upon. Its uid is no precondition: it is the patched
+/// object's own, and another one is refused like any other field that may not change.
+fn version_of(object: &Value) -> Value {
+    json!({"metadata": {"resourceVersion": text(object, "resourceVersion")}})
 }
 
 /// Reads the body as the notation that its media type names.
@@ -71,13 +84,38 @@ pub(crate) fn read(call: &Call) -> Outcome<Patch> {
         let known = ["application/json-patch+json", "application/merge-patch+json", APPLY];
         return Err(Box::new(Status::unsupported_media_type(&known)));
     }
-    let media = if notation == Notation::Apply { MediaType::Yaml } else { MediaType::Json };
+    if notation != Notation::Apply && call.query.get("force").is_some() {
+        let error = FieldError::forbidden("force", "may not be specified for non-apply patch");
+        return Err(Box::new(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![error])));
+    }
+    let (media, what) =
+        if notation == Notation::Apply { (MediaType::Yaml, "YAML") } else { (MediaType::Json, "patch") };
     let document = decode::parse(&call.resource.type_name, &call.body, media)
-        .map_err(|error| Status::bad_request(format!("error decoding patch: {error}")))?;
+        .map_err(|error| Status::bad_request(format!("error decoding {what}: {error}")))?;
+    if notation == Notation::Merge && !document.is_object() {
+        return Err(Box::new(no_object(&document)));
+    }
     if notation != Notation::Json && !document.is_object() {
         return Err(Box::new(Status::bad_request("error decoding patch: a merge patch of an object is an object")));
     }
     Ok(Patch { notation, document })
+}
+
+/// 422: a merge patch that makes the object into something else.
+fn no_object(document: &Value) -> Status {
+    let kind = match document {
+        Value::Array(_) => "array",
+        Value::String(_) => "string",
+        Value::Bool(_) => "bool",
+        _ => "number",
+    };
+    let detail = format!(
+        "couldn't get version/kind; json parse error: json: cannot unmarshal {kind} into Go value of type struct {{ \
+         APIVersion string \"json:\\\"apiVersion,omitempty\\\"\"; Kind string \"json:\\\"kind,omitempty\\\"\" }}"
+    );
+    let error = FieldError::invalid("patch", document.to_string(), detail);
+    // Nothing is known about what the patch would make: only its causes are told.
+    Status::invalid("", "", "", vec![error])
 }
 
 /// Applies a patch to a document.
@@ -115,13 +153,19 @@ pub(crate) fn apply(call: &Call, patch: &Patch, target: &mut Value) -> Outcome<(
     })
 }
 
-/// Makes the object what a manager wants, creates it if there is none.
-async fn server_side(call: &Call, mut config: Value, mode: FieldValidation, dry_run: bool) -> Outcome<Response<Body>> {
-    let view = call.view()?;
+/// Who applies says who it is.
+pub(crate) fn need_manager(call: &Call) -> Outcome<()> {
     if call.query.text("fieldManager").is_empty() {
         let error = FieldError::required("fieldManager", "is required for apply patch");
         return Err(Box::new(Status::invalid("meta.k8s.io", "PatchOptions", "", vec![error])));
     }
+    Ok(())
+}
+
+/// Makes the object what a manager wants, creates it if there is none.
+async fn server_side(call: &Call, mut config: Value, mode: FieldValidation, dry_run: bool) -> Outcome<Response<Body>> {
+    let view = call.view()?;
+    need_manager(call)?;
     if text(&config, "name").is_empty() {
         metadata(&mut config).insert("name".to_owned(), call.target.name.clone().into());
     }
@@ -134,14 +178,21 @@ async fn server_side(call: &Call, mut config: Value, mode: FieldValidation, dry_
         Ok(check(call, new, FieldValidation::Ignore)?.object)
     };
     let changed = write::modify(call, dry_run, |current, extra| {
-        if !text(&config, "resourceVersion").is_empty() || !text(&config, "uid").is_empty() {
-            update::precondition(call, &config, &current.value)?;
+        if !text(&config, "resourceVersion").is_empty() {
+            update::precondition(call, &version_of(&config), &current.value)?;
         }
         update::replace(call, result(Some(&current.value))?, current, extra)
     })
     .await;
     match changed {
         Err(status) if status.code == 404 && call.target.subresource.is_empty() => {
+            let (resource, uid) = (&call.resource, text(&config, "uid"));
+            if !uid.is_empty() {
+                let why =
+                    format!("uid mismatch: the provided object specified uid {uid}, and no existing object was found");
+                let name = &call.target.name;
+                return Err(Box::new(Status::conflict(&resource.group, &resource.plural, name, why)));
+            }
             let written = create::create_object(call, result(None)?, dry_run).await?;
             Ok(respond::warn(view.object(201, &written.raw, written.revision), &warnings))
         }

@@ -98,20 +98,35 @@ pub(crate) fn precondition(call: &Call, new: &Value, current: &Value) -> Outcome
 pub(crate) fn replace(call: &Call, mut new: Value, current: &Current, extra: &mut Extra) -> Outcome<Step> {
     let resource = &call.resource;
     let old = &current.value;
-    keep(call, &mut new, old);
-    let errors = if call.target.subresource == "status" {
-        strategy::prepare_status_update(resource, &mut new, old);
-        admission::update(call, &mut new, old)?;
-        validate::status_update(resource, &new, old)
-    } else {
-        admission::update(call, &mut new, old)?;
-        strategy::prepare_update(resource, &mut new, old);
-        admission::allocate(call, &mut new, Some(old), extra)?;
-        validate::update(resource, &new, old)
+    if !call.applies() {
+        track(call, &mut new, Some(old));
+    }
+    keep(&mut new, old);
+    let errors = match call.target.subresource.as_str() {
+        "status" => {
+            strategy::prepare_status_update(resource, &mut new, old);
+            admission::update(call, &mut new, old)?;
+            validate::status_update(resource, &new, old)
+        }
+        "ephemeralcontainers" => {
+            strategy::prepare_ephemeral_update(&mut new, old);
+            validate::ephemeral_update(&new, old)
+        }
+        "resize" => {
+            strategy::prepare_resize(&mut new, old);
+            validate::resize_update(&new, old)
+        }
+        _ => {
+            admission::update(call, &mut new, old)?;
+            strategy::prepare_update(resource, &mut new, old);
+            admission::allocate(call, &mut new, Some(old), extra)?;
+            validate::update(resource, &new, old)
+        }
     };
     respond::invalid(resource, &call.target.name, errors)?;
+    admission::judge(call, &new, Some(old), extra)?;
     decode::normalize(resource, &mut new);
-    track(call, &mut new, old);
+    managed::keep_if_unchanged(&mut new, old);
     Ok(finish(call, new, extra))
 }
 
@@ -126,25 +141,23 @@ pub(crate) fn finish(call: &Call, new: Value, extra: &mut Extra) -> Step {
     Step::Write(new)
 }
 
-/// Notes who changed what, where that is noted: on objects that somebody has applied.
-fn track(call: &Call, new: &mut Value, old: &Value) {
-    if call.applies() || old.pointer("/metadata/managedFields").is_none() {
-        return;
-    }
+/// Notes who changed what.
+pub(crate) fn track(call: &Call, new: &mut Value, old: Option<&Value>) {
     let (manager, now) = (call.manager(), create::seconds(call.shared.ambient.now()));
     let change = Change { manager: &manager, subresource: &call.target.subresource, now: &now };
-    managed::track(&call.resource, Some(old), new, &change);
+    managed::track(&call.resource, old, new, &change);
 }
 
 /// What no update changes.
-fn keep(call: &Call, new: &mut Value, old: &Value) {
+fn keep(new: &mut Value, old: &Value) {
     let kept = metadata(new);
-    for field in
-        ["uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink", "managedFields"]
+    // Another uid is for validation to refuse.
+    if kept.get("uid").and_then(Value::as_str).is_none_or(str::is_empty)
+        && let Some(uid) = old.get("metadata").and_then(|m| m.get("uid"))
     {
-        if field == "managedFields" && call.applies() {
-            continue;
-        }
+        kept.insert("uid".to_owned(), uid.clone());
+    }
+    for field in ["creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "selfLink"] {
         match old.get("metadata").and_then(|m| m.get(field)) {
             Some(value) => kept.insert(field.to_owned(), value.clone()),
             None => kept.remove(field),

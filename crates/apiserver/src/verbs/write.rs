@@ -8,6 +8,7 @@ use bytes::Bytes;
 use serde_json::Value;
 use store::{Compare, Op, Txn, TxnOutcome};
 
+use crate::admission::quota;
 use crate::cache::store_key;
 use crate::errors::{Outcome, from_store};
 use crate::handler::Call;
@@ -77,6 +78,7 @@ where
     F: FnMut(&mut Extra) -> Outcome<Value>,
 {
     let shared = &call.shared;
+    let _turn = quota::turn(call).await;
     for _ in 0..ATTEMPTS {
         shared.cache.catch_up().await?;
         let mut extra = Extra::default();

@@ -17,6 +17,7 @@ mod fields;
 mod typed;
 
 use std::collections::BTreeMap;
+use std::sync::LazyLock;
 
 use serde_json::{Map, Value, json};
 
@@ -59,7 +60,7 @@ pub struct Managers {
 }
 
 /// What a manager manages.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 struct Entry {
     time: Option<String>,
     fields: FieldSet,
@@ -91,7 +92,7 @@ impl Managers {
             let time = value.get("time").and_then(Value::as_str).map(str::to_owned);
             let (name, api_version, subresource) = (text("manager"), text("apiVersion"), text("subresource"));
             let entry = managers.entries.entry(Manager { operation, name, api_version, subresource });
-            let entry = entry.or_insert(Entry { time: None, fields: FieldSet::default() });
+            let entry = entry.or_default();
             entry.fields = std::mem::take(&mut entry.fields).union(&fields);
             entry.time = entry.time.take().max(time);
         }
@@ -118,11 +119,6 @@ impl Managers {
         self.entries.is_empty()
     }
 
-    /// The fields of a manager.
-    fn fields(&self, manager: &Manager) -> FieldSet {
-        self.entries.get(manager).map(|entry| entry.fields.clone()).unwrap_or_default()
-    }
-
     /// Gives a manager exactly these fields; the time changes if they do.
     fn set(&mut self, manager: &Manager, fields: FieldSet, now: &str) {
         match self.entries.get_mut(manager) {
@@ -141,26 +137,43 @@ impl Managers {
         }
     }
 
-    /// Drops managers of nothing, and merges the oldest updates where there are too many.
+    /// Drops managers of nothing, and merges the oldest updates where there are too many: into one per version, once
+    /// two of a version are to go.
     fn tidy(&mut self) {
         self.entries.retain(|_, entry| !entry.fields.is_empty());
-        let mut updates: Vec<Manager> = self
-            .entries
-            .keys()
-            .filter(|m| m.operation == Operation::Update && m.subresource.is_empty())
-            .cloned()
-            .collect();
-        if updates.len() <= MAX_UPDATE_MANAGERS {
+        let mut updates: Vec<Manager> =
+            self.entries.keys().filter(|m| m.operation == Operation::Update).cloned().collect();
+        let mut left = updates.len();
+        if left <= MAX_UPDATE_MANAGERS {
             return;
         }
-        updates.sort_by_key(|manager| self.entries[manager].time.clone());
-        let surplus = updates.len() + 1 - MAX_UPDATE_MANAGERS;
-        for manager in updates.into_iter().take(surplus) {
+        updates.sort_by_cached_key(|manager| (self.entries[manager].time.clone(), manager.clone()));
+        let mut first_of: BTreeMap<String, Manager> = BTreeMap::new();
+        for manager in updates {
+            if left <= MAX_UPDATE_MANAGERS {
+                return;
+            }
+            let bucket = Manager {
+                operation: Operation::Update,
+                name: ANCIENT_CHANGES.to_owned(),
+                api_version: manager.api_version.clone(),
+                subresource: String::new(),
+            };
+            let Some(first) = first_of.get(&manager.api_version) else {
+                first_of.insert(manager.api_version.clone(), manager);
+                continue;
+            };
+            if !self.entries.contains_key(&bucket)
+                && let Some(entry) = self.entries.remove(first)
+            {
+                self.entries.insert(bucket.clone(), entry);
+            }
             let Some(old) = self.entries.remove(&manager) else { continue };
-            let ancient = Manager { name: ANCIENT_CHANGES.to_owned(), ..manager };
-            let entry = self.entries.entry(ancient).or_insert(Entry { time: None, fields: FieldSet::default() });
+            let entry = self.entries.entry(bucket).or_default();
             entry.fields = std::mem::take(&mut entry.fields).union(&old.fields);
-            entry.time = entry.time.take().max(old.time);
+            // The one that is merged is the younger.
+            entry.time = old.time;
+            left -= 1;
         }
     }
 }
@@ -224,6 +237,9 @@ pub fn apply(
 
     let difference = typed.compare(root, Some(live), Some(&new));
     let changed = difference.added.union(&difference.modified).without(writer.ignored);
+    if let (true, Some(entry)) = (live != &new, managers.entries.get_mut(manager)) {
+        entry.time = Some(writer.now.to_owned());
+    }
     let mut conflicts = Vec::new();
     let mut contested = FieldSet::default();
     for (other, entry) in managers.entries.iter().filter(|(other, _)| *other != manager) {
@@ -240,42 +256,61 @@ pub fn apply(
     Ok((new, managers))
 }
 
-/// Notes what a write other than an apply changed: the object was `live` and becomes `new`;
-/// neither carries `metadata.managedFields`.
-pub fn update(
-    live: &Value,
-    new: &Value,
-    mut managers: Managers,
-    writer: &Writer<'_>,
-    schema: &dyn TypeSchema,
-) -> Managers {
+/// What a write other than an apply changed of what is tracked.
+#[derive(Debug, Clone)]
+pub struct Changes {
+    /// Added or changed: the writer's from now on.
+    changed: FieldSet,
+    /// Gone: nobody's any longer.
+    removed: FieldSet,
+}
+
+/// What a write that makes `live` into `new` changes; `None` if it is nothing that is tracked. Managers need not
+/// be read then, which is why this is apart from [`Managers::note`].
+pub fn changes(live: &Value, new: &Value, writer: &Writer<'_>, schema: &dyn TypeSchema) -> Option<Changes> {
     let typed = Typed { schema };
     let difference = typed.compare(Some(schema.root()), Some(live), Some(new));
     let changed = tracked(difference.added.union(&difference.modified), writer);
-    managers.release(&changed, &writer.manager);
-    managers.release(&difference.removed, &writer.manager);
-    let own = managers.fields(&writer.manager).difference(&difference.removed).union(&changed);
-    managers.set(&writer.manager, own, writer.now);
-    managers.tidy();
-    managers
+    let removed = tracked(difference.removed, writer);
+    (!changed.is_empty() || !removed.is_empty()).then_some(Changes { changed, removed })
+}
+
+impl Managers {
+    /// Notes who made these changes.
+    pub fn note(&mut self, changes: &Changes, writer: &Writer<'_>) {
+        let manager = &writer.manager;
+        self.release(&changes.changed, manager);
+        self.release(&changes.removed, manager);
+        if let Some(own) = self.entries.get_mut(manager) {
+            own.fields = own.fields.difference(&changes.removed);
+        }
+        if !changes.changed.is_empty() {
+            let own = self.entries.entry(manager.clone()).or_default();
+            own.fields = std::mem::take(&mut own.fields).union(&changes.changed);
+            own.time = Some(writer.now.to_owned());
+        }
+        self.tidy();
+    }
 }
 
 /// The part of a set that is tracked at all.
 fn tracked(set: FieldSet, writer: &Writer<'_>) -> FieldSet {
-    let header = FieldSet::of_paths(&[
-        &["apiVersion"],
-        &["kind"],
-        &["metadata", "name"],
-        &["metadata", "namespace"],
-        &["metadata", "creationTimestamp"],
-        &["metadata", "selfLink"],
-        &["metadata", "uid"],
-        &["metadata", "clusterName"],
-        &["metadata", "generation"],
-        &["metadata", "managedFields"],
-        &["metadata", "resourceVersion"],
-    ]);
-    let mut set = set.without(&header).without(writer.ignored);
+    static HEADER: LazyLock<FieldSet> = LazyLock::new(|| {
+        FieldSet::of_paths(&[
+            &["apiVersion"],
+            &["kind"],
+            &["metadata", "name"],
+            &["metadata", "namespace"],
+            &["metadata", "creationTimestamp"],
+            &["metadata", "selfLink"],
+            &["metadata", "uid"],
+            &["metadata", "clusterName"],
+            &["metadata", "generation"],
+            &["metadata", "managedFields"],
+            &["metadata", "resourceVersion"],
+        ])
+    });
+    let mut set = set.without(&HEADER).without(writer.ignored);
     if let Some(metadata) = set.children.get_mut("f:metadata") {
         metadata.member = false;
         if metadata.is_empty() {

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::{Error, FieldSet, Manager, Managers, Operation, Place, Shape, TypeSchema, Writer, apply, update};
+use super::{Error, FieldSet, Manager, Managers, Operation, Place, Shape, TypeSchema, Writer, apply, changes};
 
 /// `data` is a map of texts, `items` a list by `name`, `ports` one by `port` and `protocol`
 /// (`TCP` by default), `names` a set, `whole` is owned as a whole, `inner` is the same again.
@@ -73,7 +73,9 @@ impl Object {
         let ignored = FieldSet::default();
         let writer =
             Writer { manager: manager(name, Operation::Update), now: "2021-01-01T00:00:00Z", ignored: &ignored };
-        self.managers = update(&self.value, &value, self.managers.clone(), &writer, &Small);
+        if let Some(changes) = changes(&self.value, &value, &writer, &Small) {
+            self.managers.note(&changes, &writer);
+        }
         self.value = value;
     }
 

@@ -2,7 +2,7 @@
 //! between two, their merge, and the removal of a set.
 
 use std::borrow::Cow;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value};
 
@@ -151,6 +151,10 @@ impl Typed<'_> {
     /// What must be done to `old` to get `new`. A whole that is on one side alone counts for
     /// itself and for all in it.
     pub(super) fn compare(&self, place: Option<Place>, old: Option<&Value>, new: Option<&Value>) -> Difference {
+        if old.is_some() && old == new {
+            // Most of an object stays in most writes.
+            return Difference::default();
+        }
         let shape = self.shape_with(place, &[old, new]);
         let is_leaf = matches!(shape, Shape::Leaf) || (is_nothing(old) && is_nothing(new));
         let mut difference = Difference {
@@ -175,20 +179,28 @@ impl Typed<'_> {
                 let old = self.items(&shape, old).unwrap_or_default();
                 let new = self.items(&shape, new).unwrap_or_default();
                 let below = if let Shape::Keyed(item, _) = &shape { Some(*item) } else { None };
-                for (element, value) in &old {
-                    include(element, below, Some(value), item(&new, element));
+                let (before, after) = (by_element(&old), by_element(&new));
+                for (element, value) in &before {
+                    include(element, below, Some(value), after.get(element).copied());
                 }
-                for (element, value) in new.iter().filter(|(element, _)| item(&old, element).is_none()) {
+                for (element, value) in after.iter().filter(|(element, _)| !before.contains_key(*element)) {
                     include(element, below, None, Some(value));
                 }
             }
             _ => {
                 let old = old.and_then(Value::as_object);
                 let new = new.and_then(Value::as_object);
-                let names = old.into_iter().flatten().chain(new.into_iter().flatten()).map(|(name, _)| name);
-                for name in names.collect::<BTreeSet<_>>() {
-                    let (old, new) = (old.and_then(|o| o.get(name)), new.and_then(|o| o.get(name)));
-                    include(&format!("f:{name}"), self.below(place, &shape, name), old, new);
+                for (name, old) in old.into_iter().flatten() {
+                    let new = new.and_then(|new| new.get(name));
+                    // Asked before the element's name is made up; what is equal costs nothing more.
+                    if Some(old) != new {
+                        include(&format!("f:{name}"), self.below(place, &shape, name), Some(old), new);
+                    }
+                }
+                for (name, new) in new.into_iter().flatten() {
+                    if old.is_none_or(|old| !old.contains_key(name)) {
+                        include(&format!("f:{name}"), self.below(place, &shape, name), None, Some(new));
+                    }
                 }
             }
         }
@@ -352,6 +364,11 @@ impl FieldSet {
         set.children.insert(element.to_owned(), FieldSet { member: true, ..FieldSet::default() });
         set
     }
+}
+
+/// The items of a list, found by element; of items that are alike the first.
+fn by_element<'i, 'v>(items: &'i Items<'v>) -> BTreeMap<&'i str, &'v Value> {
+    items.iter().rev().map(|(element, value)| (element.as_str(), *value)).collect()
 }
 
 /// The item of this element.
