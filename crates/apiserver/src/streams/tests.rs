@@ -246,8 +246,9 @@ async fn ports_are_forwarded_each_on_its_channels() {
     let mut streams = Vec::new();
     for port in [80u16, 443] {
         let request = StreamRequest::PortForward { target: call.target(String::new()), port };
-        streams.push((port, call.open(request).await.unwrap()));
+        streams.push((port, Ok(call.open(request).await.unwrap())));
     }
+    streams.push((9, Err("nobody listens".to_owned())));
     let (server, client) = tokio::io::duplex(1 << 16);
     let protocol = Protocol::choose(&["v4.channel.k8s.io".to_owned()]).unwrap();
     tokio::spawn(async move { websocket::run_forward(websocket::socket(server).await, protocol, streams).await });
@@ -256,9 +257,10 @@ async fn ports_are_forwarded_each_on_its_channels() {
         Some(Ok(Message::Binary(data))) => data.to_vec(),
         other => panic!("unexpected {other:?}"),
     };
-    for expected in [[0, 80, 0], [1, 80, 0], [2, 187, 1], [3, 187, 1]] {
+    for expected in [[0, 80, 0], [1, 80, 0], [2, 187, 1], [3, 187, 1], [4, 9, 0], [5, 9, 0]] {
         assert_eq!(next(&mut client).await, expected);
     }
+    assert_eq!(next(&mut client).await, b"\x05nobody listens");
     client.send(Message::binary(b"\x02hi".to_vec())).await.unwrap();
     assert_eq!(next(&mut client).await, b"\x02443:hi");
 }

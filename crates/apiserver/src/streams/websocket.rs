@@ -81,7 +81,14 @@ pub(super) async fn forward(call: &Call<'_>, parts: Parts) -> Outcome<Response<B
     let mut nodes = Vec::new();
     for port in &ports {
         let request = StreamRequest::PortForward { target: call.target(String::new()), port: *port };
-        nodes.push((*port, call.open(request).await?));
+        // A port where nobody listens is told on its own channel: the others may be fine.
+        let node = match call.open(request).await {
+            Err(status) if status.code == 400 => {
+                Err(format!("error forwarding port {port} to pod {}: {}", call.name(), status.message))
+            }
+            opened => Ok(opened?),
+        };
+        nodes.push((*port, node));
     }
     Ok(hello.accept(move |socket, _| run_forward(socket, protocol, nodes)))
 }
@@ -216,8 +223,7 @@ pub(super) async fn run_remote<T>(
     let (queue, messages) = mpsc::channel(4);
     let mut incoming = Box::pin(incoming(from_socket).fuse().peekable());
     let bridging = async {
-        let terminal = matches!(remote.request, StreamRequest::Exec { tty: true, .. });
-        let settle = if terminal { SETTLE_TERMINAL } else { SETTLE };
+        let settle = if remote.tty() { SETTLE_TERMINAL } else { SETTLE };
         // Whether it spoke or not: from here on it listens.
         let _ = tokio::time::timeout(settle, incoming.as_mut().peek()).await;
         // Tells the client that the connection stands, on the first channel that it reads.
@@ -239,8 +245,11 @@ pub(super) async fn run_remote<T>(
     upgrade::drain(incoming).await;
 }
 
+/// A port, and the node's stream to it or why there is none.
+type Forwarded = (u16, Result<nodeconn::Stream, String>);
+
 /// Bridges the channels of a client's socket and one node stream per port.
-pub(super) async fn run_forward<T>(socket: WebSocketStream<T>, protocol: Protocol, ports: Vec<(u16, nodeconn::Stream)>)
+pub(super) async fn run_forward<T>(socket: WebSocketStream<T>, protocol: Protocol, ports: Vec<Forwarded>)
 where
     T: AsyncRead + AsyncWrite + Unpin,
 {
@@ -256,15 +265,23 @@ where
             for channel in [channel, channel + 1] {
                 let _ = queue.send(protocol.message(channel, &port.to_le_bytes())).await;
             }
-            inputs.push(node.tx);
-            outputs.push(forward_output(protocol, channel, node.rx, queue.clone()));
+            match node {
+                Ok(node) => {
+                    inputs.push(Some(node.tx));
+                    outputs.push(forward_output(protocol, channel, node.rx, queue.clone()));
+                }
+                Err(why) => {
+                    inputs.push(None);
+                    let _ = queue.send(protocol.message(channel + 1, why.as_bytes())).await;
+                }
+            }
         }
         drop(queue);
         let input = async {
             while let Some(message) = incoming.next().await {
                 let Some((channel, data)) = protocol.split(message) else { continue };
                 if channel % 2 == 0
-                    && let Some(to_node) = inputs.get(usize::from(channel / 2))
+                    && let Some(Some(to_node)) = inputs.get(usize::from(channel / 2))
                 {
                     // A pod that reads no more may still write.
                     let _ = to_node.send(Frame::Stdin(data)).await;

@@ -152,9 +152,14 @@ impl Instance {
 
     /// kubectl, set up for this instance.
     pub fn kubectl_command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new("kubectl");
-        command.env("KUBECONFIG", self.data().join("kubeconfig")).env("HOME", self.root.path());
+        let mut command = self.with_kubeconfig(Command::new("kubectl"));
         command.args(arguments).stdin(Stdio::null());
+        command
+    }
+
+    /// A command for whose children this instance is the cluster.
+    pub fn with_kubeconfig(&self, mut command: Command) -> Command {
+        command.env("KUBECONFIG", self.data().join("kubeconfig")).env("HOME", self.root.path());
         command
     }
 

@@ -6,10 +6,12 @@
 #![allow(unreachable_pub, reason = "in a test program, pub says that other modules use it")]
 
 mod bad_input;
+mod clients;
 mod etcd;
 mod first_light;
 mod harness;
 mod journal;
+mod kubectl;
 mod postgres;
 mod redis;
 mod server;
