@@ -174,11 +174,10 @@ fn profile_of(profile: &At<'_>, what: &str, field: &str, out: &mut Errors) {
         "Localhost" if local.text().is_empty() => {
             out.push(local.required(&format!("must be set when {what} type is Localhost")));
         }
-        "Localhost" => {
-            if local.text().starts_with('/') || local.text().split('/').any(|part| part == "..") {
-                out.push(local.invalid("must be a relative path"));
-            }
+        "Localhost" if local.text().starts_with('/') || local.text().split('/').any(|part| part == "..") => {
+            out.push(local.invalid("must be a relative path"));
         }
+        "Localhost" => {}
         "" => out.push(kind.required(&format!("type is required when {field} is set"))),
         _ if local.is_set() => out.push(local.invalid(format!("can only be set when {what} type is Localhost"))),
         _ => {}
