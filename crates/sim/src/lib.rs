@@ -4,17 +4,20 @@
 //!   collector do to them.
 //! - [`check`]: what must hold for every single call that a controller makes.
 //! - [`run()`]: a random history of faults and edits, then calm; the set must reach its spec and stay.
+//! - [`imagine()`]: what would happen to a real set, if all went well.
 //! - [`explore()`]: every history of a small set, up to a number of faults.
 //!
 //! What runs here is the shipped `planner`, not a model of it.
 
 pub mod check;
 mod explore;
+mod imagine;
 mod rng;
 mod run;
 mod world;
 
 pub use explore::{Explored, Limits, explore};
+pub use imagine::{Imagined, Step, Stop, imagine, is_wish};
 pub use rng::Rng;
 pub use run::{Faults, Violation, run};
 pub use world::{SimPod, World};

@@ -55,6 +55,23 @@ impl World {
         }
     }
 
+    /// The world as somebody has observed it.
+    pub fn of(observed: &Observed, now: Millis) -> Self {
+        let pods = observed.pods.iter().map(|member| {
+            let pod = SimPod { pod: (*member.pod).clone(), matches: member.matches, deleted_by_controller: false };
+            (pod.pod.name.clone(), pod)
+        });
+        let revisions = observed.revisions.iter().map(|revision| (revision.name.clone(), revision.clone()));
+        Self {
+            set: observed.set.clone(),
+            pods: pods.collect(),
+            claims: observed.claims.clone(),
+            revisions: revisions.collect(),
+            now,
+            next_uid: BTreeMap::new(),
+        }
+    }
+
     /// What a controller would see now.
     pub fn observe(&self) -> Observed {
         let ours = |owner: Option<&Owner>| owner.is_none_or(|o| o.uid == self.set.uid);
@@ -274,7 +291,8 @@ impl World {
     pub fn collect(&mut self) -> bool {
         let gone = |o: &Owner| match o.kind.as_str() {
             "Pod" => self.pods.get(&o.name).is_none_or(|p| p.pod.uid != o.uid),
-            _ => o.uid != self.set.uid,
+            // What else may own a claim is none of this world's business.
+            kind => kind == self.set.kind && o.name == self.set.name && o.uid != self.set.uid,
         };
         let claim = self.claims.values().find(|c| c.owners.iter().any(gone)).map(|c| c.name.clone());
         if let Some(name) = claim {

@@ -1,14 +1,15 @@
-//! Applies manifests through the API, as `kubectl apply` does: what is new is created, what exists is
-//! patched to what the file says now, and fields that the file dropped since the last time are dropped.
+//! Applies manifests through the API by server-side apply: what is new is created, what exists becomes what the file
+//! says now, and what the file dropped since the last time is dropped, inside lists too. `kubectl apply` goes on from there:
+//! it finds its record of what was applied last.
 //!
 //! Every object is first tried as a dry run. Only if the server would accept all of them is anything written.
 
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result, bail};
-use http::{Method, Request};
+use http::Request;
 use kube::Client;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::manifest::Object;
 
@@ -41,17 +42,11 @@ impl Outcome {
 
 /// Checks all objects against the server, writing nothing.
 pub async fn check(client: &Client, objects: &[Object]) -> Result<()> {
-    let namespaces: BTreeSet<&str> =
-        objects.iter().filter(|o| o.resource.kind == "Namespace").map(|o| o.name.as_str()).collect();
+    let new = new_namespaces(client, objects).await?;
     let mut refusals = Vec::new();
-    for object in objects {
-        // An object in a namespace that this run creates cannot be tried before: the namespace is not there.
-        if namespaces.contains(object.namespace.as_str())
-            && !exists(client, "v1", "namespaces", &object.namespace).await?
-        {
-            continue;
-        }
-        if let Err(error) = write(client, object, true).await {
+    // An object in a namespace that this run creates cannot be tried before: the namespace is not there.
+    for object in objects.iter().filter(|object| !new.contains(&object.namespace)) {
+        if let Err(error) = preview(client, object).await {
             refusals.push(format!("{error:#}"));
         }
     }
@@ -61,49 +56,92 @@ pub async fn check(client: &Client, objects: &[Object]) -> Result<()> {
     }
 }
 
+/// The namespaces among these objects that do not exist yet.
+pub async fn new_namespaces(client: &Client, objects: &[Object]) -> Result<BTreeSet<String>> {
+    let mut new = BTreeSet::new();
+    for object in objects.iter().filter(|object| object.resource.kind == "Namespace") {
+        match read(client, &format!("/api/v1/namespaces/{}", object.name)).await {
+            Ok(_) => {}
+            Err(error) if code(&error) == 404 => {
+                new.insert(object.name.clone());
+            }
+            Err(error) => return Err(error).context("the API does not answer"),
+        }
+    }
+    Ok(new)
+}
+
 /// Applies one object.
 pub async fn apply(client: &Client, object: &Object) -> Result<Outcome> {
-    write(client, object, false).await
+    Ok(write(client, object, false).await?.outcome)
 }
 
-async fn exists(client: &Client, api: &str, plural: &str, name: &str) -> Result<bool> {
-    let request = Request::get(format!("/api/{api}/{plural}/{name}")).body(Vec::new()).context("a request")?;
-    match client.request::<Value>(request).await {
-        Ok(_) => Ok(true),
-        Err(kube::Error::Api(status)) if status.code == 404 => Ok(false),
-        Err(error) => Err(error).context("the API does not answer"),
-    }
+/// What a write did, or would do.
+#[derive(Clone, Debug)]
+pub struct Written {
+    /// In a word.
+    pub outcome: Outcome,
+    /// The object before, where it existed.
+    pub before: Option<Value>,
+    /// The object after.
+    pub after: Value,
 }
 
-async fn write(client: &Client, object: &Object, dry_run: bool) -> Result<Outcome> {
+/// What applying an object would do. Nothing is written.
+pub async fn preview(client: &Client, object: &Object) -> Result<Written> {
+    write(client, object, true).await
+}
+
+async fn write(client: &Client, object: &Object, dry_run: bool) -> Result<Written> {
     let mut desired = object.value.clone();
+    if let Some(metadata) = desired["metadata"].as_object_mut() {
+        // Written by servers; an object that was printed and applied again carries it.
+        metadata.remove("managedFields");
+        if object.resource.namespaced {
+            metadata.insert("namespace".to_owned(), json!(object.namespace));
+        }
+    }
     let applied = last_applied(&desired)?;
     set_annotation(&mut desired, LAST_APPLIED, &applied);
+    let path = format!("{}/{}", collection(object), object.name);
     for _ in 0..MAX_CONFLICTS {
-        match send(client, object, Method::POST, &collection(object), "application/json", &desired, dry_run).await {
-            Ok(_) => return Ok(Outcome::Created),
-            Err(error) if code(&error) == 409 => {}
-            Err(error) => return Err(explain(object, error)),
-        }
-        let path = format!("{}/{}", collection(object), object.name);
-        let live: Value = match send(client, object, Method::GET, &path, "", &Value::Null, false).await {
-            Ok(live) => live,
-            Err(error) if code(&error) == 404 => continue,
+        let before = match read(client, &path).await {
+            Ok(live) => Some(live),
+            Err(error) if code(&error) == 404 => None,
             Err(error) => return Err(explain(object, error)),
         };
-        let patch = patch_towards(&live, &desired);
-        match send(client, object, Method::PATCH, &path, "application/strategic-merge-patch+json", &patch, dry_run)
-            .await
-        {
+        match patch(client, &path, &desired, dry_run).await {
             Ok(after) => {
-                let same = after.pointer("/metadata/resourceVersion") == live.pointer("/metadata/resourceVersion");
-                return Ok(if same { Outcome::Unchanged } else { Outcome::Configured });
+                let same = |before: &Value| without_bookkeeping(before) == without_bookkeeping(&after);
+                let outcome = match &before {
+                    None => Outcome::Created,
+                    Some(before) if same(before) => Outcome::Unchanged,
+                    Some(_) => Outcome::Configured,
+                };
+                return Ok(Written { outcome, before, after });
             }
-            Err(error) if matches!(code(&error), 404 | 409) => {}
+            Err(error) if code(&error) == 409 && object.value.pointer("/metadata/resourceVersion").is_none() => {}
             Err(error) => return Err(explain(object, error)),
         }
     }
     bail!("{}: {}: somebody else keeps changing it; try again", object.place, object.title())
+}
+
+/// An object without what every write changes.
+pub fn without_bookkeeping(object: &Value) -> Value {
+    let mut object = object.clone();
+    if let Some(metadata) = object["metadata"].as_object_mut() {
+        for field in ["managedFields", "resourceVersion", "generation"] {
+            metadata.remove(field);
+        }
+        if let Some(annotations) = metadata.get_mut("annotations").and_then(Value::as_object_mut) {
+            annotations.remove(LAST_APPLIED);
+            if annotations.is_empty() {
+                metadata.remove("annotations");
+            }
+        }
+    }
+    object
 }
 
 /// The path of the object's collection.
@@ -118,32 +156,19 @@ pub fn collection(object: &Object) -> String {
     }
 }
 
-async fn send(
-    client: &Client,
-    object: &Object,
-    method: Method,
-    path: &str,
-    content_type: &str,
-    body: &Value,
-    dry_run: bool,
-) -> Result<Value, kube::Error> {
-    let mut uri = path.to_owned();
-    let mut request = Request::builder().method(method.clone());
-    let mut bytes = Vec::new();
-    if method != Method::GET {
-        uri.push_str("?fieldValidation=Strict&fieldManager=statefuld-up");
-        if dry_run {
-            uri.push_str("&dryRun=All");
-        }
-        request = request.header("content-type", content_type);
-        let mut body = body.clone();
-        if method == Method::POST && object.resource.namespaced {
-            body["metadata"]["namespace"] = json!(object.namespace);
-        }
-        bytes = serde_json::to_vec(&body).expect("JSON values can be written");
-    }
-    let request = request.uri(uri).body(bytes).map_err(kube::Error::HttpError)?;
+async fn read(client: &Client, path: &str) -> Result<Value, kube::Error> {
+    let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
     client.request::<Value>(request).await
+}
+
+/// A server-side apply. What the file says wins: whoever runs `up` wants the file.
+async fn patch(client: &Client, path: &str, desired: &Value, dry_run: bool) -> Result<Value, kube::Error> {
+    let dry_run = if dry_run { "&dryRun=All" } else { "" };
+    let uri = format!("{path}?fieldManager=statefuld-up&force=true&fieldValidation=Strict{dry_run}");
+    // JSON is YAML, which is what the media type asks for.
+    let body = serde_json::to_vec(desired).expect("JSON values can be written");
+    let request = Request::patch(uri).header("content-type", "application/apply-patch+yaml").body(body);
+    client.request::<Value>(request.map_err(kube::Error::HttpError)?).await
 }
 
 fn code(error: &kube::Error) -> u16 {
@@ -188,46 +213,15 @@ fn set_annotation(object: &mut Value, key: &str, value: &str) {
     annotations[key] = json!(value);
 }
 
-/// What the file says now, and null for whatever the last applied file said and this one does not.
-fn patch_towards(live: &Value, desired: &Value) -> Value {
-    let mut patch = desired.clone();
-    let last = live
-        .pointer("/metadata/annotations")
-        .and_then(|annotations| annotations.get(LAST_APPLIED))
-        .and_then(Value::as_str)
-        .and_then(|text| serde_json::from_str::<Value>(text).ok());
-    if let (Some(Value::Object(last)), Value::Object(patch)) = (last, &mut patch) {
-        null_removed(&last, patch);
-    }
-    patch
-}
-
-fn null_removed(last: &Map<String, Value>, now: &mut Map<String, Value>) {
-    for (key, before) in last {
-        match (before, now.get_mut(key)) {
-            (_, None) => {
-                now.insert(key.clone(), Value::Null);
-            }
-            (Value::Object(before), Some(Value::Object(now))) => null_removed(before, now),
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn a_field_that_the_file_dropped_is_dropped() {
-        let live = json!({"metadata": {"annotations": {
-            LAST_APPLIED: "{\"spec\":{\"a\":1,\"b\":{\"c\":1,\"d\":2}},\"metadata\":{\"name\":\"x\"}}"
-        }}});
-        let desired = json!({"metadata": {"name": "x"}, "spec": {"b": {"c": 1}}});
-        assert_eq!(
-            patch_towards(&live, &desired),
-            json!({"metadata": {"name": "x"}, "spec": {"a": null, "b": {"c": 1, "d": null}}})
-        );
+    fn what_every_write_changes_is_no_change() {
+        let object = json!({"metadata": {"name": "x", "resourceVersion": "7", "generation": 2, "managedFields": [],
+            "annotations": {LAST_APPLIED: "{}"}}, "spec": {"a": 1}});
+        assert_eq!(without_bookkeeping(&object), json!({"metadata": {"name": "x"}, "spec": {"a": 1}}));
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub enum Command {
     Up(Up),
     /// Stop what `up` started; data always stays
     Down(Down),
+    /// Say what applying manifests would lead to, step by step; nothing is written
+    #[command(after_help = "Exit code: 0 nothing would change, 2 something would, 1 it cannot be said")]
+    Plan(Plan),
     /// Say what waits, for what, and what would unblock it
     Why(Why),
     /// Serve the API and run controllers, without being a node
@@ -189,6 +192,37 @@ pub struct Server {
     /// A context of the kubeconfig other than its current one
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
+}
+
+/// `statefuld plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Manifests: files, directories, or - for standard input
+    #[arg(long = "filename", short = 'f', value_name = "FILE")]
+    pub files: Vec<PathBuf>,
+
+    /// Where they would be applied
+    #[command(flatten)]
+    pub server: Server,
+
+    /// Namespace of objects that name none
+    #[arg(long, short, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// Also say what the same manifests mean otherwise there
+    #[arg(long = "for", value_name = "SYSTEM")]
+    pub target: Option<Target>,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// Where else a manifest may be used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Target {
+    /// Plain Kubernetes, which ignores our annotations
+    Kubernetes,
 }
 
 /// `statefuld why`.

@@ -3,6 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `cli` | every command and flag |
+//! | `plan` | what applying would lead to |
 //! | `why` | what waits, for what, and what would unblock it |
 //! | `connect` | the server that a command is about |
 //! | `up`, `down`, `server`, `bench` | the commands |
@@ -28,6 +29,7 @@ mod daemon;
 mod down;
 mod manifest;
 mod place;
+mod plan;
 mod ranges;
 mod say;
 mod server;
@@ -57,6 +59,7 @@ fn main() -> ExitCode {
         match cli.command {
             Command::Up(up) => up::run(up).await,
             Command::Down(down) => down::run(down).await,
+            Command::Plan(plan) => plan::run(plan).await,
             Command::Why(why) => why::run(why).await,
             Command::Server(server) => server::run(server).await,
             Command::Bench(bench) => bench::run(bench).await,

@@ -8,9 +8,9 @@
 
 mod claim;
 mod deadlock;
-mod facts;
+pub mod facts;
 pub mod pod;
-mod set;
+pub mod set;
 
 use std::process::ExitCode;
 
@@ -85,6 +85,7 @@ impl Finding {
         let mut before = "";
         for link in &self.chain {
             if !text.is_empty() {
+                text.truncate(text.trim_end_matches(['.', ' ']).len());
                 text.push_str(": ");
             }
             if link.object != before {

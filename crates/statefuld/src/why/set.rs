@@ -38,7 +38,7 @@ pub fn explain_member(facts: &Facts, name: &str) -> Result<Vec<Finding>> {
 }
 
 /// From what the planner waits for to what is behind it.
-fn follow(facts: &Facts, set: &DynamicObject, reason: &Reason) -> Finding {
+pub fn follow(facts: &Facts, set: &DynamicObject, reason: &Reason) -> Finding {
     let this = format!("pod/{}", reason.pod);
     // "web-1 is not Ready: because it is not Ready" helps nobody: a pod that is itself the cause begins the chain.
     let waits = Link::new(&this, reason.why.to_string());

@@ -8,6 +8,7 @@
 mod bad_input;
 mod clients;
 mod etcd;
+mod explain;
 mod first_light;
 mod harness;
 mod journal;
