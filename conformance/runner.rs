@@ -1,6 +1,7 @@
 //! Runs the cases, many at once, and tells how each ended.
 
 use std::cell::RefCell;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::panic;
 use std::pin::Pin;
@@ -13,10 +14,10 @@ use tokio::time::Duration;
 
 use crate::cluster::{Case, Cluster};
 use crate::replay::Differences;
-use crate::target::Target;
+use crate::target::{Running, Target};
 
-/// Cases under way at once: they mostly wait.
-const AT_ONCE: usize = 8;
+/// Cases under way at once at one server: they mostly wait.
+const AT_ONCE: usize = 16;
 /// How long a case may take.
 const PATIENCE: Duration = Duration::from_secs(120);
 
@@ -30,6 +31,8 @@ pub(crate) type Body = Box<dyn FnOnce(Case) -> Pin<Box<dyn Future<Output = Verdi
 pub(crate) struct Named {
     /// Group, two colons, what it shows.
     pub(crate) name: String,
+    /// What else the server runs.
+    pub(crate) running: Running,
     /// What it does.
     pub(crate) body: Body,
 }
@@ -91,13 +94,16 @@ pub(crate) async fn run(cases: Vec<Named>, selection: Selection) -> ExitCode {
         println!("0 passed, 0 failed");
         return ExitCode::SUCCESS;
     }
-    let target = match Target::start().await {
-        Ok(target) => target,
-        Err(why) => {
-            println!("there is no server to test: {why}");
-            return ExitCode::FAILURE;
+    let mut targets = BTreeMap::new();
+    for running in cases.iter().map(|case| case.running).collect::<BTreeSet<_>>() {
+        match Target::start(running).await {
+            Ok(target) => drop(targets.insert(running, target)),
+            Err(why) => {
+                println!("there is no server to test: {why}");
+                return ExitCode::FAILURE;
+            }
         }
-    };
+    }
     panic::set_hook(Box::new(|info| {
         let text = info.to_string();
         if NAME.try_with(|_| ()).is_err() {
@@ -105,24 +111,26 @@ pub(crate) async fn run(cases: Vec<Named>, selection: Selection) -> ExitCode {
         }
         PANIC.with_borrow_mut(|last| *last = text);
     }));
-    let (passed, mut failed) = all(cases, target.cluster()).await;
+    let (passed, mut failed) = all(cases, &targets).await;
     if everything {
         failed.extend(Differences::shared().unused().map(|why| ("recorded::differences".to_owned(), why)));
     }
     for (name, why) in &failed {
         println!("\n---- {name}\n{why}");
     }
-    target.stop(!failed.is_empty()).await;
+    for target in targets.into_values() {
+        target.stop(!failed.is_empty()).await;
+    }
     println!("\n{passed} passed, {} failed", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
 /// Runs cases side by side: how many passed, and why the others did not.
-async fn all(cases: Vec<Named>, cluster: &Cluster) -> (usize, Vec<(String, String)>) {
-    let permits = Arc::new(Semaphore::new(AT_ONCE));
+async fn all(cases: Vec<Named>, targets: &BTreeMap<Running, Target>) -> (usize, Vec<(String, String)>) {
+    let permits: BTreeMap<Running, _> = targets.keys().map(|key| (*key, Arc::new(Semaphore::new(AT_ONCE)))).collect();
     let mut tasks = JoinSet::new();
-    for Named { name, body } in cases {
-        let (permits, cluster) = (permits.clone(), cluster.clone());
+    for Named { name, running, body } in cases {
+        let (permits, cluster) = (permits[&running].clone(), targets[&running].cluster().clone());
         tasks.spawn(async move {
             let _permit = permits.acquire_owned().await;
             let verdict = one(&name, body, &cluster).await;

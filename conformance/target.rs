@@ -12,8 +12,6 @@ use crate::cluster::Cluster;
 
 /// Names the kubeconfig of a server to test.
 const KUBECONFIG: &str = "STATEFULD_CONFORMANCE_KUBECONFIG";
-/// The controllers that the recorded server had. None that would write into the objects that are compared.
-const CONTROLLERS: &str = "garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection";
 /// Where the recorded server took addresses of services from; some messages name it.
 const SERVICE_CIDR: &str = "10.0.0.0/16";
 /// How long the server may take to start.
@@ -22,6 +20,25 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 /// Stops the server when its own input ends, so that it never outlives this process, however that ends.
 const KEEPER: &str = r#""$@" & pid=$!; read -r _; kill "$pid"; wait "$pid""#;
+
+/// What the server runs besides its API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Running {
+    /// What the recorded server had; no controller that would write into the objects that are compared.
+    Housekeeping,
+    /// The StatefulSet controller too.
+    Sets,
+}
+
+impl Running {
+    /// As `--controllers` takes them.
+    fn controllers(self) -> &'static str {
+        match self {
+            Running::Housekeeping => "garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection",
+            Running::Sets => "garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection,statefulset",
+        }
+    }
+}
 
 /// The server under test.
 pub(crate) struct Target {
@@ -36,8 +53,8 @@ struct Own {
 }
 
 impl Target {
-    /// The one that the environment names, or a new one.
-    pub(crate) async fn start() -> Result<Self, String> {
+    /// The one that the environment names, or a new one that runs this.
+    pub(crate) async fn start(running: Running) -> Result<Self, String> {
         if let Some(file) = std::env::var_os(KUBECONFIG) {
             return Ok(Self { cluster: connect(Path::new(&file), false).await?, own: None });
         }
@@ -47,7 +64,7 @@ impl Target {
         let keeper = Command::new("sh")
             .args(["-c", KEEPER, "keeper", env!("CARGO_BIN_EXE_statefuld"), "server", "--data-dir"])
             .arg(&data)
-            .args(["--listen", "127.0.0.1:0", "--service-cidr", SERVICE_CIDR, "--controllers", CONTROLLERS])
+            .args(["--listen", "127.0.0.1:0", "--service-cidr", SERVICE_CIDR, "--controllers", running.controllers()])
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(|e| e.to_string())?)
             .stderr(log)

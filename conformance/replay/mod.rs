@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 pub(crate) use self::differences::Differences;
 use self::scenario::Scenario;
 use crate::runner::{Body, Named};
+use crate::target::Running;
 
 /// Where the suite's files are.
 fn folder() -> PathBuf {
@@ -43,5 +44,5 @@ fn case(file: &Path) -> Named {
             run::replay(scenario, case).await
         })
     });
-    Named { name: format!("recorded::{name}"), body }
+    Named { running: Running::Housekeeping, name: format!("recorded::{name}"), body }
 }
