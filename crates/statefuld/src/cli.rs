@@ -272,6 +272,8 @@ pub enum BenchWhat {
     Start(BenchStart),
     /// Durable writes, lists, watches, memory and start-up of the API
     Api(BenchApi),
+    /// StatefulSets with simulated nodes, against any server: create, update, delete
+    Sets(BenchSets),
     /// The same writes and watches against etcd, for comparison
     Etcd(BenchEtcd),
 }
@@ -334,6 +336,42 @@ pub struct BenchApi {
     /// How much load
     #[command(flatten)]
     pub load: Load,
+}
+
+/// `statefuld bench sets`.
+#[derive(Debug, Args)]
+pub struct BenchSets {
+    /// Any Kubernetes API server with a StatefulSet controller (default: one of this program's own, started for it)
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+
+    /// Sizes of OrderedReady sets that are created and deleted
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "50")]
+    pub ordered: Vec<u32>,
+
+    /// Sizes of Parallel sets that are created and deleted
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "100,500")]
+    pub parallel: Vec<u32>,
+
+    /// Sizes of sets that are updated from the top, one pod at a time
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "50")]
+    pub update: Vec<u32>,
+
+    /// How many sets of 3 are created at once
+    #[arg(long, value_name = "N", default_value_t = 200)]
+    pub sets: u32,
+
+    /// How many nodes are simulated
+    #[arg(long, value_name = "N", default_value_t = 4)]
+    pub nodes: usize,
+
+    /// A process whose memory and processor time are told: the server's; may be repeated
+    #[arg(long = "pid", value_name = "PID")]
+    pub pids: Vec<u32>,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
 }
 
 /// `statefuld bench etcd`.

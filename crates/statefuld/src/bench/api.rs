@@ -40,7 +40,7 @@ const REST: Duration = Duration::from_millis(500);
 /// Runs the command.
 pub(super) async fn run(args: &cli::BenchApi, ambient: &Ambient) -> Result<Vec<Figure>> {
     process::raise_open_files();
-    let own = if args.kubeconfig.is_none() { Some(OwnServer::start(scratch(ambient)?, ambient).await?) } else { None };
+    let own = if args.kubeconfig.is_none() { Some(OwnServer::start(scratch(ambient)?, "none").await?) } else { None };
     let kubeconfig = match (&args.kubeconfig, &own) {
         (Some(path), _) => path.clone(),
         (None, Some(own)) => own.kubeconfig(),
@@ -164,7 +164,7 @@ fn pod(name: &str) -> String {
     )
 }
 
-async fn connect(kubeconfig: &Path) -> Result<Client> {
+pub(super) async fn connect(kubeconfig: &Path) -> Result<Client> {
     let config =
         Kubeconfig::read_from(kubeconfig).with_context(|| format!("{} cannot be used", kubeconfig.display()))?;
     let config = kube::Config::from_custom_kubeconfig(config, &KubeConfigOptions::default()).await?;
@@ -274,7 +274,7 @@ async fn growth(own: OwnServer, sample: &str, args: &cli::BenchApi, ambient: &Am
         fill_store(&path, sample, have..objects, ambient).await?;
         have = have.max(objects);
         let begin = ambient.boottime();
-        let own = OwnServer::start(scratch, ambient).await?;
+        let own = OwnServer::start(scratch, "none").await?;
         let client = connect(&own.kubeconfig()).await?;
         client.apiserver_version().await.context("the API does not answer")?;
         let ready = ambient.boottime().saturating_sub(begin);
@@ -321,15 +321,16 @@ async fn fill_store(path: &Path, sample: &str, which: std::ops::Range<usize>, am
 }
 
 /// `statefuld server` in a directory of its own.
-struct OwnServer {
+pub(super) struct OwnServer {
     process: Process,
     scratch: Scratch,
 }
 
 impl OwnServer {
-    async fn start(scratch: Scratch, _: &Ambient) -> Result<Self> {
+    /// Starts one with these controllers; returns when its API is ready.
+    pub(super) async fn start(scratch: Scratch, controllers: &str) -> Result<Self> {
         let mut command = Command::new("/proc/self/exe");
-        command.args(["server", "--controllers", "none", "--listen", "127.0.0.1:0", "-o", "json", "--data-dir"]);
+        command.args(["server", "--controllers", controllers, "--listen", "127.0.0.1:0", "-o", "json", "--data-dir"]);
         command.arg(&scratch.0).stdout(Stdio::piped());
         let mut process = Process::start(&mut command)?;
         let output = process.output()?;
@@ -344,8 +345,14 @@ impl OwnServer {
         Ok(Self { process, scratch })
     }
 
-    fn kubeconfig(&self) -> PathBuf {
+    /// The admin's kubeconfig.
+    pub(super) fn kubeconfig(&self) -> PathBuf {
         self.scratch.0.join("kubeconfig")
+    }
+
+    /// Its process id.
+    pub(super) fn pid(&self) -> u32 {
+        self.process.id()
     }
 
     fn stop(self) -> Result<Scratch> {

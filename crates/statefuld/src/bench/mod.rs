@@ -4,6 +4,8 @@
 //! |---|---|
 //! | `start` | the budgets: exec to ready, pods, memory |
 //! | `api` | writes, lists, watches, memory and start-up, as they grow |
+//! | `sets` | StatefulSets from create to Ready, updates, deletes, against any server |
+//! | `nodes` | simulated nodes, as `sets` needs them |
 //! | `etcd` | the same writes and watches against etcd |
 //! | `load` | writers and watchers, whatever is behind them |
 //! | `process` | a server in a process of its own, and what it takes |
@@ -13,7 +15,9 @@
 mod api;
 mod etcd;
 mod load;
+mod nodes;
 mod process;
+mod sets;
 mod start;
 
 use std::process::ExitCode;
@@ -32,6 +36,7 @@ pub async fn run(args: cli::Bench) -> Result<ExitCode> {
     let (figures, output) = match args.what {
         cli::BenchWhat::Start(args) => (start::run(&args, &ambient).await?, args.output),
         cli::BenchWhat::Api(args) => (api::run(&args, &ambient).await?, args.load.output),
+        cli::BenchWhat::Sets(args) => (sets::run(&args, &ambient).await?, args.output),
         cli::BenchWhat::Etcd(args) => (etcd::run(&args, &ambient).await?, args.load.output),
     };
     show(&figures, output)?;

@@ -21,6 +21,11 @@ impl Process {
         self.0.stdout.take().context("the program has no output")
     }
 
+    /// Its id.
+    pub(super) fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// What it takes now.
     pub(super) fn usage(&self) -> Result<Usage> {
         Usage::of(self.0.id())
