@@ -101,9 +101,11 @@ impl Nodes {
 
     /// Waits until the pods are so.
     pub(super) async fn until(&mut self, limit: Duration, holds: impl Fn(&Counts) -> bool) -> Result<Counts> {
-        match tokio::time::timeout(limit, self.counts.wait_for(|counts| holds(counts))).await {
-            Ok(counts) => Ok(*counts.context("the watch of the pods has ended")?),
-            Err(_) => bail!("not so after {limit:?}: {:?}", *self.counts.borrow()),
+        let waited =
+            tokio::time::timeout(limit, self.counts.wait_for(|counts| holds(counts))).await.map(|end| end.map(|c| *c));
+        match waited {
+            Ok(counts) => counts.context("the watch of the pods has ended"),
+            Err(_) => bail!("not so after {limit:?}: {:?}", self.counts()),
         }
     }
 
