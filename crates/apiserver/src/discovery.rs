@@ -83,6 +83,8 @@ fn find(shared: &Arc<Shared>, path: &str, accept: &str, query: &Query) -> Outcom
             Some(list) => respond::json(200, &list),
             None => return Ok(None),
         },
+        [".well-known", "openid-configuration"] => respond::json(200, &shared.issuer.discovery()),
+        ["openid", "v1", "jwks"] => respond::raw(200, "application/jwk-set+json", shared.issuer.key_set().to_string()),
         ["openapi", rest @ ..] => return openapi_document(shared, rest, accept, query),
         _ => return Ok(None),
     }))
@@ -107,7 +109,17 @@ fn root(shared: &Shared) -> Value {
         paths.push(format!("/apis/{group}"));
         paths.extend(versions.iter().map(|v| format!("/apis/{group}/{v}")));
     }
-    for path in ["/healthz", "/livez", "/metrics", "/openapi/v2", "/openapi/v3", "/readyz", "/version"] {
+    for path in [
+        "/.well-known/openid-configuration",
+        "/healthz",
+        "/livez",
+        "/metrics",
+        "/openapi/v2",
+        "/openapi/v3",
+        "/openid/v1/jwks",
+        "/readyz",
+        "/version",
+    ] {
         paths.push(path.to_owned());
     }
     paths.sort();

@@ -35,6 +35,9 @@ pub enum Error {
         /// The API's own sentence.
         why: String,
     },
+    /// No key for the tokens of service accounts could be made. Its own message says what to do.
+    #[error("no key to sign tokens with: {0}")]
+    Key(#[from] crate::tls::Error),
     /// An option makes no sense. The message names it.
     #[error("option {option}: {why}")]
     Option {

@@ -17,6 +17,7 @@
 //! | `verbs` | get, list, watch, create, update, patch, delete, deletecollection |
 //! | `sub` | scale, binding, eviction, namespace finalization, holders, access reviews |
 //! | `admission` | what the server adds to or refuses about objects, kind by kind |
+//! | `published` | the service `default/kubernetes`, by which pods find the server |
 //! | `cache` | the newest state and the recent changes, kept in memory, fanned out to watchers |
 //! | `crd` | kinds that CustomResourceDefinitions declare, as they come and go |
 //! | `discovery`, `documents`, `health`, `metrics` | documents outside the objects |
@@ -43,6 +44,7 @@ mod health;
 mod media;
 mod metrics;
 mod object;
+mod published;
 mod query;
 mod respond;
 mod route;
@@ -54,5 +56,6 @@ mod verbs;
 
 pub use body::{Body, BodyError};
 pub use errors::Error;
+pub use published::Published;
 pub use server::{ApiServer, AuthorizerChoice, Limits, Options};
 pub use service::{ApiService, InProcess};

@@ -11,6 +11,8 @@ use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::auth::service_account::{Issuer, Verifier};
+use crate::auth::tokens::{StaticTokens, TokenAuthenticator, Tokens};
 use crate::auth::{Attributes, Authorizer, Decision, Identity, Standard};
 use crate::bootstrap;
 use crate::cache::Cache;
@@ -18,12 +20,15 @@ use crate::crd::{self, Kinds, Live};
 use crate::documents::Documents;
 use crate::errors::Error;
 use crate::metrics::Metrics;
+use crate::published::{self, Published};
 use crate::service::{ApiService, InProcess};
+use crate::sub::token::Stored;
 
 /// A running API server. Dropping the last handle ends its watch on the store.
 pub struct ApiServer {
     shared: Arc<Shared>,
-    _feed: DropGuard,
+    /// Ends what runs for the server.
+    end: DropGuard,
 }
 
 /// What a server is told when it starts. [`Options::new`] fills in what is usual.
@@ -36,6 +41,10 @@ pub struct Options {
     pub registry: Arc<Registry>,
     /// Who may do what.
     pub authorizer: AuthorizerChoice,
+    /// Signs the tokens of service accounts; `None` for a key that ends with this server.
+    pub issuer: Option<Arc<Issuer>>,
+    /// Tokens that are good besides those of service accounts.
+    pub tokens: StaticTokens,
     /// The connections to node agents.
     pub nodes: Arc<nodeconn::Nodes>,
     /// Where cluster IPs of services are taken from: network address and prefix length.
@@ -58,6 +67,8 @@ impl Options {
             ambient,
             registry: Registry::builtin(),
             authorizer: AuthorizerChoice::Standard,
+            issuer: None,
+            tokens: StaticTokens::new(),
             nodes: Arc::default(),
             service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
             node_ports: 30000..=32767,
@@ -112,6 +123,10 @@ pub(crate) struct Shared {
     pub(crate) authorizer: Arc<dyn Authorizer>,
     /// The same, where it is roles and bindings: for escalation checks and reviews.
     pub(crate) standard: Option<Arc<Standard>>,
+    /// Signs the tokens of service accounts.
+    pub(crate) issuer: Arc<Issuer>,
+    /// Whose bearer tokens are good.
+    pub(crate) tokens: Arc<dyn TokenAuthenticator>,
     /// The connections to node agents.
     pub(crate) nodes: Arc<nodeconn::Nodes>,
     /// The newest state and the recent changes.
@@ -164,6 +179,12 @@ impl ApiServer {
         let kinds = Kinds::established(&definitions);
         let resources = builtin.all().into_iter().chain(kinds.stored().cloned()).collect();
         let cache = Cache::start(options.store.clone(), resources, standard.clone(), token.clone()).await?;
+        let issuer = match options.issuer {
+            Some(issuer) => issuer,
+            None => Issuer::ephemeral(options.ambient.clone())?,
+        };
+        let accounts = Verifier::new(issuer.clone(), Arc::new(Stored(cache.clone())));
+        let tokens = Arc::new(Tokens(vec![Arc::new(options.tokens), Arc::new(accounts)]));
         let limits = options.limits;
         let metrics = Metrics::new(&options.ambient);
         let shared = Arc::new(Shared {
@@ -172,6 +193,8 @@ impl ApiServer {
             registry: Live::new(Arc::new(kinds.registry(&builtin))),
             authorizer,
             standard,
+            issuer,
+            tokens,
             nodes: options.nodes,
             cache,
             limits,
@@ -188,7 +211,19 @@ impl ApiServer {
         });
         bootstrap::run(&shared).await?;
         tokio::spawn(crd::run(Arc::downgrade(&shared), builtin, kinds, token.clone()));
-        Ok(Arc::new(Self { shared, _feed: token.drop_guard() }))
+        Ok(Arc::new(Self { shared, end: token.drop_guard() }))
+    }
+
+    /// The address of the service `default/kubernetes`: the first of the service range.
+    pub fn service_address(&self) -> Ipv4Addr {
+        published::address(self.shared.service_cidr)
+    }
+
+    /// Keeps the service `default/kubernetes`, so that pods find the server, until this server ends. Call it once it
+    /// can be reached there.
+    pub fn publish(&self, published: Published) {
+        let token = self.end.token().clone();
+        tokio::spawn(published::keep(self.shared.clone(), published, token));
     }
 
     /// The API, for a listener: requests carry their identity as an http extension.
@@ -199,6 +234,11 @@ impl ApiServer {
     /// The API for a client in this process that is always `identity`. Give it to `kube::Client::new`.
     pub fn client(&self, identity: Identity) -> InProcess {
         InProcess::new(self.service(), identity)
+    }
+
+    /// Whose bearer tokens are good, for a listener.
+    pub fn tokens(&self) -> Arc<dyn TokenAuthenticator> {
+        self.shared.tokens.clone()
     }
 
     /// The connections to node agents.

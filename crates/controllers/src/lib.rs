@@ -14,7 +14,9 @@
 //! - [`roster`]: all controllers by name, and which of them a process runs.
 //! - [`informers`]: the copies that the following share.
 //! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`gc`]: what a set needs around it, each one `run`.
+//! - [`root_ca`], [`tokens`], [`aggregation`]: what accounts and roles need.
 
+pub mod aggregation;
 pub mod endpoints;
 pub mod events;
 pub mod gc;
@@ -23,10 +25,12 @@ pub mod informers;
 pub mod nodes;
 pub mod queue;
 pub mod quota;
+pub mod root_ca;
 pub mod roster;
 pub mod scheduler;
 pub mod statefulset;
 mod term;
+pub mod tokens;
 pub mod volumes;
 mod work;
 

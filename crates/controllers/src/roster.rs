@@ -12,7 +12,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use crate::informers::Informers;
-use crate::{Term, endpoints, gc, nodes, quota, scheduler, statefulset, volumes};
+use crate::{Term, aggregation, endpoints, gc, nodes, quota, root_ca, scheduler, statefulset, tokens, volumes};
 
 /// One controller.
 pub struct Controller {
@@ -41,6 +41,13 @@ const MANAGER: Account = Account::User("system:kube-controller-manager");
 
 /// All of them, in the order of their names.
 pub static CONTROLLERS: &[Controller] = &[
+    Controller {
+        name: "clusterrole-aggregation-controller",
+        alias: "clusterrole-aggregation",
+        does: "shows in ClusterRoles what they gather from others",
+        account: Account::Service("clusterrole-aggregation-controller"),
+        run: |client, p| boxed(aggregation::run(client, p.term(), p.ambient())),
+    },
     Controller {
         name: "endpoints-controller",
         alias: "endpoint",
@@ -105,6 +112,16 @@ pub static CONTROLLERS: &[Controller] = &[
         run: |client, p| boxed(quota::run(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
+        name: "root-ca-certificate-publisher-controller",
+        alias: "root-ca-cert-publisher",
+        does: "the config map kube-root-ca.crt in every namespace",
+        account: Account::Service("root-ca-cert-publisher"),
+        run: |client, p| match p.trust {
+            Some(trust) => boxed(root_ca::run(client, p.term(), p.ambient(), p.informers(), trust.authority.clone())),
+            None => idle(),
+        },
+    },
+    Controller {
         name: "scheduler",
         alias: "",
         does: "finds pods a node",
@@ -117,6 +134,16 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "a service account default in every namespace",
         account: Account::Service("service-account-controller"),
         run: |client, p| boxed(gc::accounts::run(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
+        name: "serviceaccount-token-controller",
+        alias: "serviceaccount-token",
+        does: "tokens in secrets made for them",
+        account: Account::Service("tokens-controller"),
+        run: |client, p| match p.trust {
+            Some(trust) => boxed(tokens::run(client, p.term(), p.ambient(), trust.clone())),
+            None => idle(),
+        },
     },
     Controller {
         name: "statefulset-controller",
@@ -144,7 +171,17 @@ struct Parts<'a> {
     term: &'a Term,
     ambient: &'a Ambient,
     client: &'a (dyn Fn(Account) -> Client + Sync),
+    trust: Option<&'a Trust>,
     informers: OnceLock<Informers>,
+}
+
+/// What only the server's own process has, for the controllers that hand it out; without it these do nothing.
+#[derive(Clone)]
+pub struct Trust {
+    /// The certificate of the API server's authority, PEM.
+    pub authority: String,
+    /// Signs the tokens of secrets.
+    pub sign: tokens::Sign,
 }
 
 impl Parts<'_> {
@@ -166,9 +203,10 @@ pub fn start(
     selection: &Selection,
     term: &Term,
     ambient: &Ambient,
+    trust: Option<Trust>,
     client: &(dyn Fn(Account) -> Client + Sync),
 ) -> JoinSet<Result<(), String>> {
-    let parts = Parts { term, ambient, client, informers: OnceLock::new() };
+    let parts = Parts { term, ambient, client, trust: trust.as_ref(), informers: OnceLock::new() };
     let mut tasks = JoinSet::new();
     for controller in selection.controllers() {
         let running = (controller.run)(client(controller.account), &parts);
@@ -181,6 +219,11 @@ pub fn start(
         });
     }
     tasks
+}
+
+/// For a controller that lacks what it would hand out.
+fn idle() -> BoxFuture<'static, Result<(), String>> {
+    Box::pin(std::future::ready(Ok(())))
 }
 
 fn boxed<E: std::fmt::Display>(

@@ -1,7 +1,7 @@
 //! The command line: every command and flag, said once. Help is generated from it.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -67,6 +67,10 @@ pub struct Api {
     /// How long events are kept, such as 1h or 90m
     #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_event_ttl)]
     pub event_ttl: Duration,
+
+    /// Who may come in, and what is noted of it
+    #[command(flatten)]
+    pub access: Access,
 }
 
 /// How this machine is a node.
@@ -75,6 +79,28 @@ pub struct Node {
     /// The node's name (default: the host's name); fixed at the first start
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+}
+
+/// Who may come in, and what is noted of it.
+#[derive(Clone, Debug, Default, Args)]
+pub struct Access {
+    /// Bearer tokens, as kube-apiserver reads them: lines of token,user,uid,"group1,group2"
+    #[arg(long, value_name = "FILE")]
+    pub token_auth_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// The same as arguments.
+    fn arguments(&self) -> Vec<String> {
+        let file =
+            |flag: &str, path: &Option<PathBuf>| path.as_deref().map(|path| format!("{flag}={}", absolute(path)));
+        file("--token-auth-file", &self.token_auth_file).into_iter().collect()
+    }
+}
+
+/// The path as a process in another directory names it.
+fn absolute(path: &Path) -> String {
+    std::path::absolute(path).unwrap_or_else(|_| path.to_owned()).display().to_string()
 }
 
 /// How an instance is started.
@@ -92,12 +118,14 @@ pub struct Start {
 impl Api {
     /// The same as arguments.
     pub fn arguments(&self) -> Vec<String> {
-        vec![
+        let mut arguments = vec![
             format!("--listen={}", self.listen),
             format!("--service-cidr={}", self.service_cidr),
             format!("--service-node-port-range={}", self.service_node_port_range),
             format!("--event-ttl={}", self.event_ttl.as_secs()),
-        ]
+        ];
+        arguments.extend(self.access.arguments());
+        arguments
     }
 }
 

@@ -17,6 +17,8 @@ use ambient::Ambient;
 use anyhow::{Context as _, Result, bail};
 use apiserver::ApiServer;
 use apiserver::auth::Identity;
+use apiserver::auth::service_account::Issuer;
+use apiserver::auth::tokens::StaticTokens;
 use apiserver::listen::{ListenOptions, serve};
 use apiserver::tls;
 use controllers::Term;
@@ -30,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::cli;
 use crate::control::{self, Answer, Call, Request};
+use crate::inside::{self, Inside};
 use crate::place::{DataDir, Lock};
 use crate::say;
 
@@ -93,12 +96,21 @@ impl Daemon {
         let listener = TcpListener::bind(listen_on).await.with_context(|| cannot_listen(listen_on))?;
         let address = listener.local_addr().context("the listener has no address")?;
         let (store, fatal) = open_store(&data, &ambient).await?;
-        let api = ApiServer::start(api_options(parts.api, &store, &ambient)).await?;
+        let authority = tls::Authority::load_or_create(&data.pki(), ambient.clone())?;
+        let issuer = Issuer::load_or_create(&data.pki(), ambient.clone())?;
+        let options = api_options(parts.api, &store, &ambient, issuer.clone())?;
+        let api = ApiServer::start(options).await?;
         let listener_token = CancellationToken::new();
-        listen(&data, &ambient, &api, listener, address, &listener_token)?;
+        let inside = match &node {
+            Some(node) => open_inside(node, address, &api).await,
+            None => Some(Inside { published: inside::without_node(address), listeners: Vec::new() }),
+        };
+        let gateway = node.as_ref().map(|node| node.gateway);
+        listen(&data, &authority, &api, (listener, address), gateway, inside, &listener_token)?;
 
         let term = Term::new();
-        let controllers = start_controllers(&parts.controllers, &api, &term, &ambient);
+        let trust = trust(&authority, issuer);
+        let controllers = start_controllers(&parts.controllers, &api, &term, &ambient, trust);
         let agent = node.map(|node| Agent::start(&api, node, &ambient));
         let (caller, calls) = control::listen(&data.control_socket())?;
         lock.write_pid()?;
@@ -275,12 +287,33 @@ fn choose_node(data: &DataDir, node: &cli::Node) -> Result<node::Config> {
     Ok(node::Config::choose(data.path(), &wishes)?)
 }
 
-fn api_options(api: &cli::Api, store: &Arc<Embedded>, ambient: &Ambient) -> apiserver::Options {
+fn api_options(
+    api: &cli::Api,
+    store: &Arc<Embedded>,
+    ambient: &Ambient,
+    issuer: Arc<Issuer>,
+) -> Result<apiserver::Options> {
     let mut options = apiserver::Options::new(store.clone(), ambient.clone());
     options.service_cidr = (api.service_cidr.network, api.service_cidr.prefix);
     options.node_ports = api.service_node_port_range.0.clone();
     options.event_ttl = api.event_ttl;
-    options
+    options.issuer = Some(issuer);
+    options.tokens = read_tokens(&api.access)?;
+    Ok(options)
+}
+
+/// The tokens of `--token-auth-file`.
+fn read_tokens(access: &cli::Access) -> Result<StaticTokens> {
+    let Some(path) = &access.token_auth_file else { return Ok(StaticTokens::new()) };
+    let text = std::fs::read_to_string(path).with_context(|| format!("{} cannot be read", path.display()))?;
+    StaticTokens::parse(&text).with_context(|| format!("{} is not a token file", path.display()))
+}
+
+/// What programs in pods are to trust, and who signs for it.
+fn trust(authority: &tls::Authority, issuer: Arc<Issuer>) -> roster::Trust {
+    let sign =
+        move |space: &str, account: &str, uid: &str, secret: &str| issuer.issue_for_secret(space, account, uid, secret);
+    roster::Trust { authority: authority.certificate_pem().to_owned(), sign: Arc::new(sign) }
 }
 
 fn cannot_listen(address: SocketAddr) -> String {
@@ -307,19 +340,39 @@ async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedded>,
     Ok((opened.context("opening the store panicked")??, receiver))
 }
 
+/// Opens the API to the node's pods. Pods run without it, so a failure is said and nothing more.
+async fn open_inside(node: &node::Config, address: SocketAddr, api: &Arc<ApiServer>) -> Option<Inside> {
+    match Inside::open(node, address, api.service_address()).await {
+        Ok(inside) => Some(inside),
+        Err(error) => {
+            tracing::warn!(%error, "pods cannot reach the API at {}", api.service_address());
+            None
+        }
+    }
+}
+
 fn listen(
     data: &DataDir,
-    ambient: &Ambient,
+    authority: &Arc<tls::Authority>,
     api: &Arc<ApiServer>,
-    listener: TcpListener,
-    address: SocketAddr,
+    (listener, address): (TcpListener, SocketAddr),
+    gateway: Option<std::net::Ipv4Addr>,
+    inside: Option<Inside>,
     token: &CancellationToken,
 ) -> Result<()> {
-    let authority = tls::Authority::load_or_create(&data.pki(), ambient.clone())?;
-    let config = tls::server_config(&authority, &[], &[reachable(address).ip()])?;
+    let mut addresses = vec![reachable(address).ip(), api.service_address().into()];
+    addresses.extend(gateway.map(std::net::IpAddr::from));
+    let mut options = ListenOptions::new(tls::server_config(authority, &[], &addresses)?);
+    options.tokens = Some(api.tokens());
     let kubeconfig = authority.admin_kubeconfig(&format!("https://{}", reachable(address)))?;
     tls::write_private(&data.kubeconfig(), kubeconfig.as_bytes())?;
-    tokio::spawn(serve(listener, ListenOptions::new(config), api.service(), token.clone()));
+    tokio::spawn(serve(listener, options.clone(), api.service(), token.clone()));
+    if let Some(inside) = inside {
+        for listener in inside.listeners {
+            tokio::spawn(serve(listener, options.clone(), api.service(), token.clone()));
+        }
+        api.publish(inside.published);
+    }
     Ok(())
 }
 
@@ -341,8 +394,9 @@ fn start_controllers(
     api: &Arc<ApiServer>,
     term: &Term,
     ambient: &Ambient,
+    trust: roster::Trust,
 ) -> JoinSet<Result<(), String>> {
-    roster::start(selection, term, ambient, &|account| {
+    roster::start(selection, term, ambient, Some(trust), &|account| {
         let identity = match account {
             Account::Service(name) => Identity::service_account("kube-system", name),
             Account::User(name) => Identity::user(name, &[]),

@@ -27,6 +27,7 @@ mod connect;
 mod control;
 mod daemon;
 mod down;
+mod inside;
 mod manifest;
 mod place;
 mod plan;

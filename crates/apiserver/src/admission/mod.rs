@@ -13,11 +13,12 @@ use crate::handler::Call;
 use crate::verbs::create::{metadata, text};
 use crate::verbs::write::Extra;
 
+mod accounts;
 mod claims;
 pub(crate) mod holders;
 mod pods;
 pub(crate) mod quota;
-mod services;
+pub(crate) mod services;
 
 /// Label that every namespace has, with its own name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";

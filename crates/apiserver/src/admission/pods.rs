@@ -4,7 +4,7 @@ use api::amounts;
 use api::status::Status;
 use serde_json::{Map, Value, json};
 
-use super::holders;
+use super::{accounts, holders};
 use crate::auth::{Identity, bootstrap};
 use crate::errors::Outcome;
 use crate::handler::Call;
@@ -21,7 +21,7 @@ pub(super) fn create(call: &Call, pod: &mut Value, _: &mut Extra) -> Outcome<()>
     let name = text(pod, "name").to_owned();
     holders::keep_epoch(pod, None);
     let Some(spec) = pod.get_mut("spec").and_then(Value::as_object_mut) else { return Ok(()) };
-    service_account(call, &name, spec)?;
+    accounts::complete(call, &name, spec)?;
     priority(call, &name, spec)?;
     tolerations(spec);
     runtime_class(call, &name, spec)
@@ -39,29 +39,6 @@ pub(super) fn allocate(call: &Call, pod: &mut Value, extra: &mut Extra) -> Outco
 
 fn forbidden(name: &str, why: impl std::fmt::Display) -> Outcome<()> {
     Err(Box::new(Status::forbidden("", "pods", name, why)))
-}
-
-/// `default` unless it names another, which must exist.
-fn service_account(call: &Call, name: &str, spec: &mut Map<String, Value>) -> Outcome<()> {
-    let of = |field: &str| spec.get(field).and_then(Value::as_str).unwrap_or_default().to_owned();
-    let named = [of("serviceAccountName"), of("serviceAccount")].into_iter().find(|n| !n.is_empty());
-    let account = named.unwrap_or_else(|| "default".to_owned());
-    let namespace = &call.target.namespace;
-    let found = call.shared.cache.get("", "serviceaccounts", namespace, &account);
-    if found.is_none() && account != "default" {
-        let why =
-            format!("error looking up service account {namespace}/{account}: serviceaccount {account:?} not found");
-        return forbidden(name, why);
-    }
-    spec.insert("serviceAccountName".to_owned(), account.clone().into());
-    spec.insert("serviceAccount".to_owned(), account.into());
-    let secrets = found
-        .and_then(|o| Some(o.value(call.shared.cache.named("", "serviceaccounts")?.resource())))
-        .and_then(|v| v.get("imagePullSecrets").cloned());
-    if let (Some(secrets), false) = (secrets, spec.contains_key("imagePullSecrets")) {
-        spec.insert("imagePullSecrets".to_owned(), secrets);
-    }
-    Ok(())
 }
 
 /// The number that the priority class stands for.

@@ -64,6 +64,11 @@ pub(super) fn release(call: &Call, service: &Value, extra: &mut Extra) {
     let _ = call;
 }
 
+/// Where the store notes who has an address.
+pub(crate) fn address_key(address: &str) -> Bytes {
+    format!("{ADDRESSES}{address}").into()
+}
+
 /// A text of the spec.
 fn field<'a>(service: &'a Value, name: &str) -> &'a str {
     service.get("spec").and_then(|s| s.get(name)).and_then(Value::as_str).unwrap_or_default()

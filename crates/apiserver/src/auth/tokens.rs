@@ -7,11 +7,35 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use super::Identity;
+use super::service_account::ISSUER;
 
 /// Says whose token it is.
 pub trait TokenAuthenticator: Send + Sync + 'static {
-    /// The identity behind the token; `None` where it is not known or no longer good.
-    fn authenticate(&self, token: &str) -> Option<Identity>;
+    /// The identity behind the token, and for which of these audiences it is good; `None` where it is not known, no
+    /// longer good, or good for none of them.
+    fn review(&self, token: &str, audiences: &[String]) -> Option<Authenticated>;
+
+    /// The identity behind a token for this server.
+    fn authenticate(&self, token: &str) -> Option<Identity> {
+        self.review(token, &[ISSUER.to_owned()]).map(|authenticated| authenticated.identity)
+    }
+}
+
+/// Whose token it is, and whom it is meant for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Authenticated {
+    /// Who.
+    pub identity: Identity,
+    /// Those of the audiences asked about that it is good for.
+    pub audiences: Vec<String>,
+}
+
+impl Authenticated {
+    /// For tokens that say nothing of audiences: they are for this server; `None` where only others are asked about.
+    pub(crate) fn for_this_server(identity: Identity, audiences: &[String]) -> Option<Self> {
+        let audiences: Vec<String> = audiences.iter().filter(|audience| *audience == ISSUER).cloned().collect();
+        (!audiences.is_empty()).then_some(Self { identity, audiences })
+    }
 }
 
 /// Tokens that are given at start and never expire.
@@ -59,8 +83,9 @@ impl StaticTokens {
 }
 
 impl TokenAuthenticator for StaticTokens {
-    fn authenticate(&self, token: &str) -> Option<Identity> {
-        self.by_digest.get(&digest(token)).cloned()
+    fn review(&self, token: &str, audiences: &[String]) -> Option<Authenticated> {
+        let identity = self.by_digest.get(&digest(token)).cloned()?;
+        Authenticated::for_this_server(identity, audiences)
     }
 }
 
@@ -74,8 +99,8 @@ impl fmt::Debug for StaticTokens {
 pub struct Tokens(pub Vec<Arc<dyn TokenAuthenticator>>);
 
 impl TokenAuthenticator for Tokens {
-    fn authenticate(&self, token: &str) -> Option<Identity> {
-        self.0.iter().find_map(|member| member.authenticate(token))
+    fn review(&self, token: &str, audiences: &[String]) -> Option<Authenticated> {
+        self.0.iter().find_map(|member| member.review(token, audiences))
     }
 }
 
@@ -118,6 +143,7 @@ mod tests {
         assert_eq!(root.uid, "u2");
         assert_eq!(tokens.authenticate("ab"), None);
         assert_eq!(tokens.authenticate(""), None);
+        assert_eq!(tokens.review("abc", &["elsewhere".to_owned()]), None);
     }
 
     #[test]

@@ -22,6 +22,7 @@ mod gone;
 pub(crate) mod reviews;
 mod scale;
 mod stream;
+pub(crate) mod token;
 pub(crate) mod usage;
 
 pub(crate) use gone::holders;
@@ -39,6 +40,7 @@ pub(crate) async fn dispatch(call: Call) -> Outcome<Response<Body>> {
         ("binding", _) => binding::bind(call).await,
         ("eviction", _) => eviction::evict(call).await,
         ("finalize", _) => finalize::finalize(call).await,
+        ("token", _) => token::create(call).await,
         (sub, "get") if WHOLE.contains(&sub) => verbs::read::get(call).await,
         (sub, "update") if WHOLE.contains(&sub) => verbs::update::update(call).await,
         (sub, "patch") if WHOLE.contains(&sub) => verbs::patch::patch(call).await,

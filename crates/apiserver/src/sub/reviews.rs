@@ -5,6 +5,7 @@ use api::status::{FieldError, Status};
 use bytes::Bytes;
 use serde_json::{Value, json};
 
+use crate::auth::service_account::ISSUER;
 use crate::auth::{Attributes, Decision, Identity};
 use crate::errors::Outcome;
 use crate::media;
@@ -17,7 +18,9 @@ pub(crate) const GROUPS: [&str; 2] = ["authentication.k8s.io", "authorization.k8
 /// Plural, kind and whether it is namespaced, of every review of a group and version.
 pub(crate) fn kinds(group: &str, version: &str) -> &'static [(&'static str, &'static str, bool)] {
     match (group, version) {
-        ("authentication.k8s.io", "v1") => &[("selfsubjectreviews", "SelfSubjectReview", false)],
+        ("authentication.k8s.io", "v1") => {
+            &[("selfsubjectreviews", "SelfSubjectReview", false), ("tokenreviews", "TokenReview", false)]
+        }
         ("authorization.k8s.io", "v1") => &[
             ("localsubjectaccessreviews", "LocalSubjectAccessReview", true),
             ("selfsubjectaccessreviews", "SelfSubjectAccessReview", false),
@@ -51,6 +54,7 @@ pub(crate) fn answer(
     review["metadata"] = metadata;
     check(kind, &review, &target.namespace)?;
     review["status"] = match kind {
+        "TokenReview" => token(shared, &review),
         "SelfSubjectReview" => json!({"userInfo": user_info(identity)}),
         "SelfSubjectAccessReview" => access(shared, identity.clone(), &review, None),
         "SelfSubjectRulesReview" => rules(shared, identity, &review),
@@ -60,8 +64,11 @@ pub(crate) fn answer(
     Ok(review)
 }
 
-/// What an access review must and must not say.
+/// What a review must and must not say.
 fn check(kind: &str, review: &Value, namespace: &str) -> Outcome<()> {
+    if kind == "TokenReview" && review.pointer("/spec/token").and_then(Value::as_str).unwrap_or_default().is_empty() {
+        return Err(Box::new(Status::bad_request("token is required for TokenReview in authentication")));
+    }
     if !kind.ends_with("AccessReview") {
         return Ok(());
     }
@@ -105,6 +112,22 @@ fn user_info(identity: &Identity) -> Value {
         info["extra"] = json!(identity.extra);
     }
     info
+}
+
+/// Whose token it is, for one of the audiences asked about.
+fn token(shared: &Shared, review: &Value) -> Value {
+    let token = review.pointer("/spec/token").and_then(Value::as_str).unwrap_or_default();
+    let asked = review.pointer("/spec/audiences").and_then(Value::as_array).into_iter().flatten();
+    let mut audiences: Vec<String> = asked.filter_map(|a| a.as_str().map(str::to_owned)).collect();
+    if audiences.is_empty() {
+        audiences.push(ISSUER.to_owned());
+    }
+    match shared.tokens.review(token, &audiences) {
+        Some(known) => {
+            json!({"authenticated": true, "user": user_info(&known.identity), "audiences": known.audiences})
+        }
+        None => json!({"user": {}, "error": "invalid bearer token"}),
+    }
 }
 
 /// Whom a review is about.

@@ -27,6 +27,12 @@ pub struct Cluster {
     _folder: tempfile::TempDir,
 }
 
+/// Stands for the server's authority and its key.
+fn trust() -> roster::Trust {
+    let sign = |space: &str, account: &str, _: &str, secret: &str| format!("token-{space}-{account}-{secret}");
+    roster::Trust { authority: "CERTIFICATE".to_owned(), sign: Arc::new(sign) }
+}
+
 impl Cluster {
     pub async fn start() -> Self {
         Self::start_with(Ambient::system()).await
@@ -42,7 +48,7 @@ impl Cluster {
         let client = |identity| Client::new(api.client(identity), "default");
         // The set's own controller has tests of its own.
         let selection = "*,-statefulset".parse().expect("a selection");
-        let controllers = roster::start(&selection, &term, &ambient, &|account| match account {
+        let controllers = roster::start(&selection, &term, &ambient, Some(trust()), &|account| match account {
             roster::Account::Service(name) => client(Identity::service_account("kube-system", name)),
             roster::Account::User(name) => client(Identity::user(name, &[])),
         });

@@ -4,16 +4,20 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
+use super::api_server::ApiServer;
 use super::fields;
 use super::sources::Fetched;
 use crate::volume::payload::{data_of_config_map, data_of_secret};
 
 /// The variables of a container in their order. Errors are upstream's sentences.
 ///
-/// `envFrom` comes first, then `env` one by one; a later one replaces an earlier of the same name, and a
-/// value may name what stands before it.
+/// Where the API server is comes first, then `envFrom`, then `env` one by one; a later one replaces an earlier of the
+/// same name, and a value may name what stands before it.
 pub fn variables(pod: &Pod, container: &Container, fetched: &Fetched) -> Result<Vec<(String, String)>, String> {
     let mut list = List::default();
+    for (name, value) in fetched.api_server.iter().flat_map(ApiServer::variables) {
+        list.set(name, value);
+    }
     for source in container.env_from.iter().flatten() {
         let prefix = source.prefix.as_deref().unwrap_or_default();
         let data = if let Some(map) = &source.config_map_ref {

@@ -59,7 +59,7 @@ impl Worker {
         };
         let plain = as_container(container);
         let alone = alone(pod, &plain);
-        let fetched = Needs::of(&alone).fetch(&self.shared.client, &self.id.namespace).await;
+        let fetched = Needs::of(&alone).fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace).await;
         let fetched =
             fetched.map_err(|e| refused("CreateContainerConfigError", format!("cannot read what it names: {e}")))?;
         let sample = if translate::needs_sample(&alone) {

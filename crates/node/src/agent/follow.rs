@@ -109,6 +109,7 @@ impl Worker {
             if self.must_leave() {
                 return Some(Follow::Leaving);
             }
+            let renewal = self.until_renewal();
             tokio::select! {
                 state = changes.next() => match state {
                     Ok(Some(state)) => {
@@ -127,6 +128,7 @@ impl Worker {
                     }
                     Err(_) => return Some(Follow::AgentEnds),
                 },
+                () = renewal => self.renew().await,
                 () = term.cancelled() => return Some(Follow::AgentEnds),
             }
         }

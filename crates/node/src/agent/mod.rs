@@ -12,6 +12,8 @@
 //! | module | holds |
 //! |---|---|
 //! | [`worker`], `follow`, `leave` | a pod's life, from seen to gone |
+//! | `renew`, [`tokens`] | tokens of service accounts, replaced before they end |
+//! | [`api_server`] | where pods reach the API server |
 //! | `held` | pods that are gone and were not reported gone |
 //! | [`translate`], [`env`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`status`], [`report`], [`events`] | what the API is told |
@@ -23,6 +25,7 @@
 //! The agent may die at any moment. What it needs afterwards is on disk before it acts (addresses, pod
 //! folders) or in the API; what runs goes on in the shims.
 
+pub mod api_server;
 pub mod env;
 mod ephemeral;
 pub mod events;
@@ -37,10 +40,12 @@ mod names;
 pub mod quantity;
 mod reclaim;
 pub mod register;
+mod renew;
 pub mod report;
 pub mod sources;
 pub mod status;
 pub mod stop;
+pub mod tokens;
 pub mod translate;
 pub mod usage;
 pub mod worker;

@@ -2,9 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use futures::future::try_join_all;
+use ambient::Ambient;
+use futures::future::{join_all, try_join_all};
 use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
 use kube::{Api, Client};
+
+use super::api_server::{self, ApiServer};
+use super::tokens::{self, Holder, Token, Wish};
 
 /// What a pod names, as found. What was not found is absent.
 #[derive(Clone, Debug, Default)]
@@ -15,6 +19,10 @@ pub struct Fetched {
     pub secrets: BTreeMap<String, Secret>,
     /// Claims by name, with the volume that each is bound to.
     pub claims: BTreeMap<String, (PersistentVolumeClaim, Option<PersistentVolume>)>,
+    /// Tokens of the pod's service account, or why there is none.
+    pub tokens: BTreeMap<Wish, Result<Token, String>>,
+    /// Where the pod reaches the API server, if it is published.
+    pub api_server: Option<ApiServer>,
 }
 
 /// Names of what a pod needs.
@@ -23,6 +31,10 @@ pub struct Needs {
     config_maps: BTreeSet<String>,
     secrets: BTreeSet<String>,
     claims: BTreeSet<String>,
+    tokens: BTreeSet<Wish>,
+    /// Whose tokens, and for which pod.
+    holder: Holder,
+    host_network: bool,
 }
 
 impl Needs {
@@ -30,6 +42,8 @@ impl Needs {
     pub fn of(pod: &Pod) -> Self {
         let mut needs = Self::default();
         let Some(spec) = &pod.spec else { return needs };
+        needs.holder = Holder::of(pod);
+        needs.host_network = spec.host_network == Some(true);
         for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
             needs.add_environment(container);
         }
@@ -40,6 +54,7 @@ impl Needs {
             for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
                 needs.config_maps.extend(source.config_map.iter().map(|c| c.name.clone()));
                 needs.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
+                needs.tokens.extend(source.service_account_token.iter().map(Wish::of));
             }
         }
         needs
@@ -57,14 +72,19 @@ impl Needs {
     }
 
     /// Reads all of it, side by side.
-    pub async fn fetch(&self, client: &Client, namespace: &str) -> Result<Fetched, kube::Error> {
+    pub async fn fetch(&self, client: &Client, ambient: &Ambient, namespace: &str) -> Result<Fetched, kube::Error> {
         let maps: Api<ConfigMap> = Api::namespaced(client.clone(), namespace);
         let secrets: Api<Secret> = Api::namespaced(client.clone(), namespace);
         let maps = try_join_all(self.config_maps.iter().map(|name| maps.get_opt(name)));
         let secrets = try_join_all(self.secrets.iter().map(|name| secrets.get_opt(name)));
         let claims = try_join_all(self.claims.iter().map(|name| fetch_claim(client, namespace, name)));
-        let (maps, secrets, claims) = futures::try_join!(maps, secrets, claims)?;
+        let tokens = join_all(self.tokens.iter().map(|wish| tokens::request(client, ambient, &self.holder, wish)));
+        let tokens = async { Ok(tokens.await) };
+        let server = api_server::find(client, self.host_network);
+        let (maps, secrets, claims, tokens, api_server) = futures::try_join!(maps, secrets, claims, tokens, server)?;
         Ok(Fetched {
+            tokens: self.tokens.iter().cloned().zip(tokens).collect(),
+            api_server,
             config_maps: found(&self.config_maps, maps),
             secrets: found(&self.secrets, secrets),
             claims: found(&self.claims, claims),
@@ -109,7 +129,8 @@ mod tests {
                 {"name": "1", "configMap": {"name": "m3"}},
                 {"name": "2", "secret": {"secretName": "s2"}},
                 {"name": "3", "persistentVolumeClaim": {"claimName": "data"}},
-                {"name": "4", "projected": {"sources": [{"secret": {"name": "s3"}}, {"configMap": {"name": "m4"}}]}}]
+                {"name": "4", "projected": {"sources": [{"secret": {"name": "s3"}}, {"configMap": {"name": "m4"}},
+                    {"serviceAccountToken": {"path": "t", "audience": "vault", "expirationSeconds": 600}}]}}]
         }});
         let needs = Needs::of(&serde_json::from_value(pod).expect("a pod"));
         let set = |names: &[&str]| names.iter().map(|n| (*n).to_owned()).collect::<BTreeSet<_>>();
@@ -117,6 +138,8 @@ mod tests {
             config_maps: set(&["m1", "m2", "m3", "m4"]),
             secrets: set(&["s1", "s2", "s3"]),
             claims: set(&["data"]),
+            tokens: [Wish { audience: "vault".into(), life_s: 600 }].into(),
+            ..Needs::default()
         };
         assert_eq!(needs, expected);
     }

@@ -43,6 +43,7 @@ use tokio::sync::{oneshot, watch};
 use super::Shared;
 use super::follow::{Follow, Patience};
 use super::held;
+use super::renew;
 use super::report::Reporter;
 use super::sources::Needs;
 use super::status::{self, Carried, Facts, Health, Hold};
@@ -101,6 +102,8 @@ pub struct Worker {
     pub(super) refused: BTreeMap<String, Hold>,
     pub(super) leaving: bool,
     pub(super) tries: u32,
+    /// When its tokens are to be replaced, on the monotonic clock; none where it has none.
+    pub(super) renew_at: Option<Duration>,
 }
 
 /// What is there of a pod when its worker starts.
@@ -144,6 +147,7 @@ impl Worker {
             refused: BTreeMap::new(),
             leaving: false,
             tries: 0,
+            renew_at: None,
         }
     }
 
@@ -206,6 +210,8 @@ impl Worker {
                 Ok(shim) => {
                     self.state = shim.state().await.ok();
                     // Created and never started, because the agent died in between: it may have no network.
+                    // How old its tokens are is not known any more.
+                    self.renew_at = Some(self.shared.ambient.boottime());
                     let unborn = self.state.as_ref().is_some_and(|s| s.phase == Phase::Created);
                     return if unborn { Found::Remains } else { Found::Living(shim) };
                 }
@@ -316,11 +322,12 @@ impl Worker {
         let pod = self.object().ok_or_else(|| hold("PodDeleted", "the pod is gone".to_owned()))?;
         let needs = Needs::of(&pod);
         let fetched = tokio::select! {
-            fetched = needs.fetch(&self.shared.client, &self.id.namespace) => fetched,
+            fetched = needs.fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace) => fetched,
             () = self.shared.term.cancelled() => return Err(hold("ContainerCreating", "the agent ends".to_owned())),
         };
         let fetched =
             fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
+        self.renew_at = renew::due(&fetched);
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
         self.address = Some(address);
@@ -565,12 +572,7 @@ impl Preparation {
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         held::sign(&self.dir, &self.id).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         let epoch = epoch_of(&self.pod);
-        let place = Place {
-            pod_dir: self.dir.clone(),
-            local: self.shared.local.clone(),
-            epoch,
-            nonce: self.shared.ambient.suffix(10),
-        };
+        let place = place(&self.shared, &self.dir, &self.pod);
         let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| hold("FailedMount", e.to_string()))?;
         let config = &self.shared.config;
         let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -597,6 +599,16 @@ impl Preparation {
         spec.write(&self.dir).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         let _ = std::fs::remove_file(self.dir.join(super::stop::MARK));
         Ok(())
+    }
+}
+
+/// Where the pod's volumes are made.
+pub(super) fn place(shared: &Shared, dir: &std::path::Path, pod: &Pod) -> Place {
+    Place {
+        pod_dir: dir.to_owned(),
+        local: shared.local.clone(),
+        epoch: epoch_of(pod),
+        nonce: shared.ambient.suffix(10),
     }
 }
 

@@ -94,6 +94,13 @@ impl Network {
     }
 }
 
+/// Gives the node's bridge, which is made where it is missing, another address of this machine: that of a service
+/// whose server is here. It goes with the bridge.
+pub async fn add_service_address(config: &Config, address: Ipv4Addr) -> Result<(), Error> {
+    let network = Network::ensure(config).await?;
+    network.netlink.set_address(network.bridge_index, address, 32).await
+}
+
 /// Takes a bridge away with what hangs on it, if it is there. Call it when every pod has ended.
 pub async fn remove_bridge(config: &Config) -> Result<(), Error> {
     let netlink = link::Netlink::here()?;

@@ -12,7 +12,7 @@ mod owner;
 pub mod payload;
 mod subpath;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io;
 use std::os::unix::ffi::OsStringExt as _;
@@ -62,13 +62,21 @@ impl Place {
         Ok(ready)
     }
 
+    /// Writes the files of these volumes anew, each volume's all in one step. Blocks.
+    pub fn renew(&self, pod: &Pod, names: &BTreeSet<String>, fetched: &Fetched) -> Result<(), Failed> {
+        for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| names.contains(&v.name)) {
+            let failed = |error| Failed { volume: volume.name.clone(), error };
+            self.prepare_one(pod, volume, fetched).map_err(failed)?;
+        }
+        Ok(())
+    }
+
     fn prepare_one(&self, pod: &Pod, volume: &Volume, fetched: &Fetched) -> Result<Ready, Error> {
         let group = fs_group(pod);
         let folder = self.pod_dir.join("volumes").join(&volume.name);
         if let Some(files) = payload::files(pod, volume, fetched) {
             let files = files.map_err(Error::Payload)?;
-            payload::write(&folder, &files, &self.nonce).map_err(|e| Error::io("write", &folder, e))?;
-            own(&folder, group, false).map_err(|e| Error::io("change the group of", &folder, e))?;
+            payload::write(&folder, &files, &self.nonce, group).map_err(|e| Error::io("write", &folder, e))?;
             return Ok(Ready { path: folder, read_only: true });
         }
         if let Some(source) = &volume.empty_dir {

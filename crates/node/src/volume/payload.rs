@@ -11,11 +11,13 @@ use std::path::{Component, Path};
 
 use k8s_openapi::api::core::v1::{
     ConfigMap, ConfigMapVolumeSource, DownwardAPIVolumeFile, DownwardAPIVolumeSource, KeyToPath, Pod,
-    ProjectedVolumeSource, Secret, SecretVolumeSource, Volume,
+    ProjectedVolumeSource, Secret, SecretVolumeSource, ServiceAccountTokenProjection, Volume,
 };
 
+use super::owner::own;
 use crate::agent::fields;
 use crate::agent::sources::Fetched;
+use crate::agent::tokens::Wish;
 
 /// Mode of a file where nothing says otherwise.
 const DEFAULT_MODE: i32 = 0o644;
@@ -93,12 +95,33 @@ fn of_projected(
             of_secret(&as_volume, fetched)?
         } else if let Some(api) = &part.downward_api {
             downward(pod, api.items.iter().flatten(), mode)?
+        } else if let Some(token) = &part.service_account_token {
+            token_file(pod, token, fetched, mode)?
         } else {
             return Err("this kind of projected source is not supported by this version of statefuld".to_owned());
         };
         all.extend(found);
     }
     Ok(all)
+}
+
+fn token_file(
+    pod: &Pod,
+    source: &ServiceAccountTokenProjection,
+    fetched: &Fetched,
+    default_mode: i32,
+) -> Result<BTreeMap<String, File>, String> {
+    let token = match fetched.tokens.get(&Wish::of(source)) {
+        Some(Ok(token)) => token,
+        Some(Err(why)) => return Err(why.clone()),
+        None => return Err("failed to fetch token: it was not asked for".to_owned()),
+    };
+    // As a kubelet: where the pod has a group of its own, only that may read it.
+    let has_group = pod.spec.as_ref().and_then(|s| s.security_context.as_ref()).is_some_and(|c| c.fs_group.is_some());
+    let mut files = BTreeMap::new();
+    let mode = if has_group { 0o600 } else { default_mode };
+    insert(&mut files, &source.path, token.text.clone().into_bytes(), mode)?;
+    Ok(files)
 }
 
 fn downward<'a>(
@@ -176,8 +199,9 @@ fn insert(files: &mut BTreeMap<String, File>, path: &str, content: Vec<u8>, mode
     Ok(())
 }
 
-/// Replaces the volume's content in one step. `nonce` tells this version of the files from the last.
-pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str) -> io::Result<()> {
+/// Replaces the volume's content in one step. `nonce` tells this version of the files from the last; `group` is the
+/// pod's own, which then may read them.
+pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str, group: Option<u32>) -> io::Result<()> {
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let version = format!("..{nonce}");
@@ -192,6 +216,7 @@ pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str) -> io::
         fs::write(&target, &file.content)?;
         fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
     }
+    own(&fresh, group, false)?;
     let next = folder.join("..data_next");
     let _ = fs::remove_file(&next);
     symlink(&version, &next)?;
@@ -215,7 +240,7 @@ pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str) -> io::
             fs::remove_file(entry.path())?;
         }
     }
-    Ok(())
+    own(folder, group, false)
 }
 
 #[cfg(test)]
@@ -223,6 +248,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::agent::tokens::Token;
 
     fn volume(value: serde_json::Value) -> Volume {
         serde_json::from_value(value).expect("a volume")
@@ -235,6 +261,25 @@ mod tests {
         fetched.config_maps.insert("conf".into(), serde_json::from_value(map).expect("a config map"));
         fetched.secrets.insert("pass".into(), serde_json::from_value(secret).expect("a secret"));
         fetched
+    }
+
+    #[test]
+    fn a_token_is_a_file_that_only_the_pods_group_may_read_where_it_has_one() {
+        let mut fetched = fetched();
+        let wish = |audience: &str| Wish { audience: audience.to_owned(), life_s: 3600 };
+        let token = Token { text: "good".to_owned(), renew_at: std::time::Duration::ZERO };
+        fetched.tokens.insert(wish(""), Ok(token));
+        fetched.tokens.insert(wish("vault"), Err("failed to fetch token: no".to_owned()));
+        let read = |spec: serde_json::Value, audience: &str| {
+            let pod = json!({"metadata": {"name": "web-0"}, "spec": spec});
+            let source = json!({"serviceAccountToken": {"path": "token", "audience": audience}});
+            let volume = volume(json!({"name": "v", "projected": {"sources": [source]}}));
+            files(&serde_json::from_value(pod).expect("a pod"), &volume, &fetched).expect("a payload volume")
+        };
+        let file = |mode| Ok(BTreeMap::from([("token".to_owned(), File { content: b"good".to_vec(), mode })]));
+        assert_eq!(read(json!({"containers": []}), ""), file(0o644));
+        assert_eq!(read(json!({"containers": [], "securityContext": {"fsGroup": 5}}), ""), file(0o600));
+        assert_eq!(read(json!({"containers": []}), "vault"), Err("failed to fetch token: no".to_owned()));
     }
 
     fn read(value: serde_json::Value) -> Result<BTreeMap<String, File>, String> {
@@ -285,9 +330,9 @@ mod tests {
         let dir = tempfile::tempdir().expect("a temporary folder");
         let file = |text: &str| File { content: text.into(), mode: 0o640 };
         let first = BTreeMap::from([("a".to_owned(), file("1")), ("sub/b".to_owned(), file("2"))]);
-        write(dir.path(), &first, "n1").expect("written");
+        write(dir.path(), &first, "n1", None).expect("written");
         assert_eq!(fs::read_to_string(dir.path().join("sub/b")).expect("read"), "2");
-        write(dir.path(), &BTreeMap::from([("a".to_owned(), file("3"))]), "n2").expect("written");
+        write(dir.path(), &BTreeMap::from([("a".to_owned(), file("3"))]), "n2", None).expect("written");
         assert_eq!(fs::read_to_string(dir.path().join("a")).expect("read"), "3");
         assert!(fs::symlink_metadata(dir.path().join("sub")).is_err());
         assert!(!dir.path().join("..n1").exists());

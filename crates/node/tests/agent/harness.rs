@@ -8,7 +8,7 @@ use std::time::Duration;
 use ambient::Ambient;
 use apiserver::auth::Identity;
 use apiserver::{ApiServer, Options};
-use k8s_openapi::api::core::v1::{Node, Pod, PodStatus};
+use k8s_openapi::api::core::v1::{ConfigMap, Node, Pod, PodStatus};
 use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
@@ -59,6 +59,7 @@ impl Cluster {
         let wishes = Wishes { node_name: Some("node-a".to_owned()), ..Wishes::default() };
         let config = Config::choose(folder.path(), &wishes).expect("a configuration");
         let mut cluster = Self { api, config, mute: Arc::default(), agent: None, _folder: folder };
+        cluster.publish_authority().await;
         cluster.start_agent();
         let nodes: Api<Node> = Api::all(cluster.admin());
         until("the node is registered", || async {
@@ -67,6 +68,14 @@ impl Cluster {
         })
         .await;
         cluster
+    }
+
+    /// What the controller does that gives pods the certificate of the API server's authority.
+    async fn publish_authority(&self) {
+        let map = json!({"metadata": {"name": "kube-root-ca.crt"}, "data": {"ca.crt": "CERTIFICATE"}});
+        let map: ConfigMap = serde_json::from_value(map).expect("a config map");
+        let maps: Api<ConfigMap> = Api::namespaced(self.admin(), "default");
+        maps.create(&PostParams::default(), &map).await.expect("made");
     }
 
     /// Starts the agent, which must not be running.

@@ -11,6 +11,7 @@ mod etcd;
 mod explain;
 mod first_light;
 mod harness;
+mod inside;
 mod journal;
 mod kubectl;
 mod postgres;

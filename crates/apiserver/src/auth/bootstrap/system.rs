@@ -112,6 +112,17 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         (
+            "clusterrole-aggregation-controller",
+            vec![rule(&["escalate", "get", "list", "patch", "update", "watch"], &[RBAC], &["clusterroles"])],
+        ),
+        (
+            "tokens-controller",
+            vec![
+                rule(&["get", "list", "watch", "update", "patch", "delete"], &[""], &["secrets"]),
+                rule(READ, &[""], &["serviceaccounts"]),
+            ],
+        ),
+        (
             "node-controller",
             vec![
                 rule(&["get", "list", "watch", "update", "delete", "patch"], &[""], &["nodes"]),
