@@ -1,5 +1,6 @@
 //! The body of an answer: bytes at hand, or a stream of them.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -52,9 +53,21 @@ impl http_body::Body for Body {
     type Error = BodyError;
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
-        match &mut self.get_mut().0 {
+        let inner = &mut self.get_mut().0;
+        match inner {
             Inner::Full(bytes) => Poll::Ready(bytes.take().map(|b| Ok(Frame::data(b)))),
-            Inner::Stream(stream) => stream.as_mut().poll_next(cx).map(|next| next.map(|c| c.map(Frame::data))),
+            Inner::Stream(stream) => {
+                // A body is polled by its connection, which other requests share: a panic must end this one only.
+                let polled = catch_unwind(AssertUnwindSafe(|| stream.as_mut().poll_next(cx)));
+                match polled {
+                    Ok(next) => next.map(|next| next.map(|c| c.map(Frame::data))),
+                    Err(_) => {
+                        tracing::error!("an answer panicked while it was sent; it ends here");
+                        *inner = Inner::Full(None);
+                        Poll::Ready(Some(Err("this answer failed in an unexpected way".into())))
+                    }
+                }
+            }
         }
     }
 
@@ -82,5 +95,26 @@ impl std::fmt::Debug for Body {
 impl Default for Body {
     fn default() -> Self {
         Self::empty()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_the_answer_and_nothing_else() {
+        let mut chunks = 0;
+        let body = Body::stream(futures::stream::poll_fn(move |_| {
+            chunks += 1;
+            assert!(chunks == 1, "poisoned");
+            Poll::Ready(Some(Ok(Bytes::from_static(b"one"))))
+        }));
+        let mut body = Box::pin(body);
+        assert_eq!(body.frame().await.unwrap().unwrap().into_data().unwrap(), "one");
+        assert!(body.frame().await.unwrap().is_err());
+        assert!(body.frame().await.is_none());
     }
 }

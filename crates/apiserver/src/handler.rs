@@ -10,6 +10,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Response};
 
+use crate::audit::Impersonated;
 use crate::auth::{self, Attributes, Decision, Identity, ImpersonationError};
 use crate::body::Body;
 use crate::errors::Outcome;
@@ -95,12 +96,14 @@ impl Call {
 
 /// Answers a request.
 pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> Response<Body> {
-    let caller = parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous);
+    let caller = self::caller(&parts);
     let notation = media::notation(&header(&parts, &ACCEPT));
     let route = route::parse(parts.uri.path());
     let asked = Asked::of(shared, &parts.method, &route, is_watch(&parts, &route));
     let begun = shared.metrics.seconds();
-    let outcome = match auth::impersonate(&parts.headers, &caller, &*shared.authorizer) {
+    let made_as = auth::impersonate(&parts.headers, &caller, &*shared.authorizer);
+    let other = made_as.as_ref().ok().filter(|identity| **identity != caller).cloned();
+    let outcome = match made_as {
         Ok(identity) => match route {
             Route::Document(path) => document(shared, &parts, &identity, &path),
             Route::Resource(target) => resource(shared, parts, body, identity, target).await,
@@ -108,9 +111,17 @@ pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> R
         Err(ImpersonationError::Forbidden(status)) => Err(status),
         Err(error) => Ok(respond::text(500, format!("Internal Server Error: {:?}: {error}\n", parts.uri.path()))),
     };
-    let response = respond::outcome(outcome, notation);
+    let mut response = respond::outcome(outcome, notation);
+    if let Some(other) = other {
+        response.extensions_mut().insert(Impersonated(other));
+    }
     shared.metrics.answered(asked, response.status().as_u16(), shared.metrics.seconds() - begun);
     response
+}
+
+/// Who sent the request.
+pub(crate) fn caller(parts: &Parts) -> Identity {
+    parts.extensions.get::<Identity>().cloned().unwrap_or_else(Identity::anonymous)
 }
 
 /// Whether a request asks for a watch.
@@ -174,6 +185,7 @@ async fn resource(
     let Some(verb) = verb_of(&parts.method, &target, watch) else {
         return Err(Box::new(Status::method_not_allowed()));
     };
+    own_pods_only(&identity, verb, &target, &query)?;
     if let Some(answer) = sub::review(shared, &identity, &target, &parts, &body) {
         return answer;
     }
@@ -299,7 +311,7 @@ fn is_fixed(resource: &Resource, verb: &str) -> bool {
 }
 
 /// The verb of a method, or `None` if there is none there.
-fn verb_of(method: &Method, target: &Target, watch: bool) -> Option<&'static str> {
+pub(crate) fn verb_of(method: &Method, target: &Target, watch: bool) -> Option<&'static str> {
     let named = !target.name.is_empty();
     Some(match *method {
         Method::GET | Method::HEAD if watch && target.subresource.is_empty() => "watch",
@@ -326,6 +338,23 @@ fn authorize(shared: &Shared, identity: &Identity, verb: &str, target: &Target) 
         Decision::Allow => Ok(()),
         Decision::Deny(why) => Err(Box::new(denied(&attributes, &why))),
     }
+}
+
+/// A node's agent reads the pods of its node, and says so: which pods come back is for the selector to say.
+fn own_pods_only(identity: &Identity, verb: &str, target: &Target, query: &Query) -> Outcome<()> {
+    let Some(node) = auth::node::node_of(identity) else { return Ok(()) };
+    let pods = target.group.is_empty() && target.plural == "pods" && target.name.is_empty();
+    if !pods || !matches!(verb, "list" | "watch") {
+        return Ok(());
+    }
+    let selects = |clause: &str| {
+        clause.strip_prefix("spec.nodeName=").is_some_and(|rest| rest.strip_prefix('=').unwrap_or(rest) == node)
+    };
+    if query.text("fieldSelector").split(',').any(selects) {
+        return Ok(());
+    }
+    let why = "can only list/watch pods with spec.nodeName field selector";
+    Err(Box::new(denied(&attributes(identity, verb, target), why)))
 }
 
 /// What the authorizer is asked.

@@ -22,10 +22,13 @@
 //! | `crd` | kinds that CustomResourceDefinitions declare, as they come and go |
 //! | `discovery`, `documents`, `health`, `metrics` | documents outside the objects |
 //! | `encoding` | compression, and answers that the client has already |
+//! | `gate` | how many requests at once, and how many of one client |
+//! | [`audit`] | who asked for what |
 //! | [`auth`] | who asks, and what they may do |
 //! | [`listen`], [`tls`] | the TLS listener and the certificate authority |
 //! | `streams` | logs, exec, attach and port-forward: from HTTP to a node's agent |
 
+pub mod audit;
 pub mod auth;
 pub mod listen;
 pub mod tls;
@@ -39,6 +42,7 @@ mod discovery;
 mod documents;
 mod encoding;
 mod errors;
+mod gate;
 mod handler;
 mod health;
 mod media;

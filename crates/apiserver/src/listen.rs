@@ -4,7 +4,8 @@
 //!  accept ─▶ TLS (client certificate?) ─▶ HTTP ─▶ bearer token? ─▶ Identity as extension ─▶ service
 //! ```
 //!
-//! A certificate counts before a token. Nothing presented is anonymous; a token that is not good is 401.
+//! A good certificate counts before a token. Nothing presented is anonymous; nothing good among what was presented is
+//! 401.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -13,6 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use ambient::Ambient;
 use api::status::Status;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderMap, Request, Response};
@@ -20,7 +22,6 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
-use rustls::ServerConfig;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -28,18 +29,21 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
+use crate::audit::{self, Event};
 use crate::auth::Identity;
 use crate::auth::tokens::TokenAuthenticator;
 use crate::body::Body;
-use crate::tls;
+use crate::tls::{Peer, ServerTls};
 
 /// How a listener serves. [`ListenOptions::new`] fills in what is usual.
 #[derive(Clone)]
 pub struct ListenOptions {
     /// Certificate and client verification.
-    pub tls: Arc<ServerConfig>,
+    pub tls: ServerTls,
     /// Whose bearer tokens are good; `None` where there are none.
     pub tokens: Option<Arc<dyn TokenAuthenticator>>,
+    /// Where refused requests are noted; the others are noted behind the listener.
+    pub audit: Option<(Arc<audit::Log>, Ambient)>,
     /// Connections at a time; more wait in the kernel's queue.
     pub max_connections: usize,
     /// How long the TLS handshake may take.
@@ -52,10 +56,11 @@ pub struct ListenOptions {
 
 impl ListenOptions {
     /// The usual limits, no tokens.
-    pub fn new(tls: Arc<ServerConfig>) -> Self {
+    pub fn new(tls: ServerTls) -> Self {
         Self {
             tls,
             tokens: None,
+            audit: None,
             max_connections: 2000,
             handshake_timeout: Duration::from_secs(10),
             header_timeout: Duration::from_secs(30),
@@ -121,7 +126,8 @@ async fn connection<S>(
 {
     // Small answers must not wait for an acknowledgement. Fails only on a connection that is gone.
     let _ = stream.set_nodelay(true);
-    let handshake = TlsAcceptor::from(options.tls.clone()).accept(stream);
+    let from = stream.peer_addr().ok().map(|address| audit::From(address.ip()));
+    let handshake = TlsAcceptor::from(options.tls.config.clone()).accept(stream);
     let stream = tokio::select! {
         done = tokio::time::timeout(options.handshake_timeout, handshake) => match done {
             Ok(Ok(stream)) => stream,
@@ -130,8 +136,8 @@ async fn connection<S>(
         },
         () = stop.cancelled() => return,
     };
-    let peer = stream.get_ref().1.peer_certificates().and_then(<[_]>::first).and_then(tls::identity_of);
-    let service = Identified { service, peer, tokens: options.tokens.clone() };
+    let peer = options.tls.peer(stream.get_ref().1.peer_certificates());
+    let service = Identified { service, peer, from, tokens: options.tokens.clone(), audit: options.audit.clone() };
     let http = http(options.header_timeout);
     let serving = http.serve_connection_with_upgrades(TokioIo::new(stream), TowerToHyperService::new(service));
     tokio::pin!(serving);
@@ -166,18 +172,32 @@ fn http(header_timeout: Duration) -> auto::Builder<TokioExecutor> {
 struct Identified<S> {
     service: S,
     /// From the client certificate.
-    peer: Option<Identity>,
+    peer: Peer,
+    /// Its address.
+    from: Option<audit::From>,
     tokens: Option<Arc<dyn TokenAuthenticator>>,
+    audit: Option<(Arc<audit::Log>, Ambient)>,
 }
 
 impl<S> Identified<S> {
-    /// `None` where a token was presented that is not good.
+    /// `None` where something was presented, and nothing that is good.
     fn identify(&self, headers: &HeaderMap) -> Option<Identity> {
-        if let Some(peer) = &self.peer {
-            return Some(peer.clone());
+        match (&self.peer, bearer(headers)) {
+            (Peer::Known(identity), _) => Some(identity.clone()),
+            (_, Some(token)) => self.tokens.as_ref()?.authenticate(&token),
+            (Peer::Nobody, None) => Some(Identity::anonymous()),
+            (Peer::Unknown, None) => None,
         }
-        let Some(token) = bearer(headers) else { return Some(Identity::anonymous()) };
-        self.tokens.as_ref()?.authenticate(&token)
+    }
+
+    /// 401, noted.
+    fn refuse<B>(&self, request: Request<B>) -> Response<Body> {
+        let response = unauthorized();
+        if let Some((log, ambient)) = &self.audit {
+            let (parts, _) = request.into_parts();
+            log.note(Event::of(&parts, ambient).answered(&response, ambient));
+        }
+        response
     }
 }
 
@@ -202,8 +222,11 @@ where
     }
 
     fn call(&mut self, mut request: Request<B>) -> Self::Future {
+        if let Some(from) = &self.from {
+            request.extensions_mut().insert(from.clone());
+        }
         let Some(identity) = self.identify(request.headers()) else {
-            return Box::pin(std::future::ready(Ok(unauthorized())));
+            return Box::pin(std::future::ready(Ok(self.refuse(request))));
         };
         // Nothing behind this point needs the secret, and nothing should log it.
         request.headers_mut().remove(AUTHORIZATION);

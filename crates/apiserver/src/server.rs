@@ -11,6 +11,7 @@ use store::Store;
 use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::audit;
 use crate::auth::service_account::{Issuer, Verifier};
 use crate::auth::tokens::{StaticTokens, TokenAuthenticator, Tokens};
 use crate::auth::{Attributes, Authorizer, Decision, Identity, Standard};
@@ -19,6 +20,7 @@ use crate::cache::Cache;
 use crate::crd::{self, Kinds, Live};
 use crate::documents::Documents;
 use crate::errors::Error;
+use crate::gate::Gate;
 use crate::metrics::Metrics;
 use crate::published::{self, Published};
 use crate::service::{ApiService, InProcess};
@@ -53,6 +55,8 @@ pub struct Options {
     pub node_ports: RangeInclusive<u16>,
     /// How much clients may take.
     pub limits: Limits,
+    /// Where requests are noted; `None` for nowhere.
+    pub audit: Option<Arc<audit::Log>>,
     /// How long events are kept.
     pub event_ttl: Duration,
     /// How often an idle watch that asked for bookmarks gets one.
@@ -73,6 +77,7 @@ impl Options {
             service_cidr: (Ipv4Addr::new(10, 96, 0, 0), 16),
             node_ports: 30000..=32767,
             limits: Limits::default(),
+            audit: None,
             event_ttl: Duration::from_secs(3600),
             bookmark_interval: Duration::from_secs(60),
         }
@@ -95,19 +100,32 @@ pub enum AuthorizerChoice {
 pub struct Limits {
     /// Size of a request's body.
     pub body_bytes: usize,
-    /// GET requests at once, not counting watches that are under way.
+    /// GET requests at once, not counting watches that are under way. One client gets at most half of these, of
+    /// `writes` and of `watches`; the last tenth is for nodes and the system's own controllers.
     pub reads: usize,
     /// Other requests at once.
     pub writes: usize,
     /// Watches at once.
     pub watches: usize,
+    /// How long a request may take, watches and streams not counted.
+    pub request_timeout: Duration,
+    /// Room for large answers that are being sent, in KiB.
+    pub answers_kib: u32,
     /// Events that wait for one watcher before it is dropped.
     pub watch_buffer: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { body_bytes: 3 << 20, reads: 400, writes: 400, watches: 20_000, watch_buffer: 1024 }
+        Self {
+            body_bytes: 3 << 20,
+            reads: 400,
+            writes: 200,
+            watches: 20_000,
+            watch_buffer: 1024,
+            request_timeout: Duration::from_secs(60),
+            answers_kib: 512 << 10,
+        }
     }
 }
 
@@ -134,13 +152,17 @@ pub(crate) struct Shared {
     /// How much clients may take.
     pub(crate) limits: Limits,
     /// Permits for GET requests.
-    pub(crate) reads: Arc<Semaphore>,
+    pub(crate) reads: Arc<Gate>,
     /// Permits for other requests.
-    pub(crate) writes: Arc<Semaphore>,
-    /// Permits for watches under way.
-    pub(crate) watches: Arc<Semaphore>,
+    pub(crate) writes: Arc<Gate>,
     /// Taken by who charges the quotas of a namespace; several namespaces may share one.
     pub(crate) quota_turns: Vec<tokio::sync::Mutex<()>>,
+    /// Permits for watches under way.
+    pub(crate) watches: Arc<Gate>,
+    /// Room for large answers.
+    pub(crate) answers: Arc<Semaphore>,
+    /// Where requests are noted.
+    pub(crate) audit: Option<Arc<audit::Log>>,
     /// Counters.
     pub(crate) metrics: Metrics,
     /// The OpenAPI documents.
@@ -198,10 +220,12 @@ impl ApiServer {
             nodes: options.nodes,
             cache,
             limits,
-            reads: Arc::new(Semaphore::new(limits.reads)),
-            writes: Arc::new(Semaphore::new(limits.writes)),
-            watches: Arc::new(Semaphore::new(limits.watches)),
             quota_turns: std::iter::repeat_with(Default::default).take(crate::admission::quota::TURNS).collect(),
+            reads: Gate::new(limits.reads),
+            writes: Gate::new(limits.writes),
+            watches: Gate::new(limits.watches),
+            answers: Arc::new(Semaphore::new(limits.answers_kib as usize)),
+            audit: options.audit,
             metrics,
             documents: Documents::default(),
             service_cidr: options.service_cidr,

@@ -1,7 +1,7 @@
 //! The server as a `tower::Service`: the same for sockets and for clients in this process.
 //!
-//! Here are the limits that keep one client from taking all (size of bodies, requests in flight), and the
-//! wall that keeps a panic inside its request.
+//! Here are the limits that keep one client from taking all (size of bodies, requests in flight, time, memory of
+//! answers), the wall that keeps a panic inside its request, and the audit log.
 
 use std::convert::Infallible;
 use std::future::Future;
@@ -9,21 +9,29 @@ use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use api::status::Status;
 use bytes::Bytes;
 use futures::FutureExt;
 use http::header::USER_AGENT;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
+use crate::audit::Event;
 use crate::auth::Identity;
 use crate::body::Body;
 use crate::encoding::Way;
 use crate::errors::Fail;
+use crate::query::{self, Query};
 use crate::server::Shared;
 use crate::{handler, respond};
+
+/// Answers of this size and more are counted against the limit of memory.
+const COUNTED_FROM: usize = 64 << 10;
 
 /// The API. Cheap to clone; one per connection or client.
 ///
@@ -55,7 +63,7 @@ where
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let shared = self.shared.clone();
-        Box::pin(async move { Ok(guarded(shared, request).await) })
+        Box::pin(async move { Ok(audited(shared, request).await) })
     }
 }
 
@@ -94,29 +102,52 @@ where
     }
 }
 
-/// One request within the limits, its panic caught.
-async fn guarded<B>(shared: Arc<Shared>, request: Request<B>) -> Response<Body>
+/// One request, noted in the audit log.
+async fn audited<B>(shared: Arc<Shared>, request: Request<B>) -> Response<Body>
 where
     B: http_body::Body<Data = Bytes> + Send + 'static,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (parts, body) = request.into_parts();
-    let gate = if parts.method == Method::GET || parts.method == Method::HEAD { &shared.reads } else { &shared.writes };
-    let Ok(_permit) = gate.clone().try_acquire_owned() else {
+    let Some(log) = &shared.audit else { return guarded(&shared, parts, body).await };
+    let event = Event::of(&parts, &shared.ambient);
+    let mut response = guarded(&shared, parts, body).await;
+    if let Ok(id) = HeaderValue::from_str(&event.id) {
+        response.headers_mut().insert("Audit-Id", id);
+    }
+    log.note(event.answered(&response, &shared.ambient));
+    response
+}
+
+/// One request within the limits, its panic caught.
+async fn guarded<B>(shared: &Arc<Shared>, parts: Parts, body: B) -> Response<Body>
+where
+    B: http_body::Body<Data = Bytes> + Send + 'static,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let head = parts.method == Method::HEAD;
+    let reads = head || parts.method == Method::GET;
+    let gate = if reads { &shared.reads } else { &shared.writes };
+    let Some(_permit) = gate.enter(&handler::caller(&parts)) else {
         return respond::too_busy();
     };
-    let head = parts.method == Method::HEAD;
-    let _counted = shared.metrics.request(head || parts.method == Method::GET);
+    let _counted = shared.metrics.request(reads);
     let way = Way::of(&parts);
-    let work = async {
+    let limit = time_limit(&parts, shared.limits.request_timeout);
+    // Reading the body is part of it: a client that sends it byte by byte must not keep its permit for ever.
+    let work = tokio::time::timeout(limit, async {
         let body = match read_body(body, shared.limits.body_bytes).await {
             Ok(body) => body,
             Err(fail) => return respond::status(&fail),
         };
-        way.finish(handler::handle(&shared, parts, body).await).await
-    };
+        way.finish(handler::handle(shared, parts, body).await).await
+    });
     let mut response = match AssertUnwindSafe(work).catch_unwind().await {
-        Ok(response) => response,
+        Ok(Ok(response)) => response,
+        Ok(Err(_)) => {
+            let why = "request did not complete within the allotted timeout";
+            respond::status(&Status::timeout(why, 0))
+        }
         Err(_) => {
             tracing::error!("a request panicked; it was answered with 500");
             shared.metrics.panics.inc();
@@ -126,7 +157,40 @@ where
     if head {
         *response.body_mut() = Body::empty();
     }
+    within_memory(shared, response)
+}
+
+/// How long the request may take: as long as the server says, or less where the client does.
+fn time_limit(parts: &Parts, limit: Duration) -> Duration {
+    let query = Query::parse(parts.uri.query().unwrap_or_default());
+    match query::go_duration(query.text("timeout")) {
+        Some(asked) if !asked.is_zero() => asked.min(limit),
+        _ => limit,
+    }
+}
+
+/// Holds large answers against a limit until they are sent: clients that ask for everything and read slowly get 429,
+/// before the server's memory is full of what they asked for.
+fn within_memory(shared: &Shared, mut response: Response<Body>) -> Response<Body> {
+    let Some(bytes) = response.body().bytes().filter(|b| b.len() >= COUNTED_FROM).cloned() else { return response };
+    let kib = u32::try_from(bytes.len() >> 10).unwrap_or(u32::MAX);
+    // One that is larger than all of the room gets through alone.
+    let kib = kib.min(shared.limits.answers_kib);
+    let Ok(permit) = shared.answers.clone().try_acquire_many_owned(kib) else { return respond::too_busy() };
+    *response.body_mut() = Body::full(Bytes::from_owner(Held { bytes, _permit: permit }));
     response
+}
+
+/// Bytes with their room, which is given back with the last of them.
+struct Held {
+    bytes: Bytes,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 /// The whole body, if it is within the limit.

@@ -4,6 +4,7 @@ mod support;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -39,6 +40,10 @@ struct Listening {
 
 impl Listening {
     async fn start() -> Self {
+        Self::start_with(|_| {}).await
+    }
+
+    async fn start_with(change: impl FnOnce(&mut ListenOptions)) -> Self {
         let server = Server::start().await;
         let authority =
             Authority::load_or_create(&server.folder.path().join("pki"), ambient::Ambient::system()).unwrap();
@@ -46,6 +51,7 @@ impl Listening {
         tokens.insert("good", Identity::user("token-admin", &["system:masters"]));
         let mut options = ListenOptions::new(server_config(&authority, &[], &[]).unwrap());
         options.tokens = Some(Arc::new(tokens));
+        change(&mut options);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let stop = CancellationToken::new();
@@ -123,17 +129,21 @@ async fn a_good_token_is_an_identity_and_a_bad_one_401() {
 }
 
 #[tokio::test]
-async fn a_certificate_of_another_authority_is_refused() {
+async fn a_certificate_of_another_authority_is_refused_with_401_and_may_go_with_a_good_token() {
     let listening = Listening::start().await;
     let elsewhere = tempfile::tempdir().unwrap();
     let other = Authority::load_or_create(elsewhere.path(), ambient::Ambient::system()).unwrap();
-    assert!(listening.get(Some(&other.admin().unwrap()), "/version", None).await.is_err());
+    let other = other.admin().unwrap();
+    let (code, body) = listening.get(Some(&other), "/version", None).await.unwrap();
+    assert_eq!((code, &body["message"]), (401, &json!("Unauthorized")));
+    assert_eq!(listening.get(Some(&other), "/version", Some("bad")).await.unwrap().0, 401);
+    assert_eq!(listening.get(Some(&other), NAMESPACES, Some("good")).await.unwrap().0, 200);
     // The server's own certificate is for servers.
     let server = listening
         .authority
         .issue(&statefuld_apiserver::tls::Purpose::Server { names: Vec::new(), addresses: Vec::new() })
         .unwrap();
-    assert!(listening.get(Some(&server), "/version", None).await.is_err());
+    assert_eq!(listening.get(Some(&server), "/version", None).await.unwrap().0, 401);
     assert_eq!(listening.get(None, "/version", None).await.unwrap().0, 200);
 }
 
@@ -227,4 +237,56 @@ async fn exec_goes_through_an_upgraded_connection() {
     assert_eq!(said[0], b"\x01HELLO");
     let status: Value = serde_json::from_slice(&said[1][1..]).unwrap();
     assert_eq!((said[1][0], &status["details"]["causes"][0]["message"]), (3, &json!("3")));
+}
+
+/// What is left to read until the other end closes.
+async fn rest(io: &mut (impl tokio::io::AsyncRead + Unpin)) -> Vec<u8> {
+    let mut all = Vec::new();
+    let reading = tokio::io::AsyncReadExt::read_to_end(io, &mut all);
+    // A reset is an end too.
+    let _ = tokio::time::timeout(PATIENCE, reading).await.expect("the other end closes");
+    all
+}
+
+#[tokio::test]
+async fn who_says_nothing_is_hung_up_on() {
+    let listening = Listening::start_with(|options| options.handshake_timeout = Duration::from_millis(50)).await;
+    let mut silent = TcpStream::connect(listening.address).await.unwrap();
+    assert!(rest(&mut silent).await.is_empty());
+    assert_eq!(listening.get(None, "/version", None).await.unwrap().0, 200);
+}
+
+#[tokio::test]
+async fn who_sends_a_head_too_slowly_is_hung_up_on() {
+    let listening = Listening::start_with(|options| options.header_timeout = Duration::from_millis(50)).await;
+    let mut slow = listening.connect(None, "http/1.1").await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut slow, b"GET /version HTTP/1.1\r\nhost: x\r\nx-slow: ").await.unwrap();
+    let said = String::from_utf8(rest(&mut slow).await).unwrap();
+    assert!(!said.contains("200 OK"), "{said}");
+}
+
+#[tokio::test]
+async fn a_head_that_is_too_large_is_refused() {
+    let listening = Listening::start().await;
+    let mut io = listening.connect(None, "http/1.1").await.unwrap();
+    let head = format!("GET /version HTTP/1.1\r\nhost: x\r\nx-large: {}\r\n\r\n", "x".repeat(100 << 10));
+    // The other end may hang up before it has taken all.
+    let _ = tokio::io::AsyncWriteExt::write_all(&mut io, head.as_bytes()).await;
+    let said = String::from_utf8(rest(&mut io).await).unwrap();
+    assert!(said.is_empty() || said.starts_with("HTTP/1.1 431"), "{said}");
+}
+
+#[tokio::test]
+async fn connections_beyond_the_limit_wait_for_their_turn() {
+    let listening = Arc::new(Listening::start_with(|options| options.max_connections = 1).await);
+    let first = listening.connect(None, "h2").await.unwrap();
+    let waiting = tokio::spawn({
+        let listening = listening.clone();
+        async move { listening.get(None, "/version", None).await }
+    });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    drop(first);
+    let answer = tokio::time::timeout(PATIENCE, waiting).await.expect("its turn comes").unwrap();
+    assert_eq!(answer.unwrap().0, 200);
 }

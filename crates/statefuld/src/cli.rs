@@ -82,11 +82,31 @@ pub struct Node {
 }
 
 /// Who may come in, and what is noted of it.
-#[derive(Clone, Debug, Default, Args)]
+#[derive(Clone, Debug, Args)]
 pub struct Access {
     /// Bearer tokens, as kube-apiserver reads them: lines of token,user,uid,"group1,group2"
     #[arg(long, value_name = "FILE")]
     pub token_auth_file: Option<PathBuf>,
+
+    /// Note every request here: who, what, and what came of it, as lines of JSON; no bodies, so no secrets
+    #[arg(long, value_name = "FILE")]
+    pub audit_log_path: Option<PathBuf>,
+
+    /// Megabytes after which the audit log is put aside and begun anew
+    #[arg(long, value_name = "MB", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
+    pub audit_log_maxsize: u32,
+
+    /// How many audit logs put aside are kept; 0 keeps all
+    #[arg(long, value_name = "N", default_value_t = 10)]
+    pub audit_log_maxbackup: u32,
+
+    /// Reading requests at once, watches not counted; more are asked to come back
+    #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_requests_inflight: u32,
+
+    /// Writing requests at once; more are asked to come back
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_mutating_requests_inflight: u32,
 }
 
 impl Access {
@@ -94,7 +114,15 @@ impl Access {
     fn arguments(&self) -> Vec<String> {
         let file =
             |flag: &str, path: &Option<PathBuf>| path.as_deref().map(|path| format!("{flag}={}", absolute(path)));
-        file("--token-auth-file", &self.token_auth_file).into_iter().collect()
+        let files = [file("--token-auth-file", &self.token_auth_file), file("--audit-log-path", &self.audit_log_path)];
+        let mut arguments: Vec<String> = files.into_iter().flatten().collect();
+        arguments.extend([
+            format!("--audit-log-maxsize={}", self.audit_log_maxsize),
+            format!("--audit-log-maxbackup={}", self.audit_log_maxbackup),
+            format!("--max-requests-inflight={}", self.max_requests_inflight),
+            format!("--max-mutating-requests-inflight={}", self.max_mutating_requests_inflight),
+        ]);
+        arguments
     }
 }
 

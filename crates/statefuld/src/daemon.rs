@@ -16,6 +16,7 @@ use std::time::Duration;
 use ambient::Ambient;
 use anyhow::{Context as _, Result, bail};
 use apiserver::ApiServer;
+use apiserver::audit;
 use apiserver::auth::Identity;
 use apiserver::auth::service_account::Issuer;
 use apiserver::auth::tokens::StaticTokens;
@@ -99,6 +100,7 @@ impl Daemon {
         let authority = tls::Authority::load_or_create(&data.pki(), ambient.clone())?;
         let issuer = Issuer::load_or_create(&data.pki(), ambient.clone())?;
         let options = api_options(parts.api, &store, &ambient, issuer.clone())?;
+        let audit = options.audit.clone().map(|log| (log, ambient.clone()));
         let api = ApiServer::start(options).await?;
         let listener_token = CancellationToken::new();
         let inside = match &node {
@@ -106,7 +108,8 @@ impl Daemon {
             None => Some(Inside { published: inside::without_node(address), listeners: Vec::new() }),
         };
         let gateway = node.as_ref().map(|node| node.gateway);
-        listen(&data, &authority, &api, (listener, address), gateway, inside, &listener_token)?;
+        let serving = Serving { address, gateway, audit };
+        listen(&data, &authority, &api, listener, serving, inside, &listener_token)?;
 
         let term = Term::new();
         let trust = trust(&authority, issuer);
@@ -299,7 +302,19 @@ fn api_options(
     options.event_ttl = api.event_ttl;
     options.issuer = Some(issuer);
     options.tokens = read_tokens(&api.access)?;
+    options.audit = open_audit_log(&api.access, ambient)?;
+    options.limits.reads = api.access.max_requests_inflight as usize;
+    options.limits.writes = api.access.max_mutating_requests_inflight as usize;
     Ok(options)
+}
+
+/// The log of `--audit-log-path`.
+fn open_audit_log(access: &cli::Access, ambient: &Ambient) -> Result<Option<Arc<audit::Log>>> {
+    let Some(path) = access.audit_log_path.clone() else { return Ok(None) };
+    let max_bytes = u64::from(access.audit_log_maxsize) << 20;
+    let options = audit::Options { path: path.clone(), max_bytes, max_backups: access.audit_log_maxbackup as usize };
+    let log = audit::Log::open(options, ambient.clone());
+    Ok(Some(log.with_context(|| format!("{} cannot be written", path.display()))?))
 }
 
 /// The tokens of `--token-auth-file`.
@@ -351,19 +366,31 @@ async fn open_inside(node: &node::Config, address: SocketAddr, api: &Arc<ApiServ
     }
 }
 
+/// What listeners are told.
+struct Serving {
+    /// Where clients outside of pods find the API.
+    address: SocketAddr,
+    /// The node's own address among its pods.
+    gateway: Option<std::net::Ipv4Addr>,
+    /// Where refused requests are noted.
+    audit: Option<(Arc<audit::Log>, Ambient)>,
+}
+
 fn listen(
     data: &DataDir,
     authority: &Arc<tls::Authority>,
     api: &Arc<ApiServer>,
-    (listener, address): (TcpListener, SocketAddr),
-    gateway: Option<std::net::Ipv4Addr>,
+    listener: TcpListener,
+    serving: Serving,
     inside: Option<Inside>,
     token: &CancellationToken,
 ) -> Result<()> {
+    let Serving { address, gateway, audit } = serving;
     let mut addresses = vec![reachable(address).ip(), api.service_address().into()];
     addresses.extend(gateway.map(std::net::IpAddr::from));
     let mut options = ListenOptions::new(tls::server_config(authority, &[], &addresses)?);
     options.tokens = Some(api.tokens());
+    options.audit = audit;
     let kubeconfig = authority.admin_kubeconfig(&format!("https://{}", reachable(address)))?;
     tls::write_private(&data.kubeconfig(), kubeconfig.as_bytes())?;
     tokio::spawn(serve(listener, options.clone(), api.service(), token.clone()));

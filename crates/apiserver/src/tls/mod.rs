@@ -3,7 +3,7 @@
 //! ```text
 //!  pki/ca.key, ca.crt ──▶ server certificate (apiserver.key, .crt): loopback, names, addresses given
 //!                    ├──▶ client certificates: the administrator's, nodes' …
-//!                    └──▶ ServerConfig: asks for client certificates, accepts none or ours
+//!                    └──▶ ServerTls: asks for client certificates, and says whether they are ours
 //! ```
 //!
 //! All keys are ECDSA P-256, made by ring from the kernel's entropy (not from `Ambient`: a seeded key is no key).
@@ -31,7 +31,7 @@ use rustls::pki_types::pem::PemObject;
 pub use files::write_private;
 pub(crate) use files::{private_dir, read};
 pub use kubeconfig::kubeconfig;
-pub use server::{identity_of, server_config};
+pub use server::{Peer, ServerTls, identity_of, server_config};
 
 /// How long the authority lasts: longer than the machine it was made on.
 const AUTHORITY_VALIDITY: Duration = Duration::from_secs(10 * 365 * 86_400);

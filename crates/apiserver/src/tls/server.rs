@@ -5,26 +5,58 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ambient::Ambient;
+use rustls::client::danger::HandshakeSignatureValid;
 use rustls::crypto::{CryptoProvider, ring};
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::server::{ClientHello, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::sign::CertifiedKey;
 use rustls::time_provider::TimeProvider;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::{Authority, Error, Issued, Purpose, RENEW_BEFORE};
 use crate::auth::Identity;
 
+/// The listener's TLS, and what it makes of client certificates.
+#[derive(Clone, Debug)]
+pub struct ServerTls {
+    pub(crate) config: Arc<ServerConfig>,
+    clients: Arc<dyn ClientCertVerifier>,
+    ambient: Ambient,
+}
+
+/// Who is at the other end of a connection, by the certificate shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Peer {
+    /// None was shown.
+    Nobody,
+    /// One that is good.
+    Known(Identity),
+    /// One that is not: of another authority, out of date, for something else. Requests are answered with 401, as
+    /// upstream; the handshake is not refused, since a client may have more to show.
+    Unknown,
+}
+
+impl ServerTls {
+    /// Judges what a client has shown.
+    pub fn peer(&self, chain: Option<&[CertificateDer<'_>]>) -> Peer {
+        let Some((own, between)) = chain.and_then(<[_]>::split_first) else { return Peer::Nobody };
+        let seconds = u64::try_from(self.ambient.now().as_second()).unwrap_or_default();
+        let now = UnixTime::since_unix_epoch(Duration::from_secs(seconds));
+        if let Err(error) = self.clients.verify_client_cert(own, between, now) {
+            tracing::debug!(%error, "a client certificate is not good");
+            return Peer::Unknown;
+        }
+        identity_of(own).map_or(Peer::Unknown, Peer::Known)
+    }
+}
+
 /// The listener's TLS: a certificate for these names and addresses (and loopback), renewed while the server runs;
-/// client certificates are asked for, and must be ours where they are given. HTTP/2 and HTTP/1.1.
-pub fn server_config(
-    authority: &Arc<Authority>,
-    names: &[String],
-    addresses: &[IpAddr],
-) -> Result<Arc<ServerConfig>, Error> {
+/// client certificates are asked for, and judged after the handshake. HTTP/2 and HTTP/1.1.
+pub fn server_config(authority: &Arc<Authority>, names: &[String], addresses: &[IpAddr]) -> Result<ServerTls, Error> {
     let provider = Arc::new(ring::default_provider());
     let mut roots = RootCertStore::empty();
     roots.add(authority.ca.clone())?;
@@ -37,10 +69,55 @@ pub fn server_config(
     let time = Arc::new(AmbientTime(authority.ambient.clone()));
     let mut config = ServerConfig::builder_with_details(provider, time)
         .with_safe_default_protocol_versions()?
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(Arc::new(Asking(clients.clone())))
         .with_cert_resolver(Arc::new(certificate));
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(ServerTls { config: Arc::new(config), clients, ambient: authority.ambient.clone() })
+}
+
+/// Asks for a certificate and takes any in the handshake, as long as the client has its key.
+#[derive(Debug)]
+struct Asking(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Asking {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        self.0.root_hint_subjects()
+    }
+
+    fn verify_client_cert(
+        &self,
+        _: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        Ok(ClientCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
 }
 
 /// Whom a client certificate names: its common name is the user, its organizations are the groups.

@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 use super::options;
 use super::write::{self, Created, Extra};
 use crate::admission;
+use crate::audit::Named;
 use crate::body::Body;
 use crate::errors::Outcome;
 use crate::handler::Call;
@@ -29,7 +30,9 @@ pub(crate) async fn create(call: Call) -> Outcome<Response<Body>> {
     let media = media::written(&call.content_type)?;
     let Decoded { object, warnings } = decode::decode(&call.resource, &call.body, media, mode)?;
     let written = create_object(&call, object, dry_run).await?;
-    Ok(respond::warn(view.object(201, &written.raw, written.revision), &warnings))
+    let mut response = respond::warn(view.object(201, &written.raw, written.revision), &warnings);
+    response.extensions_mut().insert(Named(written.name));
+    Ok(response)
 }
 
 /// Creates a decoded object; its name is generated if it has none.

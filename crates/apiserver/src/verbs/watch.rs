@@ -11,13 +11,13 @@ use bytes::Bytes;
 use futures::stream;
 use http::Response;
 use serde_json::{Value, json};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::Sleep;
 
 use super::{options, read};
 use crate::body::Body;
 use crate::cache::{Cache, Item, Kind, Since, Watcher, binary_event, event_line};
 use crate::errors::Outcome;
+use crate::gate::Permit;
 use crate::handler::Call;
 use crate::media::{Notation, Shape, Wanted};
 use crate::object::Object;
@@ -44,7 +44,7 @@ struct Start {
 
 /// Opens a watch.
 pub(crate) async fn watch(call: Call) -> Outcome<Response<Body>> {
-    let Ok(permit) = call.shared.watches.clone().try_acquire_owned() else {
+    let Some(permit) = call.shared.watches.enter(&call.identity) else {
         return Ok(respond::too_busy());
     };
     let view = call.view()?;
@@ -154,7 +154,7 @@ struct Session {
     /// A table's columns were sent.
     headed: bool,
     cache: Arc<Cache>,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
     _gauge: crate::metrics::UnderWay,
 }
 

@@ -62,6 +62,8 @@ pub(crate) struct Written {
     pub(crate) revision: u64,
     /// Whether it is gone now.
     pub(crate) deleted: bool,
+    /// The object's name.
+    pub(crate) name: String,
 }
 
 /// The newest state of an object.
@@ -91,12 +93,12 @@ where
             return Ok(if taken {
                 Created::Taken(name)
             } else {
-                Created::New(Written { raw, revision: 0, deleted: false })
+                Created::New(Written { raw, revision: 0, deleted: false, name })
             });
         }
         let put = Op::Put { key: key.clone(), value: raw.clone(), ttl: ttl(call) };
         match commit(call, key, 0, put, extra).await? {
-            Committed::At(revision) => return Ok(Created::New(Written { raw, revision, deleted: false })),
+            Committed::At(revision) => return Ok(Created::New(Written { raw, revision, deleted: false, name })),
             Committed::Beaten { object: true } => return Ok(Created::Taken(name)),
             Committed::Beaten { object: false } => {}
         }
@@ -134,20 +136,20 @@ where
             Step::Write(value) => {
                 let raw = object::stored_bytes(value);
                 if raw == current.object.raw && extra.ops.is_empty() {
-                    return Ok(Written { raw, revision: was, deleted: false });
+                    return Ok(Written { raw, revision: was, deleted: false, name: call.target.name.clone() });
                 }
                 (raw.clone(), Op::Put { key: key.clone(), value: raw, ttl: ttl(call) }, false)
             }
             Step::Delete(value) => (object::stored_bytes(value), Op::Delete { key: key.clone() }, true),
         };
         if dry_run {
-            return Ok(Written { raw, revision: was, deleted });
+            return Ok(Written { raw, revision: was, deleted, name: call.target.name.clone() });
         }
         if let Committed::At(revision) = commit(call, key, was, op, extra).await? {
             // An update that takes off what held a deleted object answers with what was sent, not with the deletion.
             let updated = deleted && matches!(call.verb, "update" | "patch");
             let revision = if updated { was } else { revision };
-            return Ok(Written { raw, revision, deleted });
+            return Ok(Written { raw, revision, deleted, name: call.target.name.clone() });
         }
     }
     Err(contended(call))
