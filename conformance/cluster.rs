@@ -65,7 +65,8 @@ impl Ask {
         self
     }
 
-    /// With a header; `None`: without it. (Without `authorization`: without credentials.)
+    /// With a header; `None`: without it. (An `authorization` of its own takes the place of the usual
+    /// credentials; without it: without credentials.)
     pub(crate) fn header(mut self, name: &str, value: Option<&str>) -> Self {
         self.headers.insert(name.to_ascii_lowercase(), value.map(str::to_owned));
         self
@@ -120,8 +121,9 @@ impl Cluster {
 
     /// Asks, and gives the answer as it begins.
     async fn start(&self, ask: &Ask) -> Result<http::Response<Body>, String> {
-        let nobody = ask.headers.get("authorization") == Some(&None);
-        let client = if nobody { &self.anonymous } else { &self.admin };
+        // Credentials of its own, or none: the usual ones stay away.
+        let own = ask.headers.contains_key("authorization");
+        let client = if own { &self.anonymous } else { &self.admin };
         client.send(ask.request()?).await.map_err(|e| format!("{} {}: {e}", ask.method, ask.path))
     }
 

@@ -8,12 +8,13 @@
 //!  main ─▶ cases ─┬─ recorded::*  one per file in recorded/: replay/ asks again, compares, differences.json excuses
 //!                 ├─ behaviour::* what a real StatefulSet controller did in scripted scenarios, played again
 //!                 ├─ sets::*      what upstream's own tests show of StatefulSets
-//!                 └─ verbs::*     written by hand, for what the recordings do not hold
+//!                 └─ auth::*, verbs::*   written by hand, for what the recordings do not hold
 //!            └──▶ cluster: the server under test (target), a namespace per case
 //! ```
 //! It has a runner of its own and not the usual one, because all cases share one server that must not outlive
 //! them, and because they wait more than they work: many run at once on two threads.
 
+mod auth;
 mod behaviour;
 mod cluster;
 mod players;
@@ -34,6 +35,7 @@ fn main() -> ExitCode {
     let mut cases = replay::cases();
     cases.extend(behaviour::cases());
     cases.extend(sets::cases());
+    cases.extend(auth::cases());
     cases.extend(verbs::cases());
     cases.sort_by(|a, b| a.name.cmp(&b.name));
     if selection.list {
