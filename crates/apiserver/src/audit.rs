@@ -139,7 +139,7 @@ pub(crate) struct Named(pub(crate) String);
 
 /// Put on a request by the listener: where it comes from.
 #[derive(Clone, Debug)]
-pub(crate) struct From(pub(crate) std::net::IpAddr);
+pub(crate) struct Origin(pub(crate) std::net::IpAddr);
 
 impl Event {
     /// What can be said of a request before it is answered.
@@ -164,7 +164,7 @@ impl Event {
             verb,
             caller: parts.extensions.get::<Identity>().cloned(),
             impersonated: None,
-            address: parts.extensions.get::<From>().map(|from| from.0.to_string()),
+            address: parts.extensions.get::<Origin>().map(|from| from.0.to_string()),
             agent: agent.chars().take(AGENT_MAX).collect(),
             target,
             code: 0,

@@ -186,6 +186,10 @@ async fn resource(
         return Err(Box::new(Status::method_not_allowed()));
     };
     own_pods_only(&identity, verb, &target, &query)?;
+    if target.plural == "tokenreviews" {
+        // A token ends with what it is bound to, also for who asks right after that went.
+        shared.cache.catch_up().await?;
+    }
     if let Some(answer) = sub::review(shared, &identity, &target, &parts, &body) {
         return answer;
     }

@@ -126,7 +126,7 @@ async fn connection<S>(
 {
     // Small answers must not wait for an acknowledgement. Fails only on a connection that is gone.
     let _ = stream.set_nodelay(true);
-    let from = stream.peer_addr().ok().map(|address| audit::From(address.ip()));
+    let from = stream.peer_addr().ok().map(|address| audit::Origin(address.ip()));
     let handshake = TlsAcceptor::from(options.tls.config.clone()).accept(stream);
     let stream = tokio::select! {
         done = tokio::time::timeout(options.handshake_timeout, handshake) => match done {
@@ -174,7 +174,7 @@ struct Identified<S> {
     /// From the client certificate.
     peer: Peer,
     /// Its address.
-    from: Option<audit::From>,
+    from: Option<audit::Origin>,
     tokens: Option<Arc<dyn TokenAuthenticator>>,
     audit: Option<(Arc<audit::Log>, Ambient)>,
 }

@@ -103,7 +103,7 @@ async fn a_body_beyond_the_limit_is_refused() {
 #[tokio::test]
 async fn requests_beyond_the_limit_are_asked_to_come_back() {
     let server = Server::start_with(|options| options.limits.reads = 0).await;
-    let answer = server.ask(Method::GET, MAPS, None).await;
+    let answer = server.ask_as(Identity::user("ann", &[]), Method::GET, MAPS, &[], None).await;
     assert_eq!((answer.code, answer.headers["retry-after"].to_str().unwrap()), (429, "1"));
     server.create(MAPS, config_map("a", "1")).await;
 }

@@ -1,51 +1,19 @@
-//! One client's requests do no harm to another's: panics, sizes, numbers, time and memory.
+//! One client's requests do no harm to another's: their number, time and memory are limited.
 
 mod support;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::{Method, Request, Response};
 use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use serde_json::{Value, json};
-use statefuld_apiserver::auth::{Attributes, Authorizer, Decision, Identity};
-use statefuld_apiserver::{AuthorizerChoice, Body};
+use statefuld_apiserver::Body;
+use statefuld_apiserver::auth::Identity;
 use support::{PATIENCE, Server, admin, config_map};
 use tower::ServiceExt as _;
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
-
-/// Panics where it is asked about secrets.
-struct Poisoned;
-
-impl Authorizer for Poisoned {
-    fn authorize(&self, attributes: &Attributes) -> Decision {
-        assert!(attributes.resource != "secrets", "poisoned");
-        Decision::Allow
-    }
-}
-
-#[tokio::test]
-async fn a_panic_is_answered_with_500_and_reaches_nobody_else() {
-    let server = Server::start_with(|options| options.authorizer = AuthorizerChoice::Custom(Arc::new(Poisoned))).await;
-    for _ in 0..2 {
-        let answer = server.ask(Method::GET, "/api/v1/namespaces/default/secrets", None).await;
-        assert_eq!((answer.code, &answer.body["reason"]), (500, &json!("InternalError")), "{}", answer.body);
-        assert_eq!(server.ask(Method::GET, MAPS, None).await.code, 200);
-    }
-    let metrics = server.ask(Method::GET, "/metrics", None).await.body;
-    assert!(metrics.as_str().unwrap().contains("apiserver_request_panic_total 2"), "{metrics}");
-}
-
-#[tokio::test]
-async fn a_body_that_is_too_large_is_413() {
-    let server = Server::start().await;
-    let mut large = config_map("a", "x");
-    large["data"]["k"] = "x".repeat(4 << 20).into();
-    let answer = server.ask(Method::POST, MAPS, Some(large)).await;
-    assert_eq!((answer.code, &answer.body["reason"]), (413, &json!("RequestEntityTooLarge")));
-}
 
 /// A request whose body never ends, as somebody's.
 async fn stuck(server: &Server, who: Identity) -> Response<Body> {

@@ -83,6 +83,8 @@ async fn a_node_gets_tokens_for_pods_bound_to_it_only() {
     let binding = json!({"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"},
         "target": {"kind": "Node", "name": "n1"}});
     server.create(&format!("{PODS}/a/binding"), binding).await;
+    // As an agent learns of its pod: by reading.
+    server.ask(Method::GET, &format!("{PODS}/a"), None).await;
     let answer = ask("n1").await;
     assert_eq!(answer.code, 201, "{}", answer.body);
     assert_eq!(ask("n2").await.code, 403);
