@@ -4,13 +4,18 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Answer, Ask, Case};
 use crate::runner::{Named, Verdict};
+use crate::target::Running;
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Named> {
     /// A case from an async function.
     macro_rules! case {
         ($name:ident) => {
-            Named { name: format!("auth::{}", stringify!($name)), body: Box::new(|case| Box::pin($name(case))) }
+            Named {
+                name: format!("auth::{}", stringify!($name)),
+                running: Running::Housekeeping,
+                body: Box::new(|case| Box::pin($name(case))),
+            }
         };
     }
     vec![

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::cluster::{Answer, Case};
 use crate::runner::{Body, Named};
+use crate::target::Running;
 
 /// Names functions as cases.
 macro_rules! cases {
@@ -22,7 +23,7 @@ macro_rules! cases {
                     Ok(())
                 })
             });
-            Named { name: format!("verbs::{}::{}", stringify!($group), stringify!($name)), body }
+            Named { name: format!("verbs::{}::{}", stringify!($group), stringify!($name)), running: Running::Housekeeping, body }
         }),+),+]
     };
 }
