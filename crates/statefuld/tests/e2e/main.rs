@@ -14,6 +14,7 @@ mod harness;
 mod inside;
 mod journal;
 mod kubectl;
+mod patroni;
 mod postgres;
 mod redis;
 mod server;
