@@ -18,7 +18,7 @@ use http_body_util::BodyStream;
 use kube::Client;
 use kube::config::{KubeConfigOptions, Kubeconfig};
 use store::embedded::Embedded;
-use store::{Op, RangeQuery, Store as _, Txn};
+use store::{Op, Store as _, Txn};
 use tokio::sync::mpsc;
 
 use super::load::{self, MARK, Pieces, Write};
@@ -47,16 +47,19 @@ pub(super) async fn run(args: &cli::BenchApi, ambient: &Ambient) -> Result<Vec<F
         (None, None) => bail!("there is no server"),
     };
     let bench = Bench { client: connect(&kubeconfig).await?, namespace: format!("bench-{}", ambient.suffix(5)) };
-    bench.make_namespace().await?;
+    bench.make_namespaces().await?;
     let mut figures = Vec::new();
     figures.extend(creates(&bench, args, own.as_ref(), ambient).await?);
     figures.extend(lists(&bench, args, own.as_ref(), ambient).await?);
     figures.extend(watches(&bench, args, own.as_ref(), ambient).await?);
-    bench.remove_namespace().await?;
-    if let Some(own) = own {
-        let sample = bench.sample_key();
-        drop(bench);
-        figures.extend(growth(own, &sample, args, ambient).await?);
+    match own {
+        // Its directory goes as a whole.
+        Some(own) => {
+            drop(bench);
+            drop(own.stop()?);
+            figures.extend(growth(args, ambient).await?);
+        }
+        None => bench.remove_namespaces().await?,
     }
     Ok(figures)
 }
@@ -72,25 +75,27 @@ impl Bench {
         format!("/api/v1/namespaces/{}/{plural}", self.namespace)
     }
 
-    /// The key of an object that every own server has, in the store.
-    fn sample_key(&self) -> String {
-        format!("/registry/core/configmaps/{}/sample", self.namespace)
+    /// The namespace of the one object that is watched.
+    fn watched(&self) -> String {
+        format!("{}-watched", self.namespace)
     }
 
-    async fn make_namespace(&self) -> Result<()> {
-        let body = format!(r#"{{"metadata":{{"name":"{}"}}}}"#, self.namespace);
-        self.send("POST", "/api/v1/namespaces".to_owned(), body).await?;
+    async fn make_namespaces(&self) -> Result<()> {
+        for name in [&self.namespace, &self.watched()] {
+            let body = format!(r#"{{"metadata":{{"name":"{name}"}}}}"#);
+            self.send("POST", "/api/v1/namespaces".to_owned(), body).await?;
+        }
         // What pods run as; with controllers it is there already.
         let _ = self.send("POST", self.path("serviceaccounts"), r#"{"metadata":{"name":"default"}}"#.to_owned()).await;
-        self.send("POST", self.path("configmaps"), configmap("sample", "sample")).await
+        let path = format!("/api/v1/namespaces/{}/configmaps", self.watched());
+        self.send("POST", path, configmap("sample", "none")).await
     }
 
-    async fn remove_namespace(&self) -> Result<()> {
-        for plural in ["pods", "configmaps"] {
-            let path = format!("{}?gracePeriodSeconds=0", self.path(plural));
-            self.send("DELETE", path, String::new()).await?;
+    async fn remove_namespaces(&self) -> Result<()> {
+        for name in [&self.namespace, &self.watched()] {
+            self.send("DELETE", format!("/api/v1/namespaces/{name}"), String::new()).await?;
         }
-        self.send("DELETE", format!("/api/v1/namespaces/{}", self.namespace), String::new()).await
+        Ok(())
     }
 
     async fn send(&self, method: &'static str, path: String, body: String) -> Result<()> {
@@ -108,7 +113,8 @@ impl Bench {
 
     /// Changes one object to each number.
     fn changes(&self) -> Write {
-        let (client, path) = (self.client.clone(), format!("{}/sample", self.path("configmaps")));
+        let path = format!("/api/v1/namespaces/{}/configmaps/sample", self.watched());
+        let client = self.client.clone();
         Arc::new(move |n| {
             let body = configmap("sample", &format!("{MARK}{n:04}"));
             Box::pin(send(client.clone(), "PUT", path.clone(), body))
@@ -125,7 +131,7 @@ impl Bench {
     }
 
     async fn watch(&self) -> Result<Pieces> {
-        let uri = format!("{}?watch=true&resourceVersion=0", self.path("configmaps"));
+        let uri = format!("/api/v1/namespaces/{}/configmaps?watch=true&resourceVersion=0", self.watched());
         let request = Request::get(uri).body(kube::client::Body::empty())?;
         let response = self.client.send(request).await.context("a watch was not answered")?;
         if !response.status().is_success() {
@@ -191,9 +197,6 @@ async fn creates(
             figures.push(Figure::new("  processor time of the server", cpu, "s"));
         }
     }
-    bench
-        .send("DELETE", format!("{}?fieldSelector=metadata.name!=sample", bench.path("configmaps")), String::new())
-        .await?;
     Ok(figures)
 }
 
@@ -262,16 +265,17 @@ async fn watches(
 }
 
 /// Start-up, memory and writes with more and more objects.
-async fn growth(own: OwnServer, sample: &str, args: &cli::BenchApi, ambient: &Ambient) -> Result<Vec<Figure>> {
-    let scratch = own.stop()?;
-    let dir = &scratch.0;
-    let path = DataDir::new(dir)?.store();
+async fn growth(args: &cli::BenchApi, ambient: &Ambient) -> Result<Vec<Figure>> {
+    let own = OwnServer::start(scratch(ambient)?).await?;
+    let client = connect(&own.kubeconfig()).await?;
+    send(client, "POST", "/api/v1/namespaces/default/configmaps".to_owned(), configmap("sample", "none")).await?;
+    let mut scratch = own.stop()?;
+    let path = DataDir::new(&scratch.0)?.store();
     let mut figures = Vec::new();
-    let mut scratch = scratch;
     let mut have = 0;
     for &objects in &args.objects {
         say::note(format_args!("{objects} objects"));
-        fill_store(&path, sample, have..objects, ambient).await?;
+        fill_store(&path, have..objects, ambient).await?;
         have = have.max(objects);
         let begin = ambient.boottime();
         let own = OwnServer::start(scratch, "none").await?;
@@ -295,23 +299,23 @@ async fn growth(own: OwnServer, sample: &str, args: &cli::BenchApi, ambient: &Am
     Ok(figures)
 }
 
+/// Where config maps are kept.
+const STORED: &str = "/registry/core/configmaps/default/";
+
 /// Writes copies of an object into a store that no server has open.
-async fn fill_store(path: &Path, sample: &str, which: std::ops::Range<usize>, ambient: &Ambient) -> Result<()> {
+async fn fill_store(path: &Path, which: std::ops::Range<usize>, ambient: &Ambient) -> Result<()> {
     let store = Embedded::open(path, ambient.clone(), store::embedded::Options::default())?;
-    // The sample is gone with its namespace; any config map will do.
-    let prefix = sample.rsplitn(3, '/').nth(2).unwrap_or_default().to_owned() + "/";
-    let found = store.range(RangeQuery { limit: 1, ..RangeQuery::prefix(prefix.clone()) }).await?;
-    let Some(entry) = found.entries.into_iter().next() else { bail!("the store has no config map to copy") };
+    let sample = store.get(format!("{STORED}sample").as_bytes(), 0).await?;
+    let Some(entry) = sample else { bail!("the store has no config map to copy") };
     let object: serde_json::Value = serde_json::from_slice(&entry.value).context("the stored object is not JSON")?;
     for from in which.clone().step_by(FILL_BATCH) {
         let ops = (from..which.end.min(from + FILL_BATCH)).map(|n| {
             let mut object = object.clone();
             let name = format!("filled-{n}");
             object["metadata"]["name"] = name.as_str().into();
-            object["metadata"]["namespace"] = "default".into();
             object["metadata"]["uid"] = ambient.uid().into();
             object["data"] = serde_json::json!({"filling": "x".repeat(VALUE_BYTES)});
-            let key = Bytes::from(format!("{prefix}default/{name}"));
+            let key = Bytes::from(format!("{STORED}{name}"));
             Op::Put { key, value: Bytes::from(object.to_string()), ttl: None }
         });
         store.txn(Txn { compare: Vec::new(), ops: ops.collect() }).await?;
