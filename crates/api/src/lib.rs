@@ -13,6 +13,7 @@
 //! ```
 
 pub mod amounts;
+pub mod beyond;
 pub mod crd;
 pub mod decode;
 pub mod defaults;

@@ -63,7 +63,7 @@ pub enum Call {
         /// Name.
         name: String,
     },
-    /// Makes a revision the newest. Answered by [`Answer::Revision`].
+    /// Makes a revision the newest, and no longer held. Answered by [`Answer::Revision`].
     NumberRevision {
         /// Name.
         name: String,
@@ -73,6 +73,15 @@ pub enum Call {
         version: u64,
         /// The new number.
         number: i64,
+    },
+    /// Notes that a rollout to a revision failed. Answered by [`Answer::Revision`].
+    HoldRevision {
+        /// Name.
+        name: String,
+        /// Precondition.
+        uid: String,
+        /// The set's `retry` at the time.
+        retry: String,
     },
     /// Deletes a revision.
     DeleteRevision {
@@ -159,6 +168,42 @@ pub enum Act {
         /// Somebody else manages the claim: said in an event.
         conflict: bool,
     },
+    /// Changes annotations of a claim.
+    MarkClaim {
+        /// Name.
+        name: String,
+        /// Precondition.
+        uid: String,
+        /// How.
+        mark: ClaimMark,
+    },
+    /// Asks for more room in a claim: what its template asks for.
+    GrowClaim {
+        /// Name.
+        name: String,
+        /// Precondition.
+        uid: String,
+        /// Template.
+        template: String,
+    },
+    /// Takes the finalizer of ordered deletion off the set: it may go.
+    LetGo {
+        /// Precondition.
+        uid: String,
+    },
+}
+
+/// A change of a claim's annotations.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum ClaimMark {
+    /// Its ordinal is reserved: kept, and not to be used again by accident.
+    Reserved,
+    /// It is used again: what [`Self::Reserved`] and the permission said is over.
+    Reused,
+    /// Not to be deleted.
+    Protected,
+    /// No longer.
+    Unprotected,
 }
 
 /// An answer.

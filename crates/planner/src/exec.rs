@@ -16,7 +16,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use crate::call::{Act, Answer, Call, Event, Failure, FailureKind, Level, Request, Response};
-use crate::plan::{Plan, RevisionAct, plan};
+use crate::plan::{Hold, Plan, RevisionAct, plan};
 use crate::revision;
 use crate::status;
 use crate::types::{Member, Millis, Observed, Status};
@@ -84,6 +84,7 @@ enum Step {
     AdoptRevision(usize),
     AdoptPod(usize),
     ReleasePod(usize),
+    Hold,
     Number,
     Create { tries: u32 },
     Get { tries: u32 },
@@ -231,6 +232,7 @@ impl ExecState {
             Some(RevisionAct::Create { .. }) => steps.push_back(Step::Create { tries: 0 }),
             None => {}
         }
+        steps.extend(prologue.hold.as_ref().map(|_| Step::Hold));
         self.stage = Stage::Prologue(steps);
     }
 
@@ -259,7 +261,11 @@ impl ExecState {
                 Call::SetPodOwners { name: pod.name.clone(), uid: pod.uid.clone(), version: pod.version, owners }
             }
             // The revision comes last and needs all before it.
-            Step::Number | Step::Create { .. } | Step::Get { .. } if failed => return,
+            Step::Number | Step::Create { .. } | Step::Get { .. } | Step::Hold if failed => return,
+            Step::Hold => match prologue.hold.clone() {
+                Some(Hold { name, uid, retry }) => Call::HoldRevision { name, uid, retry },
+                None => return,
+            },
             Step::Number | Step::Create { .. } => match prologue.revision.clone() {
                 Some(RevisionAct::Number { name, uid, version, number }) => {
                     Call::NumberRevision { name, uid, version, number }
@@ -284,13 +290,11 @@ impl ExecState {
                 self.hear_act(task, answer);
                 self.pump(task, requests);
             }
-            Ticket::Status => {
-                if let Answer::Failed(failure) = answer
-                    && failure.kind != FailureKind::NotFound
-                {
-                    self.fail("status", failure);
-                }
-            }
+            Ticket::Status => match answer {
+                Answer::Failed(failure) if failure.kind == FailureKind::NotFound => {}
+                Answer::Failed(failure) => self.fail("status", failure),
+                _ => self.events.append(&mut self.plan.events),
+            },
             Ticket::Delete => {
                 if let Answer::Failed(failure) = answer
                     && failure.kind != FailureKind::NotFound
@@ -350,7 +354,9 @@ impl ExecState {
             {
                 self.forget_pod(&self.plan.prologue.release[*i].uid.clone());
             }
-            (Step::Number | Step::Create { .. } | Step::Get { .. }, answer) => self.hear_revision(step, answer),
+            (Step::Number | Step::Create { .. } | Step::Get { .. } | Step::Hold, answer) => {
+                self.hear_revision(step, answer);
+            }
             (_, Answer::Failed(failure)) => {
                 let set = &self.observed.set;
                 let what = format!("owners in {}/{}", set.namespace, set.name);
@@ -362,7 +368,7 @@ impl ExecState {
 
     fn hear_revision(&mut self, step: &Step, answer: Answer) {
         match (step, answer) {
-            (Step::Number | Step::Create { .. }, Answer::Revision(found)) => self.learn(found),
+            (Step::Number | Step::Create { .. } | Step::Hold, Answer::Revision(found)) => self.learn(found),
             (Step::Get { .. }, Answer::Revision(found)) if found.data == self.observed.set.data => self.learn(found),
             (Step::Get { tries }, Answer::Revision(_)) => {
                 // Other content under that name: the next collision count gives another name.
@@ -532,7 +538,11 @@ fn tell_success(act: &Act, pod: &str, set: &str) -> Option<Event> {
             );
             (Level::Warning, "ConflictingController", message)
         }
-        Act::SetClaimOwners { .. } | Act::Refuse { .. } => return None,
+        Act::SetClaimOwners { .. }
+        | Act::MarkClaim { .. }
+        | Act::GrowClaim { .. }
+        | Act::LetGo { .. }
+        | Act::Refuse { .. } => return None,
     };
     Some(Event { level, reason, message })
 }
@@ -543,7 +553,18 @@ fn tell_failure(act: &Act, pod: &str, set: &str, failure: &Failure, progress: &m
     let warning = |reason, message| Some(Event { level: Level::Warning, reason, message });
     match (act, failure.kind) {
         // Gone already is what was wanted.
-        (Act::DeletePod { .. } | Act::SetClaimOwners { .. }, FailureKind::NotFound) => None,
+        (
+            Act::DeletePod { .. }
+            | Act::SetClaimOwners { .. }
+            | Act::MarkClaim { .. }
+            | Act::GrowClaim { .. }
+            | Act::LetGo { .. },
+            FailureKind::NotFound,
+        ) => None,
+        // Told per ordinal, and in nobody's way: the pod works with the room that it has.
+        (Act::GrowClaim { name, .. }, kind) if kind != FailureKind::Conflict => {
+            warning("FailedResize", format!("grow Claim {name} of Pod {pod} in {set} failed error: {error}"))
+        }
         (_, FailureKind::Conflict) | (Act::CreateClaim { .. }, FailureKind::AlreadyExists) => {
             progress.stale = true;
             None
@@ -563,7 +584,7 @@ fn tell_failure(act: &Act, pod: &str, set: &str, failure: &Failure, progress: &m
             progress.errors.push(error.clone());
             warning("FailedDelete", format!("delete Pod {pod} in {set} failed error: {error}"))
         }
-        (Act::UpdatePod { .. } | Act::SetClaimOwners { .. } | Act::Refuse { .. }, _) => {
+        (_, _) => {
             progress.errors.push(error.clone());
             warning("FailedUpdate", format!("update Pod {pod} in {set} failed error: {error}"))
         }

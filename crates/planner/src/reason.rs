@@ -6,9 +6,10 @@ use std::fmt;
 use crate::call::Act;
 use crate::claims;
 use crate::names::pod_name;
-use crate::plan::{Phase, View};
+use crate::plan::Phase;
 use crate::types::{Millis, Phase as PodPhase, Pod, Strategy};
 use crate::update::max_unavailable_pods;
+use crate::view::View;
 
 /// Reasons that one plan gives at most; the pods further up wait for the same.
 pub(crate) const REASONS_LIMIT: usize = 64;
@@ -104,6 +105,36 @@ pub enum Cause {
     },
     /// The set is being deleted.
     SetDeleted,
+    /// Nobody hears of that pod's node.
+    NodeLost {
+        /// The pod.
+        pod: String,
+    },
+    /// The rollout to that revision failed; it is held back.
+    Held {
+        /// The revision.
+        revision: String,
+    },
+    /// It stands in for that pod, whose ordinal is reserved and which goes first.
+    NoSurge {
+        /// The pod.
+        pod: String,
+    },
+    /// A claim was kept when its ordinal was reserved, and nobody allowed its use.
+    ClaimReserved {
+        /// The claim.
+        claim: String,
+    },
+    /// With strategy Recreate, that old pod has to be gone first.
+    OldPod {
+        /// The pod.
+        pod: String,
+    },
+    /// An annotation is wrong; until it is put right nothing is deleted.
+    Invalid {
+        /// What is wrong.
+        message: String,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -171,19 +202,26 @@ impl Cause {
                 write!(f, "{unavailable} of the set's pods are unavailable, and maxUnavailable is {limit}")
             }
             Self::SetDeleted => f.write_str("the set is being deleted"),
+            Self::NodeLost { pod } => {
+                write!(f, "nothing is heard of the node of {}", who(pod))
+            }
+            Self::Held { revision } => write!(
+                f,
+                "the rollout to {revision} failed and is held back; apply another template, or change the annotation \
+                 statefuld.io/retry"
+            ),
+            Self::NoSurge { pod } => {
+                write!(f, "it stands in for {pod}, which goes first because its ordinal is reserved")
+            }
+            Self::ClaimReserved { claim } => write!(
+                f,
+                "its claim {claim} was kept when the ordinal was reserved; delete it, or annotate it \
+                 statefuld.io/reuse=true to use its data again"
+            ),
+            Self::OldPod { pod } => write!(f, "the strategy is Recreate and {pod} of an old revision is not gone yet"),
+            Self::Invalid { message } => write!(f, "nothing is deleted while an annotation is wrong: {message}"),
         }
     }
-}
-
-/// Reasons in a set that goes.
-pub(crate) fn deleting(view: &View<'_>) -> Vec<Reason> {
-    let pods = view.slots.values().copied().chain(view.condemned.iter().rev().map(|(_, p)| *p));
-    let reason = |pod: &Pod| Reason {
-        pod: pod.name.clone(),
-        why: Why::NotDeleted,
-        cause: if pod.terminating { Cause::Terminating { pod: pod.name.clone() } } else { Cause::SetDeleted },
-    };
-    pods.take(REASONS_LIMIT).map(reason).collect()
 }
 
 /// Reasons for all pods that these phases do not move. `stop` is the pod at which an ordered set stops.
@@ -209,19 +247,24 @@ pub(crate) fn explain(view: &View<'_>, phases: &[Phase], stop: Option<&str>) -> 
             continue;
         }
         let found = match pod {
-            None => Some((Why::NotCreated, not_created(view, ordinal, &name, stop))),
+            None => Some((Why::NotCreated, not_created(view, index, ordinal, &name, stop))),
             Some(pod) => own(view, pod)
                 .map(|cause| (Why::NotAvailable, cause))
                 .or_else(|| not_updated(view, index, pod, stop).map(|cause| (Why::NotUpdated, cause))),
         };
         reasons.extend(found.map(|(why, cause)| Reason { pod: name, why, cause }));
     }
-    for (_, pod) in view.condemned.iter().rev().filter(|(_, p)| !moved.contains(p.name.as_str())) {
+    let unwanted = view.condemned.iter().rev().chain(view.reserved.iter().rev());
+    for (_, pod) in unwanted.filter(|(_, p)| !moved.contains(p.name.as_str())) {
         if reasons.len() >= REASONS_LIMIT {
             break;
         }
-        let cause = if pod.terminating {
+        let cause = if pod.terminating && view.is_lost(pod) {
+            Cause::NodeLost { pod: pod.name.clone() }
+        } else if pod.terminating {
             Cause::Terminating { pod: pod.name.clone() }
+        } else if let Some(message) = view.set.beyond.invalid.clone() {
+            Cause::Invalid { message }
         } else {
             waits_for(view, stop.filter(|s| *s != pod.name), &pod.name)
         };
@@ -230,12 +273,21 @@ pub(crate) fn explain(view: &View<'_>, phases: &[Phase], stop: Option<&str>) -> 
     reasons
 }
 
-fn not_created(view: &View<'_>, ordinal: i32, name: &str, stop: Option<&str>) -> Cause {
+fn not_created(view: &View<'_>, index: i64, ordinal: i32, name: &str, stop: Option<&str>) -> Cause {
+    if let Some(pod) = old_pod(view) {
+        return Cause::OldPod { pod };
+    }
+    if view.deferred.contains(&index)
+        && let Some((_, pod)) = view.reserved.first()
+    {
+        return Cause::NoSurge { pod: pod.name.clone() };
+    }
     if stop.is_none_or(|s| s == name) {
         for (_, claim, found) in view.claims(ordinal) {
             match found {
                 Some(c) if claims::is_stale(view.set, c, name, None) => return Cause::ClaimStale { claim },
                 Some(c) if c.terminating => return Cause::ClaimDeleted { claim },
+                Some(c) if c.reserved && !c.reuse => return Cause::ClaimReserved { claim },
                 _ => {}
             }
         }
@@ -243,9 +295,18 @@ fn not_created(view: &View<'_>, ordinal: i32, name: &str, stop: Option<&str>) ->
     waits_for(view, stop, name)
 }
 
+/// The old pod that a set with strategy Recreate waits for.
+fn old_pod(view: &View<'_>) -> Option<String> {
+    let recreates = view.set.strategy == Strategy::Recreate;
+    view.pods().find(|p| recreates && view.is_out_of_date(p)).map(|p| p.name.clone())
+}
+
 /// What keeps a pod itself from being available.
 fn own(view: &View<'_>, pod: &Pod) -> Option<Cause> {
     let name = pod.name.clone();
+    if view.is_lost(pod) {
+        return Some(Cause::NodeLost { pod: name });
+    }
     if pod.terminating {
         return Some(Cause::Terminating { pod: name });
     }
@@ -260,10 +321,20 @@ fn own(view: &View<'_>, pod: &Pod) -> Option<Cause> {
 }
 
 fn not_updated(view: &View<'_>, index: i64, pod: &Pod, stop: Option<&str>) -> Option<Cause> {
-    if pod.revision.as_deref() == Some(view.choice.update.name.as_str()) {
+    if !view.is_out_of_date(pod) {
         return None;
     }
-    let Strategy::RollingUpdate { max_unavailable, .. } = view.set.strategy else { return Some(Cause::OnDelete) };
+    if let Some(message) = view.set.beyond.invalid.clone() {
+        return Some(Cause::Invalid { message });
+    }
+    let max_unavailable = match view.set.strategy {
+        Strategy::RollingUpdate { max_unavailable, .. } => max_unavailable,
+        Strategy::OnDelete => return Some(Cause::OnDelete),
+        Strategy::Recreate => return old_pod(view).map(|pod| Cause::OldPod { pod }),
+    };
+    if view.held {
+        return Some(Cause::Held { revision: view.choice.update.name.clone() });
+    }
     if index < view.partition() {
         return Some(Cause::Partition { partition: view.partition() });
     }
@@ -277,15 +348,14 @@ fn not_updated(view: &View<'_>, index: i64, pod: &Pod, stop: Option<&str>) -> Op
     if unavailable >= limit {
         return Some(Cause::MaxUnavailable { unavailable, limit });
     }
-    let top = view.slots.values().rev().find(|p| p.revision.as_deref() != Some(view.choice.update.name.as_str()));
+    let top = view.slots.values().rev().find(|p| view.is_out_of_date(p));
     Some(Cause::Turn { pod: top.map_or_else(|| pod.name.clone(), |p| p.name.clone()) })
 }
 
 /// What waiting for the pod at which the set stops means.
 fn waits_for(view: &View<'_>, stop: Option<&str>, about: &str) -> Cause {
     let Some(stop) = stop else { return first_unavailable(view, about) };
-    let pods = view.slots.values().copied().chain(view.condemned.iter().map(|(_, p)| *p));
-    match pods.into_iter().find(|p| p.name == stop) {
+    match view.pods().find(|p| p.name == stop) {
         None => Cause::Missing { pod: stop.to_owned() },
         Some(pod) => own(view, pod).unwrap_or_else(|| Cause::Turn { pod: stop.to_owned() }),
     }
@@ -293,7 +363,6 @@ fn waits_for(view: &View<'_>, stop: Option<&str>, about: &str) -> Cause {
 
 /// A condemned pod at the top that is held is held by a lower pod that is not available.
 fn first_unavailable(view: &View<'_>, about: &str) -> Cause {
-    let pods = view.slots.values().copied().chain(view.condemned.iter().rev().map(|(_, p)| *p));
-    let first = pods.into_iter().filter(|p| p.name != about).find_map(|p| own(view, p));
+    let first = view.pods().filter(|p| p.name != about).find_map(|p| own(view, p));
     first.unwrap_or_else(|| Cause::Turn { pod: about.to_owned() })
 }

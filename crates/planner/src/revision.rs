@@ -28,6 +28,7 @@ pub(crate) fn choose(observed: &Observed) -> Choice {
         (Some(equal), _) => {
             let mut update = (*equal).clone();
             update.number = next;
+            update.held = None;
             let act = RevisionAct::Number {
                 name: equal.name.clone(),
                 uid: equal.uid.clone(),
@@ -49,6 +50,7 @@ pub(crate) fn choose(observed: &Observed) -> Choice {
                 owners: vec![set.as_owner()],
                 data: set.data.clone(),
                 meaning: set.meaning.clone(),
+                held: None,
             };
             (update, Some(act))
         }

@@ -1,33 +1,38 @@
 //! A set's counters, and whether they are worth a write.
 
-use crate::types::{Millis, Pod, Set, Status, Strategy};
+use crate::beyond::Condition;
+use crate::types::{Pod, Set, Status};
+use crate::view::View;
 
 /// The status that these pods amount to.
 pub(crate) fn count<'a>(
-    set: &Set,
+    view: &View<'_>,
     pods: impl Iterator<Item = &'a Pod>,
     current_revision: &str,
     update_revision: &str,
-    now: Millis,
 ) -> Status {
+    let set = view.set;
     let mut status = Status {
         observed_generation: set.generation,
         current_revision: current_revision.to_owned(),
         update_revision: update_revision.to_owned(),
         collision_count: set.status.collision_count,
+        conditions: set.status.conditions.clone(),
         ..Status::default()
     };
     for pod in pods {
         status.replicas += 1;
         if pod.is_ready() {
             status.ready += 1;
-            if pod.is_available(set.min_ready_seconds, now) {
+            if view.is_available(pod) {
                 status.available += 1;
             }
         }
         if !pod.terminating {
+            let is_target = pod.revision.as_deref() == Some(update_revision);
             status.current += i32::from(pod.revision.as_deref() == Some(current_revision));
-            status.updated += i32::from(pod.revision.as_deref() == Some(update_revision));
+            // A pod whose override is another one is not updated, whatever its revision.
+            status.updated += i32::from(is_target && (set.deleting || !view.is_out_of_date(pod)));
         }
     }
     status
@@ -36,8 +41,7 @@ pub(crate) fn count<'a>(
 /// The update revision becomes the current one once every pod has it and is ready.
 pub(crate) fn complete(set: &Set, status: &mut Status) {
     let wanted = set.replicas.max(0);
-    let follows = matches!(set.strategy, Strategy::RollingUpdate { .. } | Strategy::OnDelete);
-    if follows && status.updated == wanted && status.ready == wanted && status.replicas == wanted {
+    if status.updated == wanted && status.ready == wanted && status.replicas == wanted {
         status.current = status.updated;
         status.current_revision.clone_from(&status.update_revision);
     }
@@ -49,5 +53,10 @@ pub(crate) fn is_news(old: &Status, new: &Status) -> bool {
     let told = |s: &Status| {
         (s.replicas, s.ready, s.available, s.current, s.updated, s.current_revision.clone(), s.update_revision.clone())
     };
-    new.observed_generation > old.observed_generation || told(old) != told(new)
+    // When a condition changed is told together with the change.
+    let said = |s: &Status| -> Vec<_> {
+        let said = |c: &Condition| (c.kind, c.truth, c.reason.clone(), c.message.clone());
+        s.conditions.iter().map(said).collect()
+    };
+    new.observed_generation > old.observed_generation || told(old) != told(new) || said(old) != said(new)
 }

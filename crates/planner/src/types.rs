@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
+use crate::beyond::{Beyond, Condition, ConditionKind, Trouble};
+
 /// Milliseconds since the Unix epoch.
 pub type Millis = i64;
 
@@ -70,6 +72,10 @@ pub struct Set {
     pub meaning: Blob,
     /// The status as last written.
     pub status: Status,
+    /// spec.serviceName.
+    pub service_name: String,
+    /// What annotations ask for.
+    pub beyond: Beyond,
 }
 
 /// Pod management policy.
@@ -93,6 +99,8 @@ pub enum Strategy {
     },
     /// Pods get the new revision when somebody deletes them.
     OnDelete,
+    /// All pods of an old revision go before one of the new revision is made.
+    Recreate,
 }
 
 /// A number of pods, or a share of the replicas.
@@ -134,6 +142,15 @@ pub struct Status {
     pub update_revision: String,
     /// How often a revision's name was taken by other content.
     pub collision_count: Option<i32>,
+    /// Conditions of ours.
+    pub conditions: Vec<Condition>,
+}
+
+impl Status {
+    /// The condition of a kind.
+    pub fn condition(&self, kind: ConditionKind) -> Option<&Condition> {
+        self.conditions.iter().find(|c| c.kind == kind)
+    }
 }
 
 /// A pod.
@@ -161,6 +178,16 @@ pub struct Pod {
     pub volumes: BTreeMap<String, String>,
     /// What keeps it from running, in the words of scheduler or kubelet: `CrashLoopBackOff`, for one.
     pub detail: Option<String>,
+    /// What that means.
+    pub trouble: Trouble,
+    /// metadata.creationTimestamp.
+    pub created: Millis,
+    /// It was ready at least once since its creation; none if its kubelet does not record that.
+    pub was_ready: Option<bool>,
+    /// Annotation `statefuld.io/override-hash`.
+    pub override_hash: Option<String>,
+    /// spec.subdomain; empty if absent.
+    pub subdomain: String,
 }
 
 /// Phase of a pod.
@@ -208,6 +235,14 @@ pub struct Claim {
     pub terminating: bool,
     /// Owner references.
     pub owners: Vec<Owner>,
+    /// Bytes asked for.
+    pub requested: i64,
+    /// Annotation `statefuld.io/reserved-since`: kept when its ordinal was reserved.
+    pub reserved: bool,
+    /// Annotation `statefuld.io/reuse: "true"`: may be used again all the same.
+    pub reuse: bool,
+    /// Annotation `statefuld.io/protect: "true"`.
+    pub protected: bool,
 }
 
 /// A ControllerRevision.
@@ -229,6 +264,8 @@ pub struct Revision {
     pub data: Blob,
     /// The same with all that means nothing left out.
     pub meaning: Blob,
+    /// A rollout to it failed, under this value of `retry`; it is held back while the set's is the same.
+    pub held: Option<String>,
 }
 
 /// Bytes that nobody here looks into, shared, compared by their hash first.
@@ -271,24 +308,29 @@ impl Set {
     }
 
     /// Ordinals matter: one pod after another.
-    pub(crate) fn is_ordered(&self) -> bool {
+    pub fn is_ordered(&self) -> bool {
         self.management == Management::OrderedReady
     }
 
     /// Wanted pods; a negative number, which no server accepts, counts as none.
-    pub(crate) fn wanted(&self) -> i64 {
+    pub fn wanted(&self) -> i64 {
         i64::from(self.replicas.max(0))
     }
 
     /// Index of the ordinal among the wanted ones, if it is one of them.
-    pub(crate) fn index_of(&self, ordinal: i32) -> Option<i64> {
-        let index = i64::from(ordinal) - i64::from(self.start);
-        (0..self.wanted()).contains(&index).then_some(index)
+    pub fn index_of(&self, ordinal: i32) -> Option<i64> {
+        let index = self.beyond.reserved.index_of(self.start, ordinal)?;
+        (index < self.wanted()).then_some(index)
     }
 
     /// Ordinal at an index. A set whose last ordinals do not fit keeps to those that do.
-    pub(crate) fn ordinal_at(&self, index: i64) -> Option<i32> {
-        i32::try_from(i64::from(self.start) + index).ok()
+    pub fn ordinal_at(&self, index: i64) -> Option<i32> {
+        i32::try_from(self.beyond.reserved.ordinal_at(self.start, index)).ok()
+    }
+
+    /// The set has been told to leave order and identity to its annotations, and they are wrong.
+    pub(crate) fn is_invalid(&self) -> bool {
+        self.beyond.invalid.is_some()
     }
 }
 
@@ -321,6 +363,11 @@ impl Pod {
     /// All its containers have ended for good.
     pub(crate) fn is_finished(&self) -> bool {
         matches!(self.phase, Phase::Failed | Phase::Succeeded)
+    }
+
+    /// It is certain that it was never ready since its creation.
+    pub fn was_never_ready(&self) -> bool {
+        !self.is_ready() && self.was_ready == Some(false)
     }
 
     /// The managing controller, if it has one.

@@ -1,7 +1,8 @@
 //! Phase D: which pods of an old revision a rolling update takes down now.
 
-use crate::plan::{Phase, Task, View, delete};
+use crate::plan::{Phase, Task};
 use crate::types::{Pod, Strategy, Unavailable};
+use crate::view::{View, delete};
 
 /// Adds the phase that deletes old pods, from the top down to the partition.
 ///
@@ -22,7 +23,7 @@ pub(crate) fn take_down(view: &View<'_>, phases: &mut Vec<Phase>) {
         .map(|(_, pod)| *pod)
         // A finished pod goes in phase A.
         .filter(|pod| !pod.terminating && !pod.is_finished())
-        .filter(|pod| pod.revision.as_deref() != Some(view.choice.update.name.as_str()))
+        .filter(|pod| view.is_out_of_date(pod))
         .collect();
     let mut tasks = Vec::new();
     if !view.set.is_ordered() {
@@ -37,6 +38,19 @@ pub(crate) fn take_down(view: &View<'_>, phases: &mut Vec<Phase>) {
         tasks.push(task(view, pod));
     }
     phases.push(Phase { parallel: false, tasks });
+}
+
+/// Strategy Recreate: all pods of an old revision go, at once and whatever their ordinal, and until they are gone
+/// nothing else happens. Gives the pod that is waited for.
+pub(crate) fn recreate(view: &View<'_>, phases: &mut Vec<Phase>) -> Option<String> {
+    if view.set.strategy != Strategy::Recreate {
+        return None;
+    }
+    let old: Vec<&Pod> = view.pods().filter(|pod| view.is_out_of_date(pod)).collect();
+    let first = old.first()?.name.clone();
+    let tasks = old.iter().filter(|pod| !pod.terminating).map(|pod| task(view, pod)).collect();
+    phases.push(Phase { parallel: true, tasks });
+    Some(first)
 }
 
 /// maxUnavailable in pods: a percentage is rounded down, and at least one pod may always go.

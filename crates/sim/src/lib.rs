@@ -6,18 +6,21 @@
 //! - [`run()`]: a random history of faults and edits, then calm; the set must reach its spec and stay.
 //! - [`imagine()`]: what would happen to a real set, if all went well.
 //! - [`explore()`]: every history of a small set, up to a number of faults.
+//! - [`Mutant`]: seeded bugs, each of which a rule of [`check`] has to catch.
 //!
 //! What runs here is the shipped `planner`, not a model of it.
 
 pub mod check;
 mod explore;
 mod imagine;
+mod mutant;
 mod rng;
 mod run;
 mod world;
 
-pub use explore::{Explored, Limits, explore};
+pub use explore::{BROKEN_TEMPLATE, Edit, Explored, Limits, explore};
 pub use imagine::{Imagined, Step, Stop, imagine, is_wish};
+pub use mutant::Mutant;
 pub use rng::Rng;
-pub use run::{Faults, Violation, run};
+pub use run::{Faults, Violation, plain_set, run};
 pub use world::{SimPod, World};

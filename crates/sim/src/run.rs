@@ -4,8 +4,8 @@
 use std::collections::VecDeque;
 
 use planner::{
-    Answer, Blob, ExecState, Failure, FailureKind, Management, Observed, PodPhase, Request, Response, Retention, Set,
-    Status, Strategy, Unavailable, step,
+    Answer, Beyond, Blob, ExecState, Failure, FailureKind, Management, Observed, PodPhase, Request, Reserved, Response,
+    Retention, Set, Status, Strategy, Unavailable, step,
 };
 
 use crate::{Rng, World, check};
@@ -135,8 +135,8 @@ impl Life {
         for name in names {
             let found = &self.world.pods[&name];
             let pod = &found.pod;
-            let index = planner::parent_and_ordinal(&name).map_or(-1, |(_, n)| n - self.world.set.start);
-            let wanted = (0..self.world.set.replicas).contains(&index);
+            let ordinal = planner::parent_and_ordinal(&name).map(|(_, n)| n);
+            let wanted = ordinal.is_some_and(|n| self.world.set.index_of(n).is_some());
             let ended = matches!(pod.phase, PodPhase::Failed | PodPhase::Succeeded);
             // Somebody takes away what holds a name that nobody selects any more, and what blocks an
             // ordered scale-down for good: two condemned pods that ended wait for each other (as upstream).
@@ -190,6 +190,9 @@ impl Life {
         let set = &world.set;
         if set.deleting {
             let left = world.pods.values().filter(|p| p.pod.controller().is_some()).count();
+            if set.beyond.ordered_deletion {
+                return Err("the set is not let go".into());
+            }
             return if left == 0 { Ok(()) } else { Err(format!("{left} pods outlive their set")) };
         }
         let plan = planner::plan(&world.observe(), world.now);
@@ -200,9 +203,11 @@ impl Life {
         let (partition, follows) = match set.strategy {
             Strategy::RollingUpdate { partition, .. } => (partition.unwrap_or(0), true),
             Strategy::OnDelete => (0, false),
+            Strategy::Recreate => (0, true),
         };
         for index in 0..set.replicas {
-            let name = planner::pod_name(&set.name, set.start + index);
+            let Some(ordinal) = set.ordinal_at(i64::from(index)) else { continue };
+            let name = planner::pod_name(&set.name, ordinal);
             let Some(found) = world.pods.get(&name) else { return Err(format!("{name} is missing")) };
             let owner = found.pod.controller().map(|o| &o.uid);
             if owner != Some(&set.uid) {
@@ -218,8 +223,8 @@ impl Life {
             }
         }
         let surplus = world.pods.values().find(|p| {
-            let index = planner::parent_and_ordinal(&p.pod.name).map_or(-1, |(_, n)| n - set.start);
-            p.pod.controller().is_some_and(|o| o.uid == set.uid) && !(0..set.replicas).contains(&index)
+            let ordinal = planner::parent_and_ordinal(&p.pod.name).map(|(_, n)| n);
+            p.pod.controller().is_some_and(|o| o.uid == set.uid) && ordinal.is_none_or(|n| set.index_of(n).is_none())
         });
         if let Some(surplus) = surplus {
             return Err(format!("{} is not wanted and stays", surplus.pod.name));
@@ -235,9 +240,12 @@ impl Life {
         let Some(mut work) = self.controller.take() else {
             let lag = if rough { self.rng.below(self.behind.min(self.faults.staleness) + 1) } else { 0 };
             let view = self.views[self.views.len() - 1 - lag].clone();
-            let (state, waiting) = step(ExecState::new(view.clone(), self.world.now), None);
+            // Its clock is not the one that wrote the times which it reads.
+            let skew = if rough { self.rng.below(7) as i64 * 1_000 - 3_000 } else { 0 };
+            let now = self.world.now + skew;
+            let (state, waiting) = step(ExecState::new(view.clone(), now), None);
             if !waiting.is_empty() {
-                self.controller = Some(Work { view, now: self.world.now, state, waiting });
+                self.controller = Some(Work { view, now, state, waiting });
             }
             return Ok(());
         };
@@ -365,6 +373,13 @@ impl Life {
                 }
                 format!("deletes claim {name}")
             }
+            10 if self.rng.one_in(2) => {
+                let reserved = i32::try_from(self.rng.below(5)).unwrap_or(0) - 1;
+                self.world.edit(|s| s.beyond.reserved = Reserved::new((reserved >= 0).then_some((reserved, reserved))));
+                // What was kept may be used again: somebody who releases an ordinal says so.
+                self.world.allow_reuse();
+                format!("reserves {reserved}")
+            }
             10 => {
                 let start = i32::try_from(self.rng.below(3)).unwrap_or(0);
                 self.world.edit(|s| s.start = start);
@@ -426,6 +441,18 @@ fn random_set(rng: &mut Rng, replicas: usize) -> Set {
         meaning: data.clone(),
         data,
         status: Status::default(),
+        service_name: "web".into(),
+        beyond: random_beyond(rng),
+    }
+}
+
+fn random_beyond(rng: &mut Rng) -> Beyond {
+    Beyond {
+        ordered_deletion: rng.one_in(2),
+        replace_broken: rng.one_in(3),
+        overrides: if rng.one_in(4) { [(1, "hash".to_owned())].into() } else { Default::default() },
+        protect: rng.one_in(4).then_some(true),
+        ..Beyond::default()
     }
 }
 
@@ -447,7 +474,7 @@ fn random_strategy(rng: &mut Rng, replicas: usize) -> Strategy {
 }
 
 /// The set of [`crate::explore()`]: as plain as can be.
-pub(crate) fn plain_set(management: Management, replicas: i32) -> Set {
+pub fn plain_set(management: Management, replicas: i32) -> Set {
     let mut rng = Rng::new(0);
     let set = random_set(&mut rng, 1);
     Set {
@@ -460,6 +487,7 @@ pub(crate) fn plain_set(management: Management, replicas: i32) -> Set {
         claim_templates: vec!["data".into()],
         when_deleted: Retention::Retain,
         when_scaled: Retention::Retain,
+        beyond: Beyond::default(),
         ..set
     }
 }

@@ -5,8 +5,8 @@ use std::hash::{DefaultHasher, Hash, Hasher};
 use std::sync::Arc;
 
 use planner::{
-    Act, Answer, Blob, Call, Claim, Failure, FailureKind, LiveSet, Member, Millis, Observed, Owner, Pod, PodPhase,
-    Revision, Set, claim_name,
+    Act, Answer, Blob, Call, Claim, ClaimMark, Failure, FailureKind, LiveSet, Member, Millis, Observed, Owner, Pod,
+    PodPhase, Revision, Set, Trouble, claim_name,
 };
 
 /// Uids of one name before they come again. More than any history here holds at once.
@@ -120,6 +120,14 @@ impl World {
                 let found = self.revisions.get_mut(name).ok_or(FailureKind::NotFound)?;
                 expect(&found.uid, found.version, uid, *version)?;
                 found.number = *number;
+                found.held = None;
+                found.version = hash(&Revision { version: 0, ..found.clone() });
+                Ok(Answer::Revision(found.clone()))
+            }
+            Call::HoldRevision { name, uid, retry } => {
+                let found = self.revisions.get_mut(name).ok_or(FailureKind::NotFound)?;
+                expect(&found.uid, found.version, uid, 0)?;
+                found.held = Some(retry.clone());
                 found.version = hash(&Revision { version: 0, ..found.clone() });
                 Ok(Answer::Revision(found.clone()))
             }
@@ -147,8 +155,8 @@ impl World {
                     return Err(FailureKind::AlreadyExists);
                 }
                 let uid = self.uid(name);
-                let mut claim =
-                    Claim { name: name.clone(), uid, version: 0, terminating: false, owners: owners.clone() };
+                let mut claim = new_claim(name, uid, owners.clone());
+                claim.protected = self.set.beyond.protect == Some(true);
                 claim.version = hash(&claim);
                 let version = claim.version;
                 self.claims.insert(name.clone(), claim);
@@ -162,6 +170,12 @@ impl World {
                 let volumes = self.set.claim_templates.iter();
                 let volumes = volumes.map(|t| (t.clone(), claim_name(t, &self.set.name, *ordinal))).collect();
                 self.put_pod(name, Some(revision.clone()), owners, volumes);
+                let hash = self.set.beyond.overrides.get(ordinal).cloned();
+                let subdomain = self.set.service_name.clone();
+                self.change_pod(name, |p| {
+                    p.pod.override_hash = hash;
+                    p.pod.subdomain = subdomain;
+                });
                 Ok(Answer::Done { version: self.pods[name].pod.version })
             }
             Act::DeletePod { name, uid, version } => {
@@ -187,8 +201,33 @@ impl World {
                 claim.version = hash(&Claim { version: 0, ..claim.clone() });
                 Ok(Answer::Done { version: claim.version })
             }
+            Act::MarkClaim { name, uid, mark } => self.change_claim(name, uid, |claim| match mark {
+                ClaimMark::Reserved => claim.reserved = true,
+                ClaimMark::Reused => (claim.reserved, claim.reuse) = (false, false),
+                ClaimMark::Protected => claim.protected = true,
+                ClaimMark::Unprotected => claim.protected = false,
+            }),
+            Act::GrowClaim { name, uid, template } => {
+                let size = self.set.beyond.claim_sizes.get(template).copied().unwrap_or(0);
+                self.change_claim(name, uid, |claim| claim.requested = size)
+            }
+            Act::LetGo { uid } => {
+                if *uid != self.set.uid {
+                    return Err(FailureKind::Conflict);
+                }
+                self.set.beyond.ordered_deletion = false;
+                Ok(Answer::Done { version: hash(&self.set) })
+            }
             Act::Refuse { .. } => Err(FailureKind::Other),
         }
+    }
+
+    fn change_claim(&mut self, name: &str, uid: &str, change: impl FnOnce(&mut Claim)) -> Result<Answer, FailureKind> {
+        let claim = self.claims.get_mut(name).ok_or(FailureKind::NotFound)?;
+        expect(&claim.uid, claim.version, uid, 0)?;
+        change(claim);
+        claim.version = hash(&Claim { version: 0, ..claim.clone() });
+        Ok(Answer::Done { version: claim.version })
     }
 
     /// Puts a pod there as somebody other than the controller would.
@@ -211,6 +250,11 @@ impl World {
             pod_name_label: Some(name.to_owned()),
             volumes,
             detail: None,
+            trouble: Trouble::None,
+            created: self.now,
+            was_ready: Some(false),
+            override_hash: None,
+            subdomain: String::new(),
         };
         pod.version = hash(&pod);
         self.pods.insert(name.to_owned(), SimPod { pod, matches: true, deleted_by_controller: false });
@@ -227,6 +271,7 @@ impl World {
             owners,
             data: data.clone(),
             meaning: data.clone(),
+            held: None,
         };
         revision.version = hash(&revision);
         self.revisions.insert(name.to_owned(), revision.clone());
@@ -250,6 +295,8 @@ impl World {
         }
         self.change_pod(name, |p| {
             p.pod.phase = PodPhase::Running;
+            p.pod.trouble = Trouble::None;
+            p.pod.was_ready = Some(true);
             p.pod.ready_since.get_or_insert(now);
         });
         true
@@ -261,9 +308,17 @@ impl World {
             self.pods.get(pod).map(|p| p.pod.volumes.values().cloned().collect()).unwrap_or_default();
         for name in claims.into_iter().filter(|c| !self.claims.contains_key(c)).collect::<Vec<_>>() {
             let uid = self.uid(&name);
-            let mut claim = Claim { name: name.clone(), uid, version: 0, terminating: false, owners: Vec::new() };
+            let mut claim = new_claim(&name, uid, Vec::new());
             claim.version = hash(&claim);
             self.claims.insert(name, claim);
+        }
+    }
+
+    /// Somebody lets claims be used again that were kept, or are about to be.
+    pub fn allow_reuse(&mut self) {
+        for claim in self.claims.values_mut().filter(|c| !c.reuse) {
+            claim.reuse = true;
+            claim.version = hash(&Claim { version: 0, ..claim.clone() });
         }
     }
 
@@ -299,7 +354,7 @@ impl World {
             self.claims.remove(&name);
             return true;
         }
-        if self.set.deleting {
+        if self.set.deleting && !self.set.beyond.ordered_deletion {
             let pod = self.pods.values().find(|p| !p.pod.terminating && p.pod.controller().is_some());
             if let Some(name) = pod.map(|p| p.pod.name.clone()) {
                 self.change_pod(&name, |p| p.pod.terminating = true);
@@ -319,6 +374,20 @@ impl World {
         let uid = format!("{name}#{next}");
         *next = (*next + 1) % UIDS;
         uid
+    }
+}
+
+fn new_claim(name: &str, uid: String, owners: Vec<Owner>) -> Claim {
+    Claim {
+        name: name.to_owned(),
+        uid,
+        version: 0,
+        terminating: false,
+        owners,
+        requested: 1,
+        reserved: false,
+        reuse: false,
+        protected: false,
     }
 }
 

@@ -9,6 +9,7 @@
 //! Works on objects that are decoded (types are right) and defaulted. Where upstream's rules changed over time, the
 //! newest ones hold. Rules that need to look at other objects (quotas, free addresses) are the server's.
 
+mod beyond;
 mod bounds;
 mod config;
 mod container;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::cursor::{At, Errors, IMMUTABLE, NOT_NEGATIVE};
-use super::{int_or_percent, metadata, pod, storage};
+use super::{beyond, int_or_percent, metadata, pod, storage};
 use crate::names;
 use crate::selector::LabelSelector;
 use crate::status::FieldError;
@@ -27,6 +27,12 @@ pub(super) fn create(set: &At<'_>, out: &mut Errors) {
     let spec = set.field("spec");
     check_spec(&spec, true, out);
     spec.field("serviceName").check_if_set(names::dns1123_label, out);
+    claim_templates(&spec, out);
+    beyond::check(set, None, out);
+}
+
+/// The templates of claims.
+fn claim_templates(spec: &At<'_>, out: &mut Errors) {
     for claim in spec.field("volumeClaimTemplates").items() {
         claim.field("metadata").field("name").check_required(names::dns1123_label, out);
         storage::claim_spec(&claim.field("spec"), out);
@@ -37,15 +43,25 @@ pub(super) fn create(set: &At<'_>, out: &mut Errors) {
 pub(super) fn update(set: &At<'_>, old: &Value, out: &mut Errors) {
     let spec = set.field("spec");
     check_spec(&spec, spec.value["template"] != old["spec"]["template"], out);
+    let asked = beyond::check(set, Some(old), out);
     let rest = |spec: &Value| {
         let mut spec = spec.clone();
         if let Some(map) = spec.as_object_mut() {
             MUTABLE.iter().for_each(|field| drop(map.remove(*field)));
+            asked.also_mutable().iter().for_each(|field| drop(map.remove(*field)));
         }
         spec
     };
     if rest(spec.value) != rest(&old["spec"]) {
         out.push(spec.forbidden(FORBIDDEN_UPDATE));
+        return;
+    }
+    if spec.value["serviceName"] != old["spec"]["serviceName"] {
+        spec.field("serviceName").check_if_set(names::dns1123_label, out);
+    }
+    if spec.value["volumeClaimTemplates"] != old["spec"]["volumeClaimTemplates"] {
+        claim_templates(&spec, out);
+        asked.claim_changes(&spec, &old["spec"], out);
     }
 }
 
@@ -83,10 +99,10 @@ fn update_strategy(strategy: &At<'_>, out: &mut Errors) {
     let rolling = strategy.field("rollingUpdate");
     match strategy.field("type").text() {
         "" => out.push(strategy.required("")),
-        "OnDelete" if rolling.is_set() => {
+        "OnDelete" | "Recreate" if rolling.is_set() => {
             out.push(rolling.invalid("only allowed for updateStrategy 'RollingUpdate'"));
         }
-        "OnDelete" => {}
+        "OnDelete" | "Recreate" => {}
         "RollingUpdate" => {
             rolling.field("partition").not_negative(out);
             let unavailable = rolling.field("maxUnavailable");
@@ -129,7 +145,7 @@ fn selector_and_template(spec: &At<'_>, with_template: bool, out: &mut Errors) {
 }
 
 /// Names of the claims, which containers mount like volumes.
-fn claim_names<'a>(spec: &At<'a>) -> Vec<&'a str> {
+pub(super) fn claim_names<'a>(spec: &At<'a>) -> Vec<&'a str> {
     spec.field("volumeClaimTemplates").items().map(|claim| claim.field("metadata").field("name").text()).collect()
 }
 

@@ -70,7 +70,7 @@ pub(super) fn protect(object: &mut Value, finalizer: &str) {
 }
 
 /// The default class; of several the newest.
-fn default_class(call: &Call) -> Option<String> {
+pub(super) fn default_class(call: &Call) -> Option<String> {
     let shelf = call.shared.cache.named("storage.k8s.io", "storageclasses")?;
     shelf
         .all("")

@@ -11,6 +11,7 @@ use crate::cache::store_key;
 use crate::errors::Outcome;
 use crate::handler::Call;
 use crate::verbs::create::{metadata, text};
+use crate::verbs::options::Propagation;
 use crate::verbs::write::Extra;
 
 mod accounts;
@@ -19,6 +20,7 @@ pub(crate) mod holders;
 mod pods;
 pub(crate) mod quota;
 pub(crate) mod services;
+mod sets;
 
 /// Label that every namespace has, with its own name.
 const NAME_LABEL: &str = "kubernetes.io/metadata.name";
@@ -45,16 +47,20 @@ pub(crate) fn create(call: &Call, object: &mut Value, extra: &mut Extra) -> Outc
         }
         ("", "PersistentVolumeClaim") => claims::complete_claim(call, object),
         ("", "PersistentVolume") => claims::protect(object, claims::VOLUME_PROTECTION),
+        ("apps", "StatefulSet") => sets::create(object, extra),
         _ => {}
     }
-    Ok(())
+    own_keys(call, object, &Value::Null)
 }
 
 /// Before a changed object is validated.
-pub(crate) fn update(call: &Call, new: &mut Value, old: &Value) -> Outcome<()> {
-    if call.resource.group.is_empty() && call.resource.kind == "Pod" {
-        holders::keep_epoch(new, Some(old));
+pub(crate) fn update(call: &Call, new: &mut Value, old: &Value, extra: &mut Extra) -> Outcome<()> {
+    match (&*call.resource.group, &*call.resource.kind) {
+        ("", "Pod") => holders::keep_epoch(new, Some(old)),
+        ("apps", "StatefulSet") if call.target.subresource != "status" => sets::update(call, new, old, extra)?,
+        _ => {}
     }
+    own_keys(call, new, old)?;
     may_grant(call, new, Some(old))
 }
 
@@ -95,6 +101,24 @@ fn one_default_priority(call: &Call, new: &Value) -> Outcome<()> {
     Err(Box::new(Status::forbidden("scheduling.k8s.io", "priorityclasses", name, why)))
 }
 
+/// Annotations of pods and claims that the system writes are nobody else's to set; they may be left as they are.
+fn own_keys(call: &Call, new: &Value, old: &Value) -> Outcome<()> {
+    let kind = (&*call.resource.group, &*call.resource.kind);
+    let user = &call.identity.user;
+    let is_system = user.starts_with("system:serviceaccount:kube-system:") || user.starts_with("system:node:");
+    if is_system || !matches!(kind, ("", "Pod" | "PersistentVolumeClaim")) {
+        return Ok(());
+    }
+    let value = |object: &Value, key: &str| object["metadata"]["annotations"][key].clone();
+    let set = api::beyond::OWN_KEYS.iter().find(|key| {
+        let now = value(new, key);
+        !now.is_null() && now != value(old, key)
+    });
+    let Some(key) = set else { return Ok(()) };
+    let why = format!("annotation {key} is written by the system; remove it");
+    Err(Box::new(Status::forbidden("", &call.resource.plural, text(new, "name"), why)))
+}
+
 /// Takes what a valid object needs from what there is only once: addresses, ports, the right to run somewhere.
 pub(crate) fn allocate(call: &Call, new: &mut Value, old: Option<&Value>, extra: &mut Extra) -> Outcome<()> {
     match (&*call.resource.group, &*call.resource.kind, old) {
@@ -105,12 +129,18 @@ pub(crate) fn allocate(call: &Call, new: &mut Value, old: Option<&Value>, extra:
 }
 
 /// Before an object is deleted or marked.
-pub(crate) fn delete(call: &Call, old: &Value) -> Outcome<()> {
+pub(crate) fn delete(call: &Call, old: &Value, propagation: Option<Propagation>) -> Outcome<()> {
+    sets::delete(call, old, propagation)?;
     let name = text(old, "name");
     if call.resource.group.is_empty() && call.resource.kind == "Namespace" && FIXED_NAMESPACES.contains(&name) {
         return Err(Box::new(Status::forbidden("", "namespaces", name, "this namespace may not be deleted")));
     }
     Ok(())
+}
+
+/// When an object is deleted or marked; tells whether that changed it.
+pub(crate) fn leaves(call: &Call, object: &mut Value, propagation: Option<Propagation>, extra: &mut Extra) -> bool {
+    sets::leaves(call, object, propagation, extra)
 }
 
 /// Gives back what a deleted object had.

@@ -30,7 +30,8 @@ pub(crate) async fn create(call: Call) -> Outcome<Response<Body>> {
     let media = media::written(&call.content_type)?;
     let Decoded { object, warnings } = decode::decode(&call.resource, &call.body, media, mode)?;
     let written = create_object(&call, object, dry_run).await?;
-    let mut response = respond::warn(view.object(201, &written.raw, written.revision), &warnings);
+    let answer = respond::warn(view.object(201, &written.raw, written.revision), &warnings);
+    let mut response = respond::warn(answer, &written.warnings);
     response.extensions_mut().insert(Named(written.name));
     Ok(response)
 }

@@ -15,7 +15,7 @@ use crate::admission;
 use crate::body::Body;
 use crate::errors::Outcome;
 use crate::handler::Call;
-use crate::object;
+use crate::{object, respond};
 
 /// Kinds whose delete answers with the object instead of a Status.
 const RETURNED: [&str; 8] = [
@@ -45,10 +45,10 @@ pub(crate) async fn delete(call: Call) -> Outcome<Response<Body>> {
     if written.deleted && !(resource.custom.is_none() && RETURNED.contains(&&*resource.plural)) {
         let gone = object::value_of(resource, &written.raw, written.revision);
         let status = Status::deleted(&resource.group, &resource.plural, &call.target.name, text(&gone, "uid"));
-        return Ok(view.document(200, &status.to_value()));
+        return Ok(respond::warn(view.document(200, &status.to_value()), &written.warnings));
     }
     let code = if !written.deleted && options.waits { 202 } else { 200 };
-    Ok(view.object(code, &written.raw, written.revision))
+    Ok(respond::warn(view.object(code, &written.raw, written.revision), &written.warnings))
 }
 
 /// Deletes the object that the call names.
@@ -63,6 +63,10 @@ pub(crate) async fn collection(call: Call) -> Outcome<Response<Body>> {
     let filter = options::filter(&call)?;
     // With a limit, one page goes; the token tells whether there is more.
     let page = read::page(&call, &filter).await?;
+    // What is protected keeps all: a collection is not deleted in part.
+    for found in &page.objects {
+        admission::delete(&call, &found.value(&call.resource), options.propagation)?;
+    }
     let mut items = Vec::with_capacity(page.objects.len());
     for found in &page.objects {
         let mut one = call.clone();
@@ -96,10 +100,11 @@ pub(crate) fn is_held(object: &Value) -> bool {
 fn decide(call: &Call, options: &DeleteOptions, current: &Current, extra: &mut Extra) -> Outcome<Step> {
     let old = &current.value;
     preconditions(call, options, old)?;
-    admission::delete(call, old)?;
+    admission::delete(call, old, options.propagation)?;
     let mut new = old.clone();
     crate::crd::hold(call, &mut new);
     let mut changed = set_finalizers(&mut new, options.propagation);
+    changed |= admission::leaves(call, &mut new, options.propagation, extra);
     let marked = !text(old, "deletionTimestamp").is_empty();
     let was = old.pointer("/metadata/deletionGracePeriodSeconds").and_then(Value::as_i64);
     let grace = grace(call, options, old);

@@ -59,7 +59,8 @@ pub(crate) async fn patch(call: Call) -> Outcome<Response<Body>> {
         update::replace(&call, checked.object, current, extra)
     })
     .await?;
-    Ok(respond::warn(view.object(200, &written.raw, written.revision), &warnings))
+    let answer = respond::warn(view.object(200, &written.raw, written.revision), &warnings);
+    Ok(respond::warn(answer, &written.warnings))
 }
 
 /// What a patched object says about the version that it builds upon. Its uid is no precondition: it is the patched
@@ -194,10 +195,14 @@ async fn server_side(call: &Call, mut config: Value, mode: FieldValidation, dry_
                 return Err(Box::new(Status::conflict(&resource.group, &resource.plural, name, why)));
             }
             let written = create::create_object(call, result(None)?, dry_run).await?;
-            Ok(respond::warn(view.object(201, &written.raw, written.revision), &warnings))
+            let answer = respond::warn(view.object(201, &written.raw, written.revision), &warnings);
+            Ok(respond::warn(answer, &written.warnings))
         }
         Err(status) => Err(status),
-        Ok(written) => Ok(respond::warn(view.object(200, &written.raw, written.revision), &warnings)),
+        Ok(written) => {
+            let answer = respond::warn(view.object(200, &written.raw, written.revision), &warnings);
+            Ok(respond::warn(answer, &written.warnings))
+        }
     }
 }
 

@@ -54,10 +54,14 @@ pub(crate) async fn update(call: Call) -> Outcome<Response<Body>> {
     match outcome {
         Err(status) if status.code == 404 && creates && text(&new, "resourceVersion").is_empty() => {
             let written = create::create_object(&call, new, dry_run).await?;
-            Ok(respond::warn(view.object(201, &written.raw, written.revision), &warnings))
+            let answer = respond::warn(view.object(201, &written.raw, written.revision), &warnings);
+            Ok(respond::warn(answer, &written.warnings))
         }
         Err(status) => Err(status),
-        Ok(written) => Ok(respond::warn(view.object(200, &written.raw, written.revision), &warnings)),
+        Ok(written) => {
+            let answer = respond::warn(view.object(200, &written.raw, written.revision), &warnings);
+            Ok(respond::warn(answer, &written.warnings))
+        }
     }
 }
 
@@ -105,7 +109,7 @@ pub(crate) fn replace(call: &Call, mut new: Value, current: &Current, extra: &mu
     let errors = match call.target.subresource.as_str() {
         "status" => {
             strategy::prepare_status_update(resource, &mut new, old);
-            admission::update(call, &mut new, old)?;
+            admission::update(call, &mut new, old, extra)?;
             validate::status_update(resource, &new, old)
         }
         "ephemeralcontainers" => {
@@ -117,7 +121,7 @@ pub(crate) fn replace(call: &Call, mut new: Value, current: &Current, extra: &mu
             validate::resize_update(&new, old)
         }
         _ => {
-            admission::update(call, &mut new, old)?;
+            admission::update(call, &mut new, old, extra)?;
             strategy::prepare_update(resource, &mut new, old);
             admission::allocate(call, &mut new, Some(old), extra)?;
             validate::update(resource, &new, old)

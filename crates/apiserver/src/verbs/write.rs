@@ -24,6 +24,8 @@ pub(crate) struct Extra {
     pub(crate) compare: Vec<Compare>,
     /// Further changes.
     pub(crate) ops: Vec<Op>,
+    /// What the client is told besides.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Extra {
@@ -64,6 +66,8 @@ pub(crate) struct Written {
     pub(crate) deleted: bool,
     /// The object's name.
     pub(crate) name: String,
+    /// What the client is told besides.
+    pub(crate) warnings: Vec<String>,
 }
 
 /// The newest state of an object.
@@ -93,12 +97,13 @@ where
             return Ok(if taken {
                 Created::Taken(name)
             } else {
-                Created::New(Written { raw, revision: 0, deleted: false, name })
+                Created::New(Written { raw, revision: 0, deleted: false, name, warnings: extra.warnings })
             });
         }
         let put = Op::Put { key: key.clone(), value: raw.clone(), ttl: ttl(call) };
+        let warnings = std::mem::take(&mut extra.warnings);
         match commit(call, key, 0, put, extra).await? {
-            Committed::At(revision) => return Ok(Created::New(Written { raw, revision, deleted: false, name })),
+            Committed::At(revision) => return Ok(Created::New(Written { raw, revision, deleted: false, name, warnings })),
             Committed::Beaten { object: true } => return Ok(Created::Taken(name)),
             Committed::Beaten { object: false } => {}
         }
@@ -131,25 +136,26 @@ where
         let was = current.object.revision;
         let mut extra = Extra::default();
         let step = decide(&current, &mut extra)?;
+        let warnings = std::mem::take(&mut extra.warnings);
         let key = store_key(&call.resource, &call.target.namespace, &call.target.name);
         let (raw, op, deleted) = match step {
             Step::Write(value) => {
                 let raw = object::stored_bytes(value);
                 if raw == current.object.raw && extra.ops.is_empty() {
-                    return Ok(Written { raw, revision: was, deleted: false, name: call.target.name.clone() });
+                    return Ok(Written { raw, revision: was, deleted: false, name: call.target.name.clone(), warnings });
                 }
                 (raw.clone(), Op::Put { key: key.clone(), value: raw, ttl: ttl(call) }, false)
             }
             Step::Delete(value) => (object::stored_bytes(value), Op::Delete { key: key.clone() }, true),
         };
         if dry_run {
-            return Ok(Written { raw, revision: was, deleted, name: call.target.name.clone() });
+            return Ok(Written { raw, revision: was, deleted, name: call.target.name.clone(), warnings });
         }
         if let Committed::At(revision) = commit(call, key, was, op, extra).await? {
             // An update that takes off what held a deleted object answers with what was sent, not with the deletion.
             let updated = deleted && matches!(call.verb, "update" | "patch");
             let revision = if updated { was } else { revision };
-            return Ok(Written { raw, revision, deleted, name: call.target.name.clone() });
+            return Ok(Written { raw, revision, deleted, name: call.target.name.clone(), warnings });
         }
     }
     Err(contended(call))

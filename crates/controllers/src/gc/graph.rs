@@ -14,6 +14,9 @@ pub(super) const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of an object whose dependents are to stay.
 pub(super) const ORPHAN: &str = "orphan";
 
+/// Finalizer of a set whose pods go one after another, at its controller's hand: its dependents are left alone.
+pub(super) const ORDERED: &str = api::beyond::ORDERED_DELETION;
+
 /// One object.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Item {
@@ -26,6 +29,8 @@ pub(super) struct Item {
     pub(super) deleting: bool,
     pub(super) foreground: bool,
     pub(super) orphan: bool,
+    /// Its controller sees to its dependents first.
+    pub(super) ordered: bool,
 }
 
 /// A reference to an owner.
@@ -53,6 +58,7 @@ impl Item {
             deleting: meta.deletion_timestamp.is_some(),
             foreground: has(FOREGROUND),
             orphan: has(ORPHAN),
+            ordered: has(ORDERED),
         })
     }
 
@@ -63,7 +69,7 @@ impl Item {
 
     /// It is being deleted, and waits for its dependents to go first.
     pub(super) fn awaits_dependents(&self) -> bool {
-        self.deleting && self.foreground
+        self.deleting && self.foreground && !self.ordered
     }
 }
 
@@ -228,6 +234,18 @@ mod tests {
         assert_eq!(graph.remove("a"), ["set"]);
         assert_eq!(graph.put(item("b", &[])), ["set"]);
         assert!(graph.dependents("set").is_empty());
+    }
+
+    #[test]
+    fn dependents_of_a_set_that_goes_in_order_are_left_to_it_until_it_lets_go() {
+        let mut graph = Graph::default();
+        graph.put(item("set", &[]));
+        graph.put(item("pod", &["set"]));
+        let ordered = Item { deleting: true, foreground: true, ordered: true, ..item("set", &[]) };
+        graph.put(ordered.clone());
+        assert!(!ordered.awaits_dependents());
+        assert!(graph.put(item("pod", &["set"])).is_empty(), "the pod is not looked at");
+        assert_eq!(graph.put(Item { ordered: false, ..ordered }), ["set"], "now the rest goes in the foreground");
     }
 
     #[test]

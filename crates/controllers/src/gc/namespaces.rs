@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ambient::Ambient;
 use k8s_openapi::api::core::v1::Namespace;
-use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, Time};
 use kube::api::{DeleteParams, ListParams, PostParams, Preconditions};
 use kube::{Api, Client};
 
@@ -55,6 +55,9 @@ impl Controller {
         if known.is_none_or(|namespace| namespace.metadata.deletion_timestamp.is_none()) {
             return Ok(Outcome::Done);
         }
+        if self.drain(&key).await? {
+            return Ok(Outcome::After(CONTENT_AGAIN));
+        }
         let mut left = Left::default();
         // Pods first: what they use (secrets, claims, policies) stays until they have ended.
         for first in [true, false] {
@@ -74,6 +77,27 @@ impl Controller {
         }
         self.report(&key, &left).await?;
         Ok(if left.failures.is_empty() { Outcome::After(CONTENT_AGAIN) } else { Outcome::Retry })
+    }
+
+    /// Sets that stop their pods in order come first: what their pods use stays until they are gone. True while
+    /// there are any.
+    async fn drain(&self, namespace: &str) -> Result<bool, Stop> {
+        let Some(sets) = self.kinds.iter().find(|kind| kind.resource.plural == "statefulsets") else {
+            return Ok(false);
+        };
+        let api = sets.api(&self.client, namespace);
+        let found = call(&self.term, api.list(&ListParams::default())).await?;
+        let ordered = |meta: &ObjectMeta| meta.finalizers.iter().flatten().any(|f| f == api::beyond::ORDERED_DELETION);
+        let mut any = false;
+        for set in found.items.iter().filter(|set| ordered(&set.metadata)) {
+            any = true;
+            if set.metadata.deletion_timestamp.is_none() {
+                let preconditions = Preconditions { uid: set.metadata.uid.clone(), resource_version: None };
+                let params = DeleteParams::background().preconditions(preconditions);
+                call_opt(&self.term, api.delete(name(set), &params)).await?;
+            }
+        }
+        Ok(any)
     }
 
     /// Deletes all objects of a kind, and notes in `left` those that are still there.

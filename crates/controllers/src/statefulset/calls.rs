@@ -1,10 +1,11 @@
 //! The planner's calls on `kube::Client`.
 
+use ambient::Ambient;
 use k8s_openapi::api::apps::v1::ControllerRevision;
 use kube::Client;
 use kube::api::{DeleteParams, GetParams, Patch, PatchParams, PostParams, Preconditions};
 use kube::core::Request;
-use planner::{Act, Answer, Call, Failure, FailureKind, LiveSet};
+use planner::{Act, Answer, Call, ClaimMark, Failure, FailureKind, LiveSet, Status};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -17,6 +18,7 @@ use crate::informer::parse;
 pub(super) struct Caller {
     pub(super) client: Client,
     pub(super) options: Options,
+    pub(super) ambient: Ambient,
 }
 
 /// What is read of an answer.
@@ -34,6 +36,8 @@ struct TouchedMeta {
     #[serde(default)]
     resource_version: String,
     deletion_timestamp: Option<Value>,
+    #[serde(default)]
+    finalizers: Vec<String>,
 }
 
 impl Caller {
@@ -69,19 +73,34 @@ impl Caller {
             }
             Call::GetRevision { name } => self.revision(revisions(view).get(&name, &GetParams::default())).await,
             Call::NumberRevision { name, uid, version, number } => {
-                let patch = with_preconditions(json!({"revision": number}), &uid, version);
+                let lifted = json!({"revision": number, "metadata": {"annotations": {api::beyond::HELD: null}}});
+                let patch = with_preconditions(lifted, &uid, version);
                 let request = revisions(view).patch(&name, &PatchParams::default(), &Patch::Merge(patch));
                 self.revision(request).await
             }
+            Call::HoldRevision { name, uid, retry } => {
+                let mark = json!({"metadata": {"annotations": {api::beyond::HELD: retry}}});
+                let patch = Patch::Merge(with_preconditions(mark, &uid, 0));
+                self.revision(revisions(view).patch(&name, &PatchParams::default(), &patch)).await
+            }
             Call::DeleteRevision { name, uid, version } => self.delete(&revisions(view), &name, uid, version).await,
             Call::Act(act) => self.act(view, act).await,
-            Call::WriteStatus { uid, status } => {
-                let patch = with_preconditions(render::status(&status), &uid, 0);
-                let params = PatchParams::default();
-                let request = self.sets(view).patch_subresource("status", &set.name, &params, &Patch::Merge(patch));
-                self.touch(request).await
-            }
+            Call::WriteStatus { uid, status } => self.write_status(view, &uid, &status).await,
         }
+    }
+
+    /// Conditions of others stay: merged by type where the server can, else written along, unless somebody has
+    /// changed the set meanwhile.
+    async fn write_status(&self, view: &SetView, uid: &str, status: &Status) -> Result<Answer, kube::Error> {
+        let merges = self.options.group == "apps";
+        let foreign = if merges { &[][..] } else { &view.source.foreign_conditions };
+        let patch = render::status(status, foreign);
+        let version = if merges || foreign.is_empty() { 0 } else { view.version };
+        let patch = with_preconditions(patch, uid, version);
+        let patch = if merges { Patch::Strategic(patch) } else { Patch::Merge(patch) };
+        let params = PatchParams::default();
+        let request = self.sets(view).patch_subresource("status", &view.set.name, &params, &patch);
+        self.touch(request).await
     }
 
     async fn act(&self, view: &SetView, act: Act) -> Result<Answer, kube::Error> {
@@ -92,7 +111,10 @@ impl Caller {
                 self.touch(request.create(&PostParams::default(), body.to_string().into_bytes())).await
             }
             Act::CreatePod { name, ordinal, revision, data } => {
-                let body = render::pod(view, ordinal, &name, &revision, &data);
+                let body = match render::pod(view, ordinal, &name, &revision, &data) {
+                    Ok(body) => body,
+                    Err(message) => return Ok(Answer::Failed(Failure { kind: FailureKind::Invalid, message })),
+                };
                 let request = core(view, "pods").create(&PostParams::default(), body.to_string().into_bytes());
                 self.touch(request).await
             }
@@ -105,9 +127,42 @@ impl Caller {
                 let patch = json!({"metadata": {"ownerReferences": render::owners(&owners)}});
                 self.patch(&core(view, "persistentvolumeclaims"), &name, &uid, version, patch).await
             }
+            Act::MarkClaim { name, uid, mark } => {
+                let now = self.ambient.now().strftime("%Y-%m-%dT%H:%M:%SZ").to_string();
+                let annotations = match mark {
+                    ClaimMark::Reserved => json!({api::beyond::RESERVED_SINCE: now}),
+                    ClaimMark::Reused => json!({api::beyond::RESERVED_SINCE: null, api::beyond::REUSE: null}),
+                    ClaimMark::Protected => json!({api::beyond::PROTECT: "true"}),
+                    ClaimMark::Unprotected => json!({api::beyond::PROTECT: null}),
+                };
+                let patch = json!({"metadata": {"annotations": annotations}});
+                self.patch(&core(view, "persistentvolumeclaims"), &name, &uid, 0, patch).await
+            }
+            Act::GrowClaim { name, uid, template } => {
+                let patch = json!({"spec": {"resources": {"requests": {"storage": render::size(view, &template)}}}});
+                self.patch(&core(view, "persistentvolumeclaims"), &name, &uid, 0, patch).await
+            }
+            Act::LetGo { uid } => {
+                let finalizers =
+                    json!({"metadata": {"$deleteFromPrimitiveList/finalizers": [api::beyond::ORDERED_DELETION]}});
+                self.let_go(view, &uid, finalizers).await
+            }
             // Never sent; the planner answers it itself.
             Act::Refuse { message } => Ok(Answer::Failed(Failure { kind: FailureKind::Other, message })),
         }
+    }
+
+    /// Takes the finalizer of ordered deletion off, and leaves those of others.
+    async fn let_go(&self, view: &SetView, uid: &str, strategic: Value) -> Result<Answer, kube::Error> {
+        if self.options.group == "apps" {
+            let patch = Patch::Strategic(with_preconditions(strategic, uid, 0));
+            return self.touch(self.sets(view).patch(&view.set.name, &PatchParams::default(), &patch)).await;
+        }
+        let found: Touched = self.send(self.sets(view).get(&view.set.name, &GetParams::default())).await?;
+        let mut kept = found.metadata.finalizers;
+        kept.retain(|f| f != api::beyond::ORDERED_DELETION);
+        let patch = json!({"metadata": {"finalizers": kept}});
+        self.patch(&self.sets(view), &view.set.name, uid, parse(&found.metadata.resource_version), patch).await
     }
 
     fn sets(&self, view: &SetView) -> Request {

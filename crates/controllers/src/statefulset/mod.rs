@@ -10,9 +10,11 @@
 //! (`Seen`). What a stale view could still get wrong is stopped by preconditions on every call.
 
 mod calls;
+mod meaning;
 mod project;
 mod render;
 mod seen;
+mod trouble;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -151,7 +153,7 @@ impl Controller {
             queue: Queue::new(term, ambient),
             recorder: Recorder::start(client.clone(), "statefulset-controller", term, ambient),
             seen: Seen::new(ambient),
-            caller: Caller { client, options },
+            caller: Caller { client, options, ambient: ambient.clone() },
             term: term.clone(),
             ambient: ambient.clone(),
         }
@@ -269,11 +271,12 @@ impl Controller {
         let pods: Vec<_> = [&own, &orphans].into_iter().flat_map(|k| self.pods.by_index(k)).collect();
         let revisions: Vec<_> = [&own, &orphans].into_iter().flat_map(|k| self.revisions.by_index(k)).collect();
         let mut observed = view.observe(pods.iter().map(|p| &**p), Default::default(), revisions.iter().map(|r| &**r));
-        let wanted = i64::from(set.start)..i64::from(set.start) + i64::from(set.replicas.max(0));
+        let wanted = 0..set.wanted();
         let existing = observed.pods.iter().filter_map(|m| planner::parent_and_ordinal(&m.pod.name)).map(|(_, n)| n);
         // The planner looks at few more absent ordinals than there are pods.
-        let near = wanted.take(observed.pods.len() + CLAIMS_AHEAD).filter_map(|n| i32::try_from(n).ok());
-        let ordinals: Vec<i32> = existing.chain(near).collect();
+        let near = wanted.take(observed.pods.len() + CLAIMS_AHEAD).filter_map(|index| set.ordinal_at(index));
+        let reserved = set.beyond.reserved.ranges().iter().flat_map(|(first, last)| *first..=*last);
+        let ordinals: Vec<i32> = existing.chain(near).chain(reserved.take(CLAIMS_AHEAD)).collect();
         if !set.claim_templates.is_empty() {
             for ordinal in ordinals {
                 for template in &set.claim_templates {

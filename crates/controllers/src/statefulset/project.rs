@@ -9,20 +9,20 @@ use k8s_openapi::api::core::v1::{PersistentVolumeClaim, Pod};
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{LabelSelector, ObjectMeta, OwnerReference};
 use kube::core::{DynamicObject, Selector, SelectorExt};
 use planner::{
-    Blob, Claim, Management, Member, Millis, Observed, Owner, PodPhase, Retention, Revision, Set, Status, Strategy,
-    Unavailable,
+    Beyond, Blob, Claim, Condition, ConditionKind, Management, Member, Millis, Observed, Owner, PodPhase, Reserved,
+    Retention, Revision, Set, Status, Strategy, Truth, Unavailable,
 };
 use serde_json::{Value, json};
 
 use super::Error;
+use super::meaning::meaning;
+use super::trouble::{self, annotation};
 use crate::informer::parse;
 
 /// Label that holds the name of a pod's revision.
 pub(super) const REVISION_LABEL: &str = "controller-revision-hash";
 /// Label that holds a pod's own name.
 pub(super) const POD_NAME_LABEL: &str = "statefulset.kubernetes.io/pod-name";
-/// Characters of what scheduler or kubelet say that are kept.
-const DETAIL_LIMIT: usize = 200;
 
 /// What is kept of a set.
 #[derive(Clone, Debug)]
@@ -50,6 +50,10 @@ pub struct Source {
     pub template_labels: BTreeMap<String, String>,
     /// spec.volumeClaimTemplates.
     pub claim_templates: Vec<Value>,
+    /// Patches of the pod template, by ordinal.
+    pub overrides: BTreeMap<i32, Value>,
+    /// Conditions that others wrote.
+    pub foreign_conditions: Vec<Value>,
 }
 
 /// What is kept of a pod.
@@ -139,6 +143,9 @@ pub fn project_set(object: DynamicObject) -> Result<SetView, Error> {
         _ => Retention::Retain,
     };
     let data = revision_data(&spec["template"]);
+    let annotations = meta.annotations.clone().unwrap_or_default();
+    let (asked, problems) = api::beyond::read(&json!(annotations));
+    let ordered = meta.finalizers.iter().flatten().any(|f| f == api::beyond::ORDERED_DELETION);
     let set = Set {
         api_version: if types.api_version.is_empty() { "apps/v1".into() } else { types.api_version },
         kind: if types.kind.is_empty() { "StatefulSet".into() } else { types.kind },
@@ -165,20 +172,41 @@ pub fn project_set(object: DynamicObject) -> Result<SetView, Error> {
         meaning: meaning(&data),
         data: Blob::new(canonical(&data)),
         status: status(&object.data["status"]),
+        service_name: spec["serviceName"].as_str().unwrap_or_default().to_owned(),
+        beyond: Beyond {
+            ordered_deletion: ordered,
+            replace_broken: asked.replace_broken,
+            deadline_seconds: asked.deadline_seconds,
+            rollback: asked.rollback,
+            retry: asked.retry,
+            reserved: Reserved::new(asked.reserved),
+            overrides: asked.overrides.iter().map(|(n, o)| (*n, o.hash.clone())).collect(),
+            claim_sizes: if asked.expansion { sizes(&claim_templates) } else { BTreeMap::new() },
+            carry_out: asked.carry_out,
+            protect: asked.protect,
+            invalid: problems.first().map(ToString::to_string),
+        },
     };
     let source = Source {
-        annotations: meta.annotations.clone().unwrap_or_default(),
-        service_name: spec["serviceName"].as_str().unwrap_or_default().to_owned(),
+        annotations,
+        service_name: set.service_name.clone(),
         match_labels,
         template_labels: labels(&spec["template"]["metadata"]["labels"]),
         claim_templates,
+        overrides: asked.overrides.into_iter().map(|(n, o)| (n, o.patch)).collect(),
+        foreign_conditions: conditions(&object.data["status"])
+            .filter(|c| ConditionKind::ALL.iter().all(|kind| c["type"] != kind.name()))
+            .cloned()
+            .collect(),
     };
     Ok(SetView { set, version: parse(meta.resource_version.as_deref().unwrap_or_default()), selector, source })
 }
 
 fn strategy(value: &Value) -> Strategy {
-    if value["type"].as_str() == Some("OnDelete") {
-        return Strategy::OnDelete;
+    match value["type"].as_str() {
+        Some("OnDelete") => return Strategy::OnDelete,
+        Some("Recreate") => return Strategy::Recreate,
+        _ => {}
     }
     let rolling = &value["rollingUpdate"];
     let max_unavailable = match &rolling["maxUnavailable"] {
@@ -204,14 +232,42 @@ fn status(value: &Value) -> Status {
         current_revision: text("currentRevision"),
         update_revision: text("updateRevision"),
         collision_count: int(&value["collisionCount"]),
+        conditions: ConditionKind::ALL.iter().filter_map(|kind| condition(value, *kind)).collect(),
     }
+}
+
+fn conditions(status: &Value) -> impl Iterator<Item = &Value> {
+    status["conditions"].as_array().into_iter().flatten()
+}
+
+/// A condition of ours, as it was last written.
+fn condition(status: &Value, kind: ConditionKind) -> Option<Condition> {
+    let found = conditions(status).find(|c| c["type"] == kind.name())?;
+    let text = |field: &str| found[field].as_str().unwrap_or_default().to_owned();
+    let truth = [Truth::True, Truth::False, Truth::Unknown].into_iter().find(|t| found["status"] == t.name())?;
+    let since = text("lastTransitionTime").parse().map_or(0, |at: jiff::Timestamp| at.as_millisecond());
+    Some(Condition { kind, truth, reason: text("reason"), message: text("message"), since })
+}
+
+/// Bytes that each claim template asks for.
+fn sizes(templates: &[Value]) -> BTreeMap<String, i64> {
+    let size = |template: &Value| {
+        let name = template["metadata"]["name"].as_str()?;
+        Some((name.to_owned(), bytes(template["spec"]["resources"]["requests"]["storage"].as_str()?)))
+    };
+    templates.iter().filter_map(size).collect()
+}
+
+/// A quantity in whole units; 0 if it is none.
+fn bytes(quantity: &str) -> i64 {
+    api::quantity::Quantity::parse(quantity).map_or(0, |q| q.units())
 }
 
 /// Projects a pod.
 pub fn project_pod(pod: Pod) -> PodView {
     let meta = pod.metadata;
     let labels = meta.labels.clone().unwrap_or_default();
-    let status = pod.status.unwrap_or_default();
+    let status = pod.status.clone().unwrap_or_default();
     let phase = match status.phase.as_deref() {
         Some("Running") => PodPhase::Running,
         Some("Succeeded") => PodPhase::Succeeded,
@@ -222,17 +278,9 @@ pub fn project_pod(pod: Pod) -> PodView {
     let conditions = status.conditions.as_deref().unwrap_or_default();
     let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True");
     let ready_since = ready.map(|c| c.last_transition_time.as_ref().map_or(0, |t| t.0.as_millisecond()));
-    let waiting = status
-        .init_container_statuses
-        .iter()
-        .chain(&status.container_statuses)
-        .flatten()
-        .filter_map(|c| c.state.as_ref()?.waiting.as_ref())
-        .find_map(|w| w.reason.clone().filter(|r| r != "PodInitializing" && r != "ContainerCreating"));
-    let unscheduled = conditions.iter().find(|c| c.type_ == "PodScheduled" && c.status == "False");
-    let detail = waiting
-        .or_else(|| unscheduled.and_then(|c| c.message.clone().or_else(|| c.reason.clone())))
-        .map(|d| d.chars().take(DETAIL_LIMIT).collect());
+    let (trouble, detail) = trouble::of(pod.spec.as_ref(), &status);
+    let was_ready = trouble::was_ready(&meta, pod.spec.as_ref());
+    let subdomain = pod.spec.as_ref().and_then(|s| s.subdomain.clone()).unwrap_or_default();
     let volumes = pod.spec.and_then(|s| s.volumes).unwrap_or_default();
     let pod = planner::Pod {
         uid: meta.uid.clone().unwrap_or_default(),
@@ -245,6 +293,11 @@ pub fn project_pod(pod: Pod) -> PodView {
         pod_name_label: labels.get(POD_NAME_LABEL).cloned(),
         volumes: volumes.into_iter().filter_map(|v| Some((v.name, v.persistent_volume_claim?.claim_name))).collect(),
         detail,
+        trouble,
+        created: meta.creation_timestamp.as_ref().map_or(0, |t| t.0.as_millisecond()),
+        was_ready,
+        override_hash: annotation(&meta, api::beyond::OVERRIDE_HASH).map(str::to_owned),
+        subdomain,
         name: meta.name.unwrap_or_default(),
     };
     PodView { namespace: meta.namespace.unwrap_or_default(), labels, pod: Arc::new(pod) }
@@ -253,7 +306,13 @@ pub fn project_pod(pod: Pod) -> PodView {
 /// Projects a claim; with its namespace.
 pub fn project_claim(claim: PersistentVolumeClaim) -> (String, Claim) {
     let meta = claim.metadata;
+    let requests = claim.spec.and_then(|s| s.resources).and_then(|r| r.requests).unwrap_or_default();
+    let is_true = |key: &str| annotation(&meta, key) == Some("true");
     let claim = Claim {
+        requested: requests.get("storage").map_or(0, |q| bytes(&q.0)),
+        reserved: annotation(&meta, api::beyond::RESERVED_SINCE).is_some(),
+        reuse: is_true(api::beyond::REUSE),
+        protected: is_true(api::beyond::PROTECT),
         uid: meta.uid.clone().unwrap_or_default(),
         version: parse(meta.resource_version.as_deref().unwrap_or_default()),
         terminating: meta.deletion_timestamp.is_some(),
@@ -278,6 +337,7 @@ pub fn project_revision(revision: ControllerRevision) -> RevisionView {
             owners: owners(&meta),
             meaning: meaning(&data),
             data: Blob::new(canonical(&data)),
+            held: annotation(&meta, api::beyond::HELD).map(str::to_owned),
             name: meta.name.unwrap_or_default(),
         },
         namespace: meta.namespace.unwrap_or_default(),
@@ -308,7 +368,7 @@ fn revision_data(template: &Value) -> Value {
 
 /// The bytes that revisions are compared and hashed by: sorted keys, no spaces, and `<`, `>`, `&` and the
 /// two line separators escaped, as Kubernetes' encoder writes them.
-fn canonical(data: &Value) -> Vec<u8> {
+pub(super) fn canonical(data: &Value) -> Vec<u8> {
     let text = data.to_string();
     let mut out = String::with_capacity(text.len());
     for c in text.chars() {
@@ -322,45 +382,6 @@ fn canonical(data: &Value) -> Vec<u8> {
         }
     }
     out.into_bytes()
-}
-
-/// Revision data without what means nothing: nulls, and the empty objects that defaulting adds. Two
-/// templates that differ only there need no rollout.
-fn meaning(data: &Value) -> Blob {
-    let mut data = data.clone();
-    drop_nulls(&mut data);
-    let template = &mut data["spec"]["template"];
-    if let Some(meta) = template["metadata"].as_object_mut() {
-        meta.remove("creationTimestamp");
-    }
-    let is_empty = |v: Option<&Value>| v.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty);
-    if let Some(spec) = template["spec"].as_object_mut() {
-        if is_empty(spec.get("securityContext")) {
-            spec.remove("securityContext");
-        }
-        for list in ["containers", "initContainers"] {
-            let containers = spec.get_mut(list).and_then(Value::as_array_mut);
-            for container in containers.into_iter().flatten().filter_map(Value::as_object_mut) {
-                for field in ["resources", "securityContext"] {
-                    if is_empty(container.get(field)) {
-                        container.remove(field);
-                    }
-                }
-            }
-        }
-    }
-    Blob::new(canonical(&data))
-}
-
-fn drop_nulls(value: &mut Value) {
-    match value {
-        Value::Object(map) => {
-            map.retain(|_, v| !v.is_null());
-            map.values_mut().for_each(drop_nulls);
-        }
-        Value::Array(items) => items.iter_mut().for_each(drop_nulls),
-        _ => {}
-    }
 }
 
 fn int(value: &Value) -> Option<i32> {

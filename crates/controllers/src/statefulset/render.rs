@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use planner::{Blob, Owner, Status, claim_name};
+use planner::{Blob, Condition, Owner, Status, claim_name};
 use serde_json::{Map, Value, json};
 
 use super::project::{POD_NAME_LABEL, REVISION_LABEL, SetView};
@@ -12,10 +12,19 @@ const POD_INDEX_LABEL: &str = "apps.kubernetes.io/pod-index";
 /// Label that holds the hash within a revision's name.
 const HASH_LABEL: &str = "controller.kubernetes.io/hash";
 
-/// The pod at an ordinal, of a revision with this name and data.
-pub(super) fn pod(view: &SetView, ordinal: i32, name: &str, revision: &str, data: &Blob) -> Value {
+/// The pod at an ordinal, of a revision with this name and data. Fails where the ordinal's override does not fit
+/// the template of that revision.
+pub(super) fn pod(view: &SetView, ordinal: i32, name: &str, revision: &str, data: &Blob) -> Result<Value, String> {
     let set = &view.set;
-    let template = template(data);
+    let mut template = template(data);
+    if let Some(patch) = view.source.overrides.get(&ordinal) {
+        let key = api::beyond::OVERRIDES;
+        template = api::beyond::patched(&template, patch).map_err(|why| format!("{key}: ordinal {ordinal}: {why}"))?;
+        if !template["metadata"].is_object() {
+            template["metadata"] = json!({});
+        }
+        template["metadata"]["annotations"][api::beyond::OVERRIDE_HASH] = json!(set.beyond.overrides.get(&ordinal));
+    }
     let mut meta = Map::new();
     meta.insert("name".into(), name.into());
     meta.insert("generateName".into(), format!("{}-", set.name).into());
@@ -40,7 +49,13 @@ pub(super) fn pod(view: &SetView, ordinal: i32, name: &str, revision: &str, data
     if !volumes.is_empty() {
         spec.insert("volumes".into(), volumes.into());
     }
-    json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec})
+    Ok(json!({"apiVersion": "v1", "kind": "Pod", "metadata": meta, "spec": spec}))
+}
+
+/// What a claim template asks for, as written.
+pub(super) fn size(view: &SetView, template: &str) -> Value {
+    let found = view.source.claim_templates.iter().find(|t| t["metadata"]["name"].as_str() == Some(template));
+    found.map(|t| t["spec"]["resources"]["requests"]["storage"].clone()).unwrap_or_default()
 }
 
 /// What puts a pod's identity right; volumes are sent only where they are wrong.
@@ -80,6 +95,9 @@ pub(super) fn claim(view: &SetView, template: &str, name: &str, owned_by: &[Owne
     if !owned_by.is_empty() {
         claim["metadata"]["ownerReferences"] = owners(owned_by);
     }
+    if set.beyond.protect == Some(true) {
+        claim["metadata"]["annotations"][api::beyond::PROTECT] = "true".into();
+    }
     if let Some(claim) = claim.as_object_mut() {
         claim.remove("status");
     }
@@ -107,8 +125,10 @@ pub(super) fn revision(view: &SetView, name: &str, hash: &str, number: i64, data
     })
 }
 
-/// The status as a merge patch: conditions and whatever else others wrote stay as they are.
-pub(super) fn status(status: &Status) -> Value {
+/// The status as a patch: whatever else others wrote stays as it is.
+pub(super) fn status(status: &Status, foreign_conditions: &[Value]) -> Value {
+    let conditions: Vec<Value> =
+        foreign_conditions.iter().cloned().chain(status.conditions.iter().map(condition)).collect();
     let mut fields = json!({
         "observedGeneration": status.observed_generation,
         "replicas": status.replicas,
@@ -119,6 +139,7 @@ pub(super) fn status(status: &Status) -> Value {
         "currentRevision": status.current_revision,
         "updateRevision": status.update_revision,
         "collisionCount": status.collision_count.unwrap_or(0),
+        "conditions": conditions,
     });
     // Upstream leaves these out when they are empty, and readers look for their absence.
     for field in ["readyReplicas", "currentReplicas", "updatedReplicas"] {
@@ -127,6 +148,18 @@ pub(super) fn status(status: &Status) -> Value {
         }
     }
     json!({"status": fields})
+}
+
+/// A condition as the API writes it.
+fn condition(condition: &Condition) -> Value {
+    let since = jiff::Timestamp::from_millisecond(condition.since).unwrap_or_default();
+    json!({
+        "type": condition.kind.name(),
+        "status": condition.truth.name(),
+        "reason": condition.reason,
+        "message": condition.message,
+        "lastTransitionTime": since.strftime("%Y-%m-%dT%H:%M:%SZ").to_string(),
+    })
 }
 
 /// Owner references as the API writes them.

@@ -47,12 +47,15 @@ impl Seen {
         let mut writes = self.writes.lock().unwrap_or_else(PoisonError::into_inner);
         let writes = writes.entry(key.clone()).or_default();
         let slot = match call {
-            Call::WriteStatus { .. } => &mut writes.set,
+            Call::WriteStatus { .. } | Call::Act(Act::LetGo { .. }) => &mut writes.set,
             Call::SetPodOwners { .. } | Call::Act(Act::CreatePod { .. } | Act::UpdatePod { .. }) => &mut writes.pods,
-            Call::Act(Act::CreateClaim { .. } | Act::SetClaimOwners { .. }) => &mut writes.claims,
-            Call::CreateRevision { .. } | Call::NumberRevision { .. } | Call::SetRevisionOwners { .. } => {
-                &mut writes.revisions
-            }
+            Call::Act(
+                Act::CreateClaim { .. } | Act::SetClaimOwners { .. } | Act::MarkClaim { .. } | Act::GrowClaim { .. },
+            ) => &mut writes.claims,
+            Call::CreateRevision { .. }
+            | Call::NumberRevision { .. }
+            | Call::HoldRevision { .. }
+            | Call::SetRevisionOwners { .. } => &mut writes.revisions,
             Call::Act(Act::DeletePod { name, uid, .. }) => {
                 writes.at = self.ambient.boottime();
                 writes.deleted.push((name.clone(), uid.clone()));

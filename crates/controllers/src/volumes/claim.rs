@@ -2,8 +2,9 @@
 
 use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
 use k8s_openapi::api::storage::v1::StorageClass;
+use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
-use super::{NO_PROVISIONER, PROVISIONER};
+use super::{NO_PROVISIONER, PROVISIONED_BY, PROVISIONER};
 use crate::scheduler::SELECTED_NODE;
 use crate::work::{name, namespace, uid};
 
@@ -35,6 +36,8 @@ pub(super) enum Step {
     Bind(Box<PersistentVolume>),
     /// Both sides agree: write the claim's status.
     MarkBound(Box<PersistentVolume>),
+    /// It asks for more than its volume has, which is ours and grows by saying so.
+    Grow(Box<PersistentVolume>, Quantity),
     /// It waits, for this reason.
     Wait { warning: bool, reason: &'static str, message: String },
     /// Make a volume on this node (empty: any).
@@ -76,11 +79,24 @@ fn bound(facts: &Facts<'_>, volume: &str) -> Step {
             let whole = status.phase.as_deref() == Some("Bound") && status.capacity.as_ref() == capacity;
             match (marked, whole) {
                 (false, _) => Step::Bind(Box::new((**volume).clone())),
+                (true, _) if let Some(more) = growth(facts, volume) => Step::Grow(Box::new((**volume).clone()), more),
                 (true, false) => Step::MarkBound(Box::new((**volume).clone())),
                 (true, true) => Step::Rest,
             }
         }
     }
+}
+
+/// What a bound claim asks for beyond what its volume has. A `local` volume is a folder: it grows by its capacity
+/// being told.
+fn growth(facts: &Facts<'_>, volume: &PersistentVolume) -> Option<Quantity> {
+    let ours = volume.metadata.annotations.as_ref()?.get(PROVISIONED_BY)? == PROVISIONER;
+    let spec = facts.claim.spec.as_ref()?;
+    let class = facts.classes.iter().find(|c| Some(name(&***c)) == spec.storage_class_name.as_deref())?;
+    let wanted = spec.resources.as_ref()?.requests.as_ref()?.get("storage")?;
+    let has = bytes(volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?)?;
+    let grows = ours && class.allow_volume_expansion == Some(true) && bytes(wanted)? > has;
+    grows.then(|| wanted.clone())
 }
 
 /// A claim that has no volume yet.
@@ -211,7 +227,7 @@ fn size(volume: &PersistentVolume) -> Option<u128> {
 }
 
 /// A quantity of storage in whole bytes, rounded up; `None` if it is none.
-fn bytes(quantity: &k8s_openapi::apimachinery::pkg::api::resource::Quantity) -> Option<u128> {
+fn bytes(quantity: &Quantity) -> Option<u128> {
     let text = quantity.0.trim();
     let digits = text.find(|c: char| !c.is_ascii_digit() && c != '.').unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
@@ -331,6 +347,27 @@ mod tests {
             c["status"] = json!({"phase": "Bound", "capacity": {"storage": "2Gi"}});
         });
         assert_eq!(step(&done, &held), Step::Rest);
+    }
+
+    #[test]
+    fn a_volume_of_ours_grows_with_its_claim_where_its_class_allows_that() {
+        let mut held = (*volume(json!({"namespace": "d", "name": "data-web-0", "uid": "u1"}))).clone();
+        let asking = claim(|c| {
+            c["spec"]["volumeName"] = json!("v");
+            c["spec"]["resources"]["requests"]["storage"] = json!("3Gi");
+            c["metadata"]["annotations"] = json!({BIND_COMPLETED: "yes"});
+            c["status"] = json!({"phase": "Bound", "capacity": {"storage": "2Gi"}});
+        });
+        let next_with = |volume: &PersistentVolume, allowed: bool| {
+            let mut class = (*class("local", PROVISIONER, "WaitForFirstConsumer", "true")).clone();
+            class.allow_volume_expansion = Some(allowed);
+            let (volumes, classes) = ([Arc::new(volume.clone())], [Arc::new(class)]);
+            next(&Facts { claim: &asking, volumes: &volumes, classes: &classes })
+        };
+        assert_eq!(next_with(&held, true), Step::Rest, "somebody else's volume");
+        held.metadata.annotations = Some([(PROVISIONED_BY.to_owned(), PROVISIONER.to_owned())].into());
+        assert!(matches!(next_with(&held, true), Step::Grow(_, more) if more.0 == "3Gi"));
+        assert_eq!(next_with(&held, false), Step::Rest);
     }
 
     #[test]

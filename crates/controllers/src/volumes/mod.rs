@@ -175,6 +175,11 @@ impl Controller {
                     claim = self.patch_status(&claims, &claim, json!({"status": status})).await?;
                     self.forget(&claim);
                 }
+                claim::Step::Grow(volume, more) => {
+                    let volumes: Api<PersistentVolume> = Api::all(self.client.clone());
+                    let patch = json!({"spec": {"capacity": {"storage": more}}});
+                    fresh = Some(Arc::new(self.patch(&volumes, &volume, patch).await?));
+                }
                 claim::Step::Provision { class, node } => {
                     match self.provision(&claim, &class, &node, &volumes).await? {
                         Some(made) => fresh = Some(made),

@@ -1,5 +1,6 @@
 //! StatefulSets through the API: server, controller and a stand-in kubelet in this process.
 
+mod beyond;
 mod cluster;
 
 use cluster::{Cluster, eventually, web};

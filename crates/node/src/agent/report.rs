@@ -3,7 +3,7 @@
 //! A worker never waits for the API to go on with its pod: it leaves the newest status here. What was
 //! overtaken before it was sent is never sent.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, PodStatus};
@@ -18,26 +18,37 @@ const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Longest wait after a failed write.
 const RETRY_MAX: Duration = Duration::from_secs(5);
 
+/// Annotation that records, once, when a pod was first ready: the StatefulSet controller never gives up such a pod.
+pub const FIRST_READY: &str = "statefuld.io/first-ready";
+
 /// The status of one pod on its way to the API. Dropping it gives up what was not sent.
 #[derive(Debug)]
 pub struct Reporter {
     newest: watch::Sender<Option<Arc<PodStatus>>>,
     written: watch::Receiver<Option<Arc<PodStatus>>>,
+    /// When the pod was first ready, as it is to be recorded. A status that was overtaken counts too.
+    first_ready: Arc<OnceLock<String>>,
     task: JoinHandle<()>,
 }
 
 impl Reporter {
-    /// For that pod.
-    pub fn start(client: Client, namespace: &str, name: &str, uid: &str) -> Self {
+    /// For that pod; `recorded` says that it carries [`FIRST_READY`] already.
+    pub fn start(client: Client, namespace: &str, name: &str, uid: &str, recorded: bool) -> Self {
         let (newest, incoming) = watch::channel(None);
         let (outgoing, written) = watch::channel(None);
         let api: Api<Pod> = Api::namespaced(client, namespace);
-        let task = tokio::spawn(write_all(api, name.to_owned(), uid.to_owned(), incoming, outgoing));
-        Self { newest, written, task }
+        let first_ready = Arc::new(OnceLock::new());
+        let first = (!recorded).then(|| first_ready.clone());
+        let task = tokio::spawn(write_all(api, name.to_owned(), uid.to_owned(), first, incoming, outgoing));
+        Self { newest, written, first_ready, task }
     }
 
     /// Leaves a status to be written. The same again is not written again.
     pub fn publish(&self, status: PodStatus) {
+        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "True");
+        if let Some(since) = ready.and_then(|c| c.last_transition_time.as_ref()) {
+            self.first_ready.get_or_init(|| since.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
+        }
         self.newest.send_if_modified(|newest| {
             if newest.as_deref() == Some(&status) {
                 return false;
@@ -71,6 +82,7 @@ async fn write_all(
     api: Api<Pod>,
     name: String,
     uid: String,
+    mut first_ready: Option<Arc<OnceLock<String>>>,
     mut incoming: watch::Receiver<Option<Arc<PodStatus>>>,
     written: watch::Sender<Option<Arc<PodStatus>>>,
 ) {
@@ -79,9 +91,17 @@ async fn write_all(
         loop {
             let Some(status) = incoming.borrow_and_update().clone() else { break };
             // The uid makes the server refuse the write where the name belongs to another pod by now.
-            let patch = json!({"metadata": {"uid": uid}, "status": &*status});
+            let mut patch = json!({"metadata": {"uid": uid}, "status": &*status});
+            let first = first_ready.as_ref().and_then(|at| at.get());
+            if let Some(at) = first {
+                patch["metadata"]["annotations"] = json!({FIRST_READY: at});
+            }
+            let records = first.is_some();
             match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => {
+                    if records {
+                        first_ready = None;
+                    }
                     written.send_replace(Some(status));
                     wait = RETRY_FIRST;
                     break;

@@ -131,7 +131,10 @@ enum Raised {
 impl Worker {
     /// A worker for that pod.
     pub fn new(shared: Arc<Shared>, id: Identity, pod: watch::Receiver<Option<Arc<Pod>>>) -> Self {
-        let reporter = Reporter::start(shared.client.clone(), &id.namespace, &id.name, &id.uid);
+        let recorded = pod.borrow().as_ref().is_some_and(|pod| {
+            pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(super::report::FIRST_READY))
+        });
+        let reporter = Reporter::start(shared.client.clone(), &id.namespace, &id.name, &id.uid, recorded);
         Self {
             shared,
             id,

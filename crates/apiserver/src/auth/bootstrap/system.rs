@@ -18,7 +18,8 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
                 rule(&["get", "list", "watch", "create", "update", "patch", "delete"], &[""], &["pods"]),
                 rule(change, &[""], &["pods/finalizers"]),
                 rule(READ, &[APPS], &["statefulsets"]),
-                rule(change, &[APPS], &["statefulsets/status", "statefulsets/finalizers"]),
+                // The set itself for the finalizer of ordered deletion, which the controller takes off.
+                rule(change, &[APPS], &["statefulsets", "statefulsets/status", "statefulsets/finalizers"]),
                 rule(
                     &["get", "list", "watch", "create", "update", "patch", "delete"],
                     &[APPS],

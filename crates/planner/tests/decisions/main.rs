@@ -1,12 +1,14 @@
 //! Single decisions of the planner: one fact each, on a view made by hand.
 
+mod beyond;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use statefuld_planner::{
-    Act, Answer, Blob, Call, Claim, ExecState, Failure, FailureKind, LiveSet, Management, Member, Observed, Owner,
-    Plan, Pod, PodPhase, Request, Response, Retention, Revision, Set, Status, Strategy, Unavailable, Verdict, plan,
-    step,
+    Act, Answer, Beyond, Blob, Call, Claim, ExecState, Failure, FailureKind, LiveSet, Management, Member, Observed,
+    Owner, Plan, Pod, PodPhase, Request, Response, Retention, Revision, Set, Status, Strategy, Trouble, Unavailable,
+    Verdict, plan, step,
 };
 
 const OLD: &str = "web-old";
@@ -39,6 +41,8 @@ fn set(replicas: i32) -> Set {
         meaning: data.clone(),
         data,
         status: Status { current_revision: OLD.into(), update_revision: NEW.into(), ..Status::default() },
+        service_name: String::new(),
+        beyond: Beyond::default(),
     }
 }
 
@@ -46,7 +50,7 @@ fn revision(name: &str, number: i64, data: &str) -> Revision {
     let data = Blob::new(data.as_bytes());
     let owners = vec![set(0).as_owner()];
     let (name, uid) = (name.to_owned(), format!("uid-{name}"));
-    Revision { name, uid, version: 1, number, created: 0, owners, meaning: data.clone(), data }
+    Revision { name, uid, version: 1, number, created: 0, owners, meaning: data.clone(), data, held: None }
 }
 
 fn pod(ordinal: i32, revision: &str) -> Pod {
@@ -62,6 +66,11 @@ fn pod(ordinal: i32, revision: &str) -> Pod {
         pod_name_label: Some(name.clone()),
         volumes: BTreeMap::new(),
         detail: None,
+        trouble: Trouble::None,
+        created: 0,
+        was_ready: None,
+        override_hash: None,
+        subdomain: String::new(),
         name,
     }
 }
@@ -87,6 +96,9 @@ fn acts(plan: &Plan) -> Vec<String> {
         Act::CreateClaim { name, .. } => format!("claim {name}"),
         Act::SetClaimOwners { name, owners, .. } => format!("owners {name} {}", owners.len()),
         Act::UpdatePod { name, .. } => format!("update {name}"),
+        Act::MarkClaim { name, mark, .. } => format!("mark {name} {mark:?}"),
+        Act::GrowClaim { name, .. } => format!("grow {name}"),
+        Act::LetGo { .. } => "let go".into(),
         Act::Refuse { message } => message.clone(),
     })
     .collect()
@@ -203,7 +215,17 @@ fn a_name_with_a_leading_zero_is_not_adopted() {
 }
 
 fn claim(owners: Vec<Owner>, terminating: bool) -> Claim {
-    Claim { name: "data-web-0".into(), uid: "claim".into(), version: 3, terminating, owners }
+    Claim {
+        name: "data-web-0".into(),
+        uid: "claim".into(),
+        version: 3,
+        terminating,
+        owners,
+        requested: 1,
+        reserved: false,
+        reuse: false,
+        protected: false,
+    }
 }
 
 fn with_claim(set: Set, claim: Claim, pods: impl IntoIterator<Item = Pod>) -> Vec<String> {
