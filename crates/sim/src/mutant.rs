@@ -98,7 +98,8 @@ impl Mutant {
             Self::RecreateOverlaps => {
                 if view.set.strategy == Strategy::Recreate {
                     let name = pod_name(&view.set.name, view.set.start);
-                    view.pods.retain(|m| !m.pod.terminating || m.pod.name == name);
+                    let target = Some(view.set.status.update_revision.clone());
+                    view.pods.retain(|m| !m.pod.terminating || m.pod.name == name || m.pod.revision == target);
                 }
             }
             _ => {}
