@@ -103,7 +103,9 @@ where
         let put = Op::Put { key: key.clone(), value: raw.clone(), ttl: ttl(call) };
         let warnings = std::mem::take(&mut extra.warnings);
         match commit(call, key, 0, put, extra).await? {
-            Committed::At(revision) => return Ok(Created::New(Written { raw, revision, deleted: false, name, warnings })),
+            Committed::At(revision) => {
+                return Ok(Created::New(Written { raw, revision, deleted: false, name, warnings }));
+            }
             Committed::Beaten { object: true } => return Ok(Created::Taken(name)),
             Committed::Beaten { object: false } => {}
         }
@@ -142,7 +144,13 @@ where
             Step::Write(value) => {
                 let raw = object::stored_bytes(value);
                 if raw == current.object.raw && extra.ops.is_empty() {
-                    return Ok(Written { raw, revision: was, deleted: false, name: call.target.name.clone(), warnings });
+                    return Ok(Written {
+                        raw,
+                        revision: was,
+                        deleted: false,
+                        name: call.target.name.clone(),
+                        warnings,
+                    });
                 }
                 (raw.clone(), Op::Put { key: key.clone(), value: raw, ttl: ttl(call) }, false)
             }

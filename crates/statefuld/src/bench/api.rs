@@ -266,7 +266,7 @@ async fn watches(
 
 /// Start-up, memory and writes with more and more objects.
 async fn growth(args: &cli::BenchApi, ambient: &Ambient) -> Result<Vec<Figure>> {
-    let own = OwnServer::start(scratch(ambient)?).await?;
+    let own = OwnServer::start(scratch(ambient)?, "none").await?;
     let client = connect(&own.kubeconfig()).await?;
     send(client, "POST", "/api/v1/namespaces/default/configmaps".to_owned(), configmap("sample", "none")).await?;
     let mut scratch = own.stop()?;
