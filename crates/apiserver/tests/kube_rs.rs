@@ -85,7 +85,7 @@ async fn objects_live(client: &Client) {
     let scale = Patch::Merge(json!({"spec": {"replicas": 3}}));
     let scale = sets.patch_scale("web", &PatchParams::default(), &scale).await.unwrap();
     assert_eq!(scale.spec.and_then(|s| s.replicas), Some(3));
-    assert_eq!(sets.get("web").await.unwrap().spec.unwrap().replicas, Some(3));
+    assert_eq!(sets.get("web").await.unwrap().spec.replicas, Some(3));
     sets.delete("web", &DeleteParams::background()).await.unwrap();
     maps.delete("one", &DeleteParams::default()).await.unwrap();
     assert!(maps.get_opt("one").await.unwrap().is_none());
