@@ -5,8 +5,12 @@ use serde_json::{Map, Value};
 use super::Custom;
 use crate::decode::ObjectMeta;
 use crate::resource::Resource;
-use crate::status::FieldError;
+use crate::status::{ErrorKind, FieldError};
+use crate::structural::path::JsonPath;
 use crate::structural::{self, Structural};
+
+/// What of metadata schemas and rules may speak of.
+const SEEN: [&str; 2] = ["name", "generateName"];
 
 /// Checks the metadata of an object and of objects in it, and drops unknown fields. `problem` is told the path
 /// of each; an error is a sentence with the path of a value of a wrong type.
@@ -38,7 +42,17 @@ pub fn validate_object(custom: &Custom, object: &mut Value, old: Option<&Value>)
         structural::validate(&custom.schema, object, "", &mut out);
         structural::check_lists(&custom.schema, object, "", &mut out);
     });
-    let _ = old;
+    if let Some(old) = old {
+        out.retain(|error| !is_old(error, object, old));
+    }
+    // Rules are for objects that have the shape which they were written for.
+    if out.is_empty() && custom.schema.has_validations {
+        let mut past = old.cloned();
+        if let Some(past) = &mut past {
+            apart_from_metadata_for_good(past);
+        }
+        apart_from_metadata(object, |object| structural::check_rules(&custom.schema, object, past.as_ref(), &mut out));
+    }
     if let Some(scale) = &custom.scale {
         scale.check_spec(object, &mut out);
     }
@@ -54,6 +68,29 @@ pub fn validate_status(resource: &Resource, custom: &Custom, object: &mut Value,
     out
 }
 
+/// Whether a finding is about something that an update did not touch: objects older than a rule can still be
+/// changed elsewhere.
+fn is_old(error: &FieldError, new: &Value, old: &Value) -> bool {
+    let path = match error.kind {
+        // What is missing is judged with what it is missing in.
+        ErrorKind::Required => error.field.rsplit_once('.').map_or("", |(parent, _)| parent),
+        _ => &error.field,
+    };
+    if path.is_empty() || path == "<nil>" {
+        return false;
+    }
+    let Ok(path) = JsonPath::parse(&format!(".{path}")) else { return false };
+    let (new, old) = (path.find(new), path.find(old));
+    !new.is_empty() && new == old
+}
+
+/// Leaves of an object's metadata what rules may see.
+fn apart_from_metadata_for_good(object: &mut Value) {
+    if let Some(metadata) = object.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.retain(|name, _| SEEN.contains(&name.as_str()));
+    }
+}
+
 /// Does something to an object while its metadata is away: schemas say nothing about it that would count,
 /// except restrictions of the name, which are kept.
 fn apart_from_metadata(object: &mut Value, act: impl FnOnce(&mut Value)) {
@@ -61,7 +98,7 @@ fn apart_from_metadata(object: &mut Value, act: impl FnOnce(&mut Value)) {
     let whole = members.remove("metadata");
     if let Some(whole) = &whole {
         let mut shown = Map::new();
-        for field in ["name", "generateName"] {
+        for field in SEEN {
             if let Some(value) = whole.get(field) {
                 shown.insert(field.to_owned(), value.clone());
             }

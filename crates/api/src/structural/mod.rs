@@ -18,6 +18,7 @@ use std::collections::BTreeMap;
 use regex::Regex;
 use serde_json::Value;
 
+mod cel;
 mod default;
 mod format;
 mod lists;
@@ -29,6 +30,7 @@ mod prune;
 mod tests;
 mod validate;
 
+pub use cel::{Rule, check_rules};
 pub use default::{apply_defaults, drop_nulls};
 pub use lists::check_lists;
 pub use merge::Types;
@@ -64,6 +66,10 @@ pub struct Structural {
     pub atomic_map: bool,
     /// The rules about a value.
     pub rules: Rules,
+    /// The rules in the Common Expression Language.
+    pub validations: Vec<Rule>,
+    /// Whether there are such rules here or below.
+    pub has_validations: bool,
 }
 
 /// What JSON calls the type of a value, integers apart.

@@ -3,7 +3,8 @@
 use regex::RegexBuilder;
 use serde_json::{Map, Value};
 
-use super::{Additional, Kind, ListType, Rules, Structural};
+use super::{Additional, Kind, ListType, Rule, Rules, Structural};
+use crate::status::FieldError;
 
 /// Deepest nesting of a schema.
 const MAX_DEPTH: usize = 64;
@@ -33,7 +34,7 @@ fn at_depth(schema: &Value, depth: usize) -> Result<Structural, ParseError> {
         Some(value) => Additional::Schema(Box::new(inner(value)?)),
     };
     let items = object.get("items").filter(|i| i.is_object()).map(inner).transpose()?.map(Box::new);
-    Ok(Structural {
+    let mut schema = Structural {
         kind: Kind::parse(text(object, "type")),
         nullable: flag(object, "nullable"),
         int_or_string: flag(object, "x-kubernetes-int-or-string"),
@@ -50,7 +51,29 @@ fn at_depth(schema: &Value, depth: usize) -> Result<Structural, ParseError> {
         },
         atomic_map: text(object, "x-kubernetes-map-type") == "atomic",
         rules: rules(object, depth)?,
-    })
+        validations: Vec::new(),
+        has_validations: false,
+    };
+    for (index, entry) in
+        object.get("x-kubernetes-validations").and_then(Value::as_array).into_iter().flatten().enumerate()
+    {
+        let rule = Rule::parse(entry, &schema).map_err(|mut error| {
+            error.field = format!("x-kubernetes-validations[{index}].{}", error.field);
+            ParseError::Rule(Box::new(error))
+        })?;
+        schema.validations.push(rule);
+    }
+    schema.has_validations = !schema.validations.is_empty() || has_validations(&schema);
+    Ok(schema)
+}
+
+/// Whether there are rules below a schema.
+fn has_validations(schema: &Structural) -> bool {
+    let additional = match &schema.additional {
+        Additional::Schema(inner) => Some(&**inner),
+        _ => None,
+    };
+    schema.properties.values().chain(schema.items.as_deref()).chain(additional).any(|inner| inner.has_validations)
 }
 
 /// The rules of a schema.
@@ -112,7 +135,7 @@ fn texts(object: &Map<String, Value>, name: &str) -> Vec<String> {
 }
 
 /// Why a schema cannot be compiled.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
 pub enum ParseError {
     /// A regular expression is malformed or too large; correct it.
     #[error("must be a valid regular expression, but isn't: {why}")]
@@ -122,6 +145,9 @@ pub enum ParseError {
         /// What is wrong with it.
         why: String,
     },
+    /// A rule cannot be compiled; the error says where in the schema's own entry, and why.
+    #[error("{0}")]
+    Rule(Box<FieldError>),
     /// Schemas are nested too deeply; flatten them.
     #[error("must not be nested deeper than {MAX_DEPTH} levels")]
     Depth,

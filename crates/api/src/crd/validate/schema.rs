@@ -5,7 +5,7 @@ use serde_json::{Map, Value};
 use super::text;
 use crate::crd::list;
 use crate::status::FieldError;
-use crate::structural;
+use crate::structural::{self, Rule};
 
 /// Deepest nesting.
 const MAX_DEPTH: usize = 64;
@@ -28,6 +28,10 @@ enum Place {
 pub(super) fn check(schema: &Value, path: &str, out: &mut Vec<FieldError>) {
     let before = out.len();
     Walk { out, depth: 0 }.shape(schema, path, Place::Root);
+    if out.len() > before {
+        return;
+    }
+    Walk { out, depth: 0 }.validations(schema, path);
     if out.len() > before {
         return;
     }
@@ -316,6 +320,31 @@ impl Walk<'_> {
         self.depth -= 1;
     }
 
+    /// Rules can be compiled where they stand.
+    fn validations(&mut self, schema: &Value, path: &str) {
+        let Some(object) = schema.as_object() else { return };
+        for (name, inner) in object.get("properties").and_then(Value::as_object).into_iter().flatten() {
+            self.validations(inner, &format!("{path}.properties[{name}]"));
+        }
+        for part in ["items", "additionalProperties"] {
+            if let Some(inner) = object.get(part) {
+                self.validations(inner, &format!("{path}.{part}"));
+            }
+        }
+        let rules = object.get("x-kubernetes-validations").map(list).unwrap_or_default();
+        if rules.is_empty() || self.out.len() >= MAX_ERRORS {
+            return;
+        }
+        // Those below were looked at just now: each rule is compiled once.
+        let shape = structural::parse(&without_rules(schema)).unwrap_or_default();
+        for (index, entry) in rules.iter().enumerate() {
+            if let Err(mut error) = Rule::parse(entry, &shape) {
+                error.field = format!("{path}.x-kubernetes-validations[{index}].{}", error.field);
+                self.out.push(error);
+            }
+        }
+    }
+
     /// Defaults are what they are defaults of.
     fn defaults(&mut self, schema: &Value, path: &str) {
         let Some(object) = schema.as_object() else { return };
@@ -348,6 +377,20 @@ impl Walk<'_> {
                 self.defaults(inner, &format!("{path}.{part}"));
             }
         }
+    }
+}
+
+/// A schema without its rules.
+fn without_rules(schema: &Value) -> Value {
+    match schema {
+        Value::Object(object) => object
+            .iter()
+            .filter(|(name, value)| !(name.as_str() == "x-kubernetes-validations" && value.is_array()))
+            .map(|(name, value)| (name.clone(), without_rules(value)))
+            .collect::<Map<_, _>>()
+            .into(),
+        Value::Array(items) => items.iter().map(without_rules).collect(),
+        other => other.clone(),
     }
 }
 
