@@ -4,7 +4,6 @@
 //! of each loop inside a call of [`ROUND`]. Both take from a budget, and fail for good when it is spent.
 
 use std::cell::Cell;
-use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 

@@ -47,7 +47,7 @@ impl std::fmt::Debug for Rule {
 impl Rule {
     /// Compiles one entry of `x-kubernetes-validations` for values of this schema. Errors name the field of the
     /// entry that is wrong.
-    pub(super) fn parse(entry: &Value, schema: &Structural) -> Result<Self, FieldError> {
+    pub(crate) fn parse(entry: &Value, schema: &Structural) -> Result<Self, FieldError> {
         let word = |name: &str| entry.get(name).and_then(Value::as_str).unwrap_or_default().to_owned();
         let (text, expression) = (word("rule"), word("messageExpression"));
         if text.trim().is_empty() {
@@ -117,6 +117,10 @@ impl Rule {
                 let bad =
                     (!matches!(self.reason, ErrorKind::Required | ErrorKind::Forbidden)).then(|| Value::from(kind));
                 Some(FieldError::new(self.reason, at, bad, message))
+            }
+            Ok(budget::Answer::Text(_)) => {
+                let why = format!("rule evaluation error: the rule must evaluate to a bool for rule: {}", self.text);
+                Some(FieldError::invalid(path, kind, why))
             }
             Err(budget::Failure::Spent) => {
                 let why = format!(
