@@ -440,7 +440,7 @@ mod tests {
         assert_eq!(registry.all().len(), BUILTIN.len());
         let groups = registry.group_versions();
         assert_eq!(groups.first(), Some(&(String::new(), "v1".to_owned())));
-        assert_eq!(groups.len(), 13);
+        assert_eq!(groups.len(), 14);
         let listed: usize = groups.iter().map(|(g, v)| registry.in_group_version(g, v).len()).sum();
         assert_eq!(listed, BUILTIN.len());
     }

@@ -112,9 +112,8 @@ fn content_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
     if resource.custom.is_none() && resource.group != SNAPSHOTS {
         return new["spec"] != old["spec"];
     }
-    let counts = |name: &str| {
-        !matches!(name, "metadata" | "apiVersion" | "kind") && !(name == "status" && resource.has_status())
-    };
+    let counts =
+        |name: &str| !(matches!(name, "metadata" | "apiVersion" | "kind") || name == "status" && resource.has_status());
     let content = |object: &Value| -> Map<String, Value> {
         let members = object.as_object().into_iter().flatten();
         members.filter(|(name, _)| counts(name)).map(|(name, value)| (name.clone(), value.clone())).collect()

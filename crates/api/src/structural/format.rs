@@ -182,14 +182,14 @@ fn isbn10(text: &str) -> bool {
         _ => return false,
     };
     let sum: u32 = bare[..9].iter().zip(1..).map(|(b, n)| n * u32::from(b - b'0')).sum();
-    (sum + 10 * last) % 11 == 0
+    (sum + 10 * last).is_multiple_of(11)
 }
 
 /// A book number.
 fn isbn13(text: &str) -> bool {
     digits(text).is_some_and(|d| {
         let sum: u32 = d.iter().enumerate().map(|(i, n)| u32::from(*n) * if i % 2 == 0 { 1 } else { 3 }).sum();
-        d.len() == 13 && sum % 10 == 0
+        d.len() == 13 && sum.is_multiple_of(10)
     })
 }
 
@@ -204,7 +204,7 @@ fn luhn(digits: &[u8]) -> bool {
     let double = |n: u32| if n > 4 { n * 2 - 9 } else { n * 2 };
     let sum: u32 =
         digits.iter().rev().enumerate().map(|(i, d)| if i % 2 == 1 { double((*d).into()) } else { (*d).into() }).sum();
-    sum % 10 == 0
+    sum.is_multiple_of(10)
 }
 
 /// Whether all characters are hexadecimal digits.

@@ -149,7 +149,7 @@ fn keeps_claims(call: &Call, new: &Value, old: &Value, now: &Asked, before: &Ask
         Err(Box::new(Status::forbidden("apps", "statefulsets", text(new, "name"), why)))
     };
     let deletes =
-        |set: &Value, when: &str| set["spec"]["persistentVolumeClaimRetentionPolicy"][when] == Value::from("Delete");
+        |set: &Value, when: &str| set["spec"]["persistentVolumeClaimRetentionPolicy"][when] == "Delete";
     for when in ["whenDeleted", "whenScaled"] {
         if deletes(new, when) && !deletes(old, when) {
             return refuse(&format!("spec.persistentVolumeClaimRetentionPolicy.{when} may not become Delete"));

@@ -296,7 +296,7 @@ impl Walk<'_> {
             let path = format!("{path}.properties[{name}]");
             let shape = match (&outer["properties"][name.as_str()], &outer["additionalProperties"]) {
                 (Value::Null, Value::Null) if outer["x-kubernetes-preserve-unknown-fields"] != true => {
-                    if !(name == "metadata") {
+                    if name != "metadata" {
                         self.out.push(FieldError::required(path.clone(), "must be specified outside of value validations, too: it is not among the properties of the schema around it"));
                     }
                     &Value::Null

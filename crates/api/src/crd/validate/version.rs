@@ -71,8 +71,8 @@ fn subresources(part: &Value, _: &Value, path: &str, out: &mut Vec<FieldError>) 
             out.push(FieldError::invalid(path, given, "must be a simple json path starting with ."));
         } else if !is_simple(given) {
             out.push(FieldError::invalid(path, given, "must be a json path in the dot notation"));
-        } else if !given.starts_with(&format!("{root}."))
-            && !(field == "labelSelectorPath" && given.starts_with(".spec."))
+        } else if !(given.starts_with(&format!("{root}."))
+            || field == "labelSelectorPath" && given.starts_with(".spec."))
         {
             let roots = if required { root.to_owned() } else { ".spec or .status".to_owned() };
             out.push(FieldError::invalid(path, given, format!("should be a json path under {roots}")));
