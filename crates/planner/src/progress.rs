@@ -115,7 +115,7 @@ fn state(view: &View<'_>) -> State {
     };
     let elapsed = (view.now - base).max(0);
     let outside = |p: &&Pod| p.trouble == Trouble::Outside || view.is_lost(p);
-    if waiting.iter().all(|p| outside(p)) {
+    if waiting.iter().all(outside) {
         return State::Paused { elapsed, pod: waiting[0].name.clone() };
     }
     if elapsed >= deadline {

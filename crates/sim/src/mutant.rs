@@ -95,12 +95,10 @@ impl Mutant {
                 }
             }),
             Self::ReservedFilled => view.set.beyond.reserved = planner::Reserved::default(),
-            Self::RecreateOverlaps => {
-                if view.set.strategy == Strategy::Recreate {
-                    let name = pod_name(&view.set.name, view.set.start);
-                    let target = Some(view.set.status.update_revision.clone());
-                    view.pods.retain(|m| !m.pod.terminating || m.pod.name == name || m.pod.revision == target);
-                }
+            Self::RecreateOverlaps if view.set.strategy == Strategy::Recreate => {
+                let name = pod_name(&view.set.name, view.set.start);
+                let target = Some(view.set.status.update_revision.clone());
+                view.pods.retain(|m| !m.pod.terminating || m.pod.name == name || m.pod.revision == target);
             }
             _ => {}
         }

@@ -148,8 +148,7 @@ fn keeps_claims(call: &Call, new: &Value, old: &Value, now: &Asked, before: &Ask
         let why = format!("it is protected: {why}; clear the annotation statefuld.io/protect first");
         Err(Box::new(Status::forbidden("apps", "statefulsets", text(new, "name"), why)))
     };
-    let deletes =
-        |set: &Value, when: &str| set["spec"]["persistentVolumeClaimRetentionPolicy"][when] == "Delete";
+    let deletes = |set: &Value, when: &str| set["spec"]["persistentVolumeClaimRetentionPolicy"][when] == "Delete";
     for when in ["whenDeleted", "whenScaled"] {
         if deletes(new, when) && !deletes(old, when) {
             return refuse(&format!("spec.persistentVolumeClaimRetentionPolicy.{when} may not become Delete"));

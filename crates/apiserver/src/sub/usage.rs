@@ -72,7 +72,7 @@ pub(crate) async fn answer(call: Call) -> Outcome<Response<Body>> {
 
 /// The shelf of the kind whose use is asked for.
 fn shelf(call: &Call, plural: &str) -> Outcome<Arc<Shelf>> {
-    let found = call.shared.cache.named("", plural).map(|shelf| Arc::clone(&shelf));
+    let found = call.shared.cache.named("", plural);
     found.ok_or_else(|| Box::new(Status::path_not_found()))
 }
 

@@ -21,6 +21,11 @@ pub(super) fn meaning(data: &Value) -> Blob {
         meta.remove("creationTimestamp");
     }
     let is_empty = |v: Option<&Value>| v.and_then(Value::as_object).is_some_and(serde_json::Map::is_empty);
+    if let Some(template) = template.as_object_mut()
+        && is_empty(template.get("metadata"))
+    {
+        template.remove("metadata");
+    }
     if let Some(spec) = template["spec"].as_object_mut() {
         if is_empty(spec.get("securityContext")) {
             spec.remove("securityContext");

@@ -130,7 +130,7 @@ async fn what_is_protected_is_not_deleted_and_its_claims_are_marked() {
         assert_eq!(code(claims.delete("data-web-0", &params).await.expect_err("so is its claim")), 403);
     }
     let all = sets.delete_collection(&DeleteParams::default(), &ListParams::default()).await;
-    assert_eq!(code(all.err().expect("one is protected")), 403);
+    assert_eq!(code(all.expect_err("one is protected")), 403);
     let namespaces: Api<k8s_openapi::api::core::v1::Namespace> = Api::all(cluster.client.clone());
     let refused = namespaces.delete(cluster::NAMESPACE, &DeleteParams::default()).await.expect_err("it holds them");
     assert!(refused.to_string().contains("is protected"), "{refused}");

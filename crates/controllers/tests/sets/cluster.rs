@@ -56,7 +56,8 @@ impl Cluster {
         let mut options = Options::new(store.expect("an empty store opens"), ambient.clone());
         options.authorizer = AuthorizerChoice::AllowAll;
         let api = ApiServer::start(options).await.expect("an API over an empty store starts");
-        let client = Client::new(api.client(Identity::node(NODE)), NAMESPACE);
+        // User, scheduler and node in one.
+        let client = Client::new(api.client(Identity::user("admin", &["system:masters"])), NAMESPACE);
         let kubelet = Kubelet::default();
         let cluster = Self {
             client,
@@ -266,7 +267,7 @@ pub(crate) fn web(replicas: i32) -> Value {
             "replicas": replicas, "serviceName": "web", "selector": {"matchLabels": {"app": "web"}},
             "template": {
                 "metadata": {"labels": {"app": "web"}},
-                "spec": {"containers": [{"name": "main", "image": "sample:1"}]},
+                "spec": {"automountServiceAccountToken": false, "containers": [{"name": "main", "image": "sample:1"}]},
             },
             "volumeClaimTemplates": [{
                 "metadata": {"name": "data"},

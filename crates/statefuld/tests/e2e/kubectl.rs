@@ -18,7 +18,10 @@ struct Row {
 }
 
 /// Rows whose lines do not end by themselves, and what tries them.
-const BY_HAND: &[(&str, fn(&Instance))] = &[
+/// A row of the table, and what shows it.
+type ByHand = (&'static str, fn(&Instance));
+
+const BY_HAND: &[ByHand] = &[
     ("attach", attach),
     ("exec", exec),
     ("get --watch", watch),
