@@ -99,17 +99,13 @@ async fn an_override_reaches_one_pod_and_its_change_replaces_that_pod_only() {
     cluster.create(annotated(2, with("one"))).await;
     cluster.settled("web").await;
     let env = async |name: &str| {
-        let pod = cluster.pods().get(name).await.expect("it is there");
-        let env = pod.spec.unwrap_or_default().containers.remove(0).env.unwrap_or_default();
+        let pod = cluster.pods().get_opt(name).await.expect("the API answers").unwrap_or_default();
+        let env = pod.spec.unwrap_or_default().containers.pop().and_then(|container| container.env).unwrap_or_default();
         env.into_iter().find(|e| e.name == "ROLE").and_then(|e| e.value)
     };
     assert_eq!((env("web-0").await, env("web-1").await), (None, Some("one".to_owned())));
     cluster.patch("web", json!({"metadata": {"annotations": with("two")}})).await;
-    eventually("web-1 is made again", async || {
-        let pod = cluster.pods().get_opt("web-1").await.expect("the API answers");
-        pod.is_some() && env("web-1").await == Some("two".to_owned())
-    })
-    .await;
+    eventually("web-1 is made again", async || env("web-1").await == Some("two".to_owned())).await;
     cluster.settled("web").await;
     assert_eq!(cluster.kubelet.history()[2..], ["-web-1", "+web-1"]);
 }
