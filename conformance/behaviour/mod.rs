@@ -20,28 +20,12 @@ use serde_json::Value;
 use crate::runner::{Body, Named};
 use crate::target::Running;
 
-/// Scenarios that do not come to an end yet; they are not played until they do.
-const PENDING: [&str; 8] = [
-    "delete-and-recreate-while-terminating",
-    "name-taken-by-other-owner",
-    "ordered-failed",
-    "ordered-failed-again-and-again",
-    "ordered-failed-behind-unready",
-    "parallel-name-taken",
-    "pod-succeeded",
-    "released-by-label",
-];
-
 /// One case per scenario.
 pub(crate) fn cases() -> Vec<Named> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../conformance/behaviour/scenarios");
     let files = std::fs::read_dir(&folder).unwrap_or_else(|e| panic!("{}: {e}", folder.display()));
     let files = files.map(|file| file.expect("the folder can be read").path());
-    let mut cases: Vec<_> = files
-        .filter(|file| file.extension().is_some_and(|e| e == "json"))
-        .filter(|file| !PENDING.iter().any(|name| file.file_stem().is_some_and(|stem| stem == *name)))
-        .map(case)
-        .collect();
+    let mut cases: Vec<_> = files.filter(|file| file.extension().is_some_and(|e| e == "json")).map(case).collect();
     for (name, check) in [
         ("order_counts", compare::check::order_counts as fn()),
         ("rules_forgive_no_more_than_they_name", compare::check::rules_forgive_no_more_than_they_name),

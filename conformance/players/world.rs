@@ -117,7 +117,7 @@ impl World {
         self.shared.pods.subscribe()
     }
 
-    /// What was seen until now.
+    /// What was seen until now. One at a time in a statement: the guard of the first lasts to the statement's end.
     pub(crate) fn look(&self) -> MutexGuard<'_, Seen> {
         self.shared.seen.lock().expect("nobody panics while holding it")
     }

@@ -157,7 +157,8 @@ async fn max_unavailable(stage: &Stage, policy: &str) -> Verdict {
     stage.patch(Kind::Sets, "web", &image("v2")).await?;
     stage.wait("two are replaced", |seen| traced(seen, "-").len() == 2 && seen.all(Kind::Pods).count() >= 2).await?;
     stage.quiet().await?;
-    let (gone, web_0) = (traced(&stage.world.look(), "-"), stage.world.look().get(Kind::Pods, "web-0").cloned());
+    let gone = traced(&stage.world.look(), "-");
+    let web_0 = stage.world.look().get(Kind::Pods, "web-0").cloned();
     ensure(gone.len() == 2 && !gone.contains(&"web-0".to_owned()), || format!("the two topmost went: {gone:?}"))?;
     ensure(web_0.is_some_and(|pod| ready(&pod) && !terminating(&pod)), || "web-0 stays available".into())?;
     stage.kubelet.rule(json!({"image": "v2", "ready": true}));
