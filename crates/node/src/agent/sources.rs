@@ -139,6 +139,8 @@ mod tests {
             secrets: set(&["s1", "s2", "s3"]),
             claims: set(&["data"]),
             tokens: [Wish { audience: "vault".into(), life_s: 600 }].into(),
+            // Pods that name no account run as the namespace's own.
+            holder: Holder { account: "default".into(), ..Holder::default() },
             ..Needs::default()
         };
         assert_eq!(needs, expected);
