@@ -99,19 +99,8 @@ async fn partition_one(stage: &Stage) -> Verdict {
 
 /// "… with failing container": its object lingers behind a finalizer.
 async fn partition_one_finalizer(stage: &Stage) -> Verdict {
-    stage.create(Kind::Sets, &set("web", 3, partition(1))).await?;
-    settled(stage).await?;
-    let first = revisions(&stage.world.look(), "web").0;
+    let (first, _) = updated_to_partition_one(stage).await?;
     stage.patch(Kind::Pods, "web-0", &json!({"metadata": {"finalizers": ["example.com/hold"]}})).await?;
-    stage.patch(Kind::Sets, "web", &image("v2")).await?;
-    stage
-        .wait("1 and 2 are new", |seen| {
-            let update = revisions(seen, "web").1;
-            update != first
-                && all_ready(seen, &THREE)
-                && ["web-1", "web-2"].iter().all(|pod| revision_of(seen, pod) == update)
-        })
-        .await?;
     let before = stage.pod_uid("web-0")?;
     stage.delete(Kind::Pods, "web-0").await?;
     stage.report("web-0", "Failed", false).await?;

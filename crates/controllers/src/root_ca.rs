@@ -19,12 +19,10 @@ use crate::work::{self, Stop, call, name, namespace};
 const NAME: &str = "kube-root-ca.crt";
 /// Its key.
 const KEY: &str = "ca.crt";
-/// Tells people what it is good for, in upstream's words.
+/// Tells people what it is good for.
 const DESCRIPTION: (&str, &str) = (
     "kubernetes.io/description",
-    "Contains a CA bundle that can be used to verify the kube-apiserver when using internal endpoints such as the \
-     internal service IP or kubernetes.default.svc. No other usage is guaranteed across distributions of Kubernetes \
-     clusters.",
+    "The certificate by which programs in pods know this API server, at kubernetes.default.svc and its service address.",
 );
 /// Namespaces worked on at once.
 const WORKERS: usize = 4;
