@@ -58,10 +58,10 @@ impl std::fmt::Debug for Token {
 /// Whose tokens, and which pod they end with.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Holder {
-    namespace: String,
-    account: String,
-    pod: String,
-    uid: String,
+    pub(super) namespace: String,
+    pub(super) account: String,
+    pub(super) pod: String,
+    pub(super) uid: String,
 }
 
 impl Holder {
