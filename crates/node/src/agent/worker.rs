@@ -212,9 +212,9 @@ impl Worker {
             let error = match Shim::connect(&dir).await {
                 Ok(shim) => {
                     self.state = shim.state().await.ok();
-                    // Created and never started, because the agent died in between: it may have no network.
                     // How old its tokens are is not known any more.
                     self.renew_at = Some(self.shared.ambient.boottime());
+                    // Created and never started, because the agent died in between: it may have no network.
                     let unborn = self.state.as_ref().is_some_and(|s| s.phase == Phase::Created);
                     return if unborn { Found::Remains } else { Found::Living(shim) };
                 }

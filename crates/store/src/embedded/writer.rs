@@ -281,12 +281,6 @@ impl Writer {
 
     /// Makes work durable, lets it be seen and answers; or, if there is no room, refuses it. An error is for good.
     fn write(&mut self, work: Work) -> Result<(), String> {
-        // Whoever waits for an answer must find the store closed already when it does not come.
-        let result = self.try_write(work);
-        result.inspect_err(|why| self.shared.close(why))
-    }
-
-    fn try_write(&mut self, work: Work) -> Result<(), String> {
         let mut file = match std::mem::replace(&mut self.file, File::Gone) {
             File::Open(file) => file,
             full @ File::Full(..) => {
@@ -294,7 +288,7 @@ impl Writer {
                 self.refuse(work);
                 return Ok(());
             }
-            File::Gone => return Err("the file is gone".into()),
+            File::Gone => return Err(self.lost("the file is gone".into())),
         };
         let before = self.shared.state().revision;
         let revision = work.records.last().map_or(before, |record| record.revision);
@@ -305,7 +299,7 @@ impl Writer {
             return Ok(());
         };
         drop(changes);
-        let recovery = file.give_up(before).map_err(|why| format!("a commit failed: {error}; {why}"))?;
+        let recovery = file.give_up(before).map_err(|why| self.lost(format!("a commit failed: {error}; {why}")))?;
         tracing::warn!(%error, "a commit found the disk full");
         // At once, so that a trace of the failed commit is found before anything else happens.
         self.file = File::Full(Box::new(recovery), Some(work));
@@ -335,8 +329,14 @@ impl Writer {
                 self.file = File::Full(recovery, work);
                 Ok(())
             }
-            Err(why) => Err(format!("the file cannot be opened again after the disk was full: {why}")),
+            Err(why) => Err(self.lost(format!("the file cannot be opened again after the disk was full: {why}"))),
         }
+    }
+
+    /// Closes the store for good while those who wait for an answer still wait: when none comes, they find it closed.
+    fn lost(&self, why: String) -> String {
+        self.shared.close(&why);
+        why
     }
 
     /// What is durable is seen, then answered.
