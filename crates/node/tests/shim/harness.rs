@@ -107,11 +107,12 @@ impl TestPod {
         wait_for(&shim, |state| state.phase == Phase::Finished).await
     }
 
-    /// The texts that a start of a container printed.
+    /// The texts that a start of a container printed. A line that is being written just now is left out.
     pub(crate) fn printed(&self, container: &str, restart: u32) -> Vec<String> {
         let path = statefuld_node::log::path(&self.spec.log.dir, container, restart);
         let bytes = fs::read(path).unwrap_or_default();
-        let lines = bytes.split_inclusive(|b| *b == b'\n').map(|line| Line::parse(line).unwrap());
+        let whole = bytes.split_inclusive(|b| *b == b'\n').filter(|line| line.ends_with(b"\n"));
+        let lines = whole.map(|line| Line::parse(line).unwrap());
         lines.map(|line| String::from_utf8_lossy(line.text).into_owned()).collect()
     }
 }
