@@ -1,0 +1,161 @@
+//! From a pod to what its shim is told: everything resolved, nothing of Kubernetes left.
+//!
+//! Pure but for the machine's user list. What this version cannot carry out is refused in words: a field is
+//! honoured, refused here, or listed in `docs/podspec.md` as accepted without effect; never dropped in silence.
+//!
+//! | module | from a pod to |
+//! |---|---|
+//! | `root` | what each container sees as `/`, and its command |
+//! | `life` | when containers start again, and how they end |
+//! | `user` | whom each container runs as |
+//! | `resources` | limits, quality of service, who is killed first when memory runs out |
+//! | `refuse` | what this version does not carry out |
+
+mod life;
+mod refuse;
+mod resources;
+mod root;
+mod user;
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+
+use super::env;
+use super::sources::Fetched;
+use crate::config::Config;
+use crate::network::files;
+use crate::shim::spec::{BackOff, Capabilities, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
+use crate::volume::{self, Ready};
+pub use resources::qos_class;
+pub use root::{HOST_CLASS, SAMPLE_IMAGE, needs_sample, on_host_root};
+
+/// Grace period where neither pod nor deletion names one.
+pub const DEFAULT_GRACE_S: i64 = 30;
+
+/// What a translation is made from.
+#[derive(Debug)]
+pub struct Inputs<'a> {
+    /// The pod, with its addresses in its status.
+    pub pod: &'a Pod,
+    /// The node.
+    pub config: &'a Config,
+    /// What the pod names.
+    pub fetched: &'a Fetched,
+    /// Its volumes.
+    pub volumes: &'a BTreeMap<String, Ready>,
+    /// The built-in image's folder, where the pod needs it.
+    pub sample: Option<&'a Path>,
+    /// The epoch of its binding.
+    pub epoch: u64,
+    /// Incarnation of the first container started in this sandbox.
+    pub incarnation: u64,
+    /// Restarts by container before this sandbox.
+    pub restarts: &'a BTreeMap<String, u32>,
+}
+
+/// A container that cannot be started as its pod says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Which; empty where it is the whole pod.
+    pub container: String,
+    /// The reason for its waiting, in upstream's words.
+    pub reason: &'static str,
+    /// One sentence.
+    pub message: String,
+}
+
+/// What the shim is told.
+pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
+    let pod = inputs.pod;
+    let spec = pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
+    refuse::unsupported(spec)?;
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    let (namespace, name, uid) = (text(&pod.metadata.namespace), text(&pod.metadata.name), text(&pod.metadata.uid));
+    let pod_dir = inputs.config.pod_dir(&uid);
+    let mut containers = Vec::new();
+    for container in spec.init_containers.iter().flatten() {
+        let sidecar = container.restart_policy.as_deref() == Some("Always");
+        containers.push(one(inputs, spec, container, if sidecar { Role::Sidecar } else { Role::Init })?);
+    }
+    for container in &spec.containers {
+        containers.push(one(inputs, spec, container, Role::Main)?);
+    }
+    let grace_s = spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_S);
+    Ok(ShimSpec {
+        hostname: files::hostname(pod),
+        domainname: None,
+        epoch: inputs.epoch,
+        incarnation_base: inputs.incarnation,
+        restart_policy: life::restart_policy(spec),
+        back_off: BackOff::default(),
+        grace_ms: u64::try_from(grace_s).unwrap_or(0).saturating_mul(1000),
+        log: LogSpec::new(inputs.config.pod_logs(&namespace, &name, &uid)),
+        cgroup: format!("{}/pod-{uid}", inputs.config.cgroup_root),
+        limits: resources::of_pod(spec),
+        hosts_file: Some(pod_dir.join("hosts")),
+        resolv_conf: Some(pod_dir.join("resolv.conf")),
+        host_network: spec.host_network == Some(true),
+        host_root: HostRoot { masked: vec![inputs.config.data_dir.clone()], upper_dir: pod_dir.join("root") },
+        containers,
+        namespace,
+        name,
+        uid,
+    })
+}
+
+/// What the shim is told of an ephemeral container; `inputs` are of a pod that has it alone.
+pub fn ephemeral(inputs: &Inputs<'_>, container: &Container, target: Option<String>) -> Result<ContainerSpec, Refusal> {
+    let spec = inputs.pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
+    Ok(ContainerSpec { target, ..one(inputs, spec, container, Role::Ephemeral)? })
+}
+
+/// All containers of a pod, init containers first.
+pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
+    spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -> Result<ContainerSpec, Refusal> {
+    let refuse = |message: String| config_error(&container.name, message);
+    let environment = env::variables(inputs.pod, container, inputs.fetched).map_err(refuse)?;
+    let lookup = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+    let expand = |text: &str| env::expand(text, lookup);
+    let (root, argv) = root::root_and_argv(inputs, spec, container, expand)?;
+    let mounts = volume::mounts(container, inputs.volumes, expand).map_err(|e| refuse(e.to_string()))?;
+    let security = container.security_context.clone().unwrap_or_default();
+    let user = user::of(inputs.pod, spec, container, &security)?;
+    Ok(ContainerSpec {
+        name: container.name.clone(),
+        role,
+        root,
+        argv,
+        env: environment.clone(),
+        cwd: container.working_dir.clone().unwrap_or_default(),
+        mounts,
+        user,
+        capabilities: Capabilities {
+            add: security.capabilities.as_ref().and_then(|c| c.add.clone()).unwrap_or_default(),
+            drop: security.capabilities.as_ref().and_then(|c| c.drop.clone()).unwrap_or_default(),
+        },
+        privileged: security.privileged == Some(true),
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        read_only_root: security.read_only_root_filesystem == Some(true),
+        tty: container.tty == Some(true),
+        stdin: container.stdin == Some(true),
+        stdin_once: container.stdin_once == Some(true),
+        target: None,
+        limits: resources::of_container(container),
+        oom_score_adj: Some(resources::oom_score(spec, container)),
+        pre_stop: life::pre_stop(container)?,
+        stop_signal: life::stop_signal(container)?,
+        restart_count_base: inputs.restarts.get(&container.name).copied().unwrap_or(0),
+    })
+}
+
+fn config_error(container: &str, message: String) -> Refusal {
+    Refusal { container: container.to_owned(), reason: "CreateContainerConfigError", message }
+}
+
+#[cfg(test)]
+mod tests;
