@@ -48,8 +48,11 @@ fn lint() -> Result<()> {
     licences::check()
 }
 
+/// Without what `cargo run` has told this program of itself: build scripts look at it, and would run again for a cargo that
+/// is called by hand.
 fn cargo(arguments: &[&str]) -> Command {
     let mut command = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    command.env_remove("CARGO_MANIFEST_DIR").env_remove("CARGO_MANIFEST_PATH");
     command.args(arguments);
     command
 }

@@ -24,12 +24,14 @@
 //! | `encoding` | compression, and answers that the client has already |
 //! | `gate` | how many requests at once, and how many of one client |
 //! | [`audit`] | who asked for what |
+//! | [`carry`] | what of a backup goes into a store that takes the backed-up one's place |
 //! | [`auth`] | who asks, and what they may do |
 //! | [`listen`], [`tls`] | the TLS listener and the certificate authority |
 //! | `streams` | logs, exec, attach and port-forward: from HTTP to a node's agent |
 
 pub mod audit;
 pub mod auth;
+pub mod carry;
 pub mod listen;
 pub mod tls;
 

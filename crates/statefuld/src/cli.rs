@@ -1,5 +1,8 @@
 //! The command line: every command and flag, said once. Help is generated from it.
 
+mod host;
+mod volume;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -10,6 +13,9 @@ use controllers::roster::Selection;
 
 use crate::place;
 use crate::ranges::{Cidr, PortRange};
+
+pub use host::{Backup, Completions, Doctor, Host, Init, Install, Man, Restore, ServiceStop, Uninstall};
+pub use volume::{Volume, VolumeExport, VolumeImport, VolumeInspect, VolumeList, VolumeWhat};
 
 /// Kubernetes StatefulSets without Kubernetes.
 #[derive(Debug, Parser)]
@@ -34,8 +40,13 @@ pub enum Command {
     Why(Why),
     /// Serve the API and run controllers, without being a node
     Server(Serve),
+    /// Claims and their folders: look, take data over, give it away
+    Volume(Volume),
     /// Measure this machine with this program
     Bench(Bench),
+    /// About the machine itself
+    #[command(flatten)]
+    Host(Host),
     /// Serve until told to stop (what `up --detach` runs in the background)
     #[command(hide = true)]
     Daemon(Daemon),

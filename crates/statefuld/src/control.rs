@@ -1,9 +1,9 @@
-//! The socket over which `statefuld down` and a detaching `up` speak to the daemon.
+//! The socket over which `statefuld down`, `backup` and a detaching `up` speak to the daemon.
 //!
 //! One connection, one request: a line of JSON that begins with magic and version; then lines of JSON back until
 //! [`Answer::Done`] or [`Answer::Failed`]. The socket lies in the data directory, for root alone.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -38,6 +38,12 @@ pub enum Request {
     Down {
         /// Leave the pods running.
         keep_pods: bool,
+    },
+    /// Write the state of the API into a file.
+    #[serde(rename_all = "camelCase")]
+    Backup {
+        /// Where to, absolute.
+        file: PathBuf,
     },
 }
 

@@ -9,6 +9,7 @@
 //! same without agent and pods.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -31,9 +32,11 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::backup;
 use crate::cli;
 use crate::control::{self, Answer, Call, Request};
 use crate::inside::{self, Inside};
+use crate::install::notify;
 use crate::place::{DataDir, Lock};
 use crate::say;
 
@@ -162,6 +165,9 @@ impl Daemon {
                     Some(Call { request: Request::Ready, answers }) => {
                         Call::finish(&answers, Answer::Done).await;
                     }
+                    Some(Call { request: Request::Backup { file }, answers }) => {
+                        tokio::spawn(self.back_up(file, answers));
+                    }
                     Some(Call { request: Request::Down { keep_pods }, answers }) => {
                         let result = self.stop(keep_pods, &mut signals).await;
                         let last = match &result {
@@ -188,8 +194,25 @@ impl Daemon {
         }
     }
 
+    /// Writes a backup while everything goes on.
+    fn back_up(&self, file: PathBuf, answers: mpsc::Sender<Answer>) -> impl Future<Output = ()> + Send + 'static {
+        let (store, data, ambient) = (self.store.clone(), self.data.clone(), self.ambient.clone());
+        async move {
+            let last = match backup::take(store, data, &ambient, file).await {
+                Ok(said) => {
+                    // Whoever asked may have gone; the backup is there all the same.
+                    let _ = answers.send(Answer::Progress(said)).await;
+                    Answer::Done
+                }
+                Err(error) => Answer::Failed(format!("{error:#}")),
+            };
+            Call::finish(&answers, last).await;
+        }
+    }
+
     /// Stops in order. A second interrupt while pods stop leaves the rest of them running.
     async fn stop(mut self, keep_pods: bool, signals: &mut Signals) -> Result<()> {
+        notify::stopping();
         self.term.end();
         let settled = async { while self.controllers.join_next().await.is_some() {} };
         if tokio::time::timeout(SETTLE_LIMIT, settled).await.is_err() {
@@ -226,6 +249,7 @@ impl Daemon {
 pub async fn run(args: cli::Daemon) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let daemon = Daemon::start(Parts::all(&args.instance, &args.start), Ambient::system()).await?;
+    notify::ready(&daemon.url());
     daemon.serve(signals, || {}).await?;
     Ok(ExitCode::SUCCESS)
 }
@@ -335,7 +359,7 @@ fn cannot_listen(address: SocketAddr) -> String {
     format!("{address} cannot be listened on; choose another with --listen ADDRESS:PORT (port 0 picks a free one)")
 }
 
-async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedded>, oneshot::Receiver<String>)> {
+pub async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedded>, oneshot::Receiver<String>)> {
     let path = data.store();
     let parent = path.parent().expect("the store lies in a folder");
     std::fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;

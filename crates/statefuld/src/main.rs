@@ -3,10 +3,15 @@
 //! | module | holds |
 //! |---|---|
 //! | `cli` | every command and flag |
+//! | `backup` | the API's state in a file, and back |
+//! | `doctor` | whether the machine is good for pods |
+//! | `install` | systemd's and OpenRC's service |
+//! | `manual` | manual pages and completions, from the command line's definitions |
 //! | `plan` | what applying would lead to |
 //! | `why` | what waits, for what, and what would unblock it |
 //! | `connect` | the server that a command is about |
 //! | `up`, `down`, `server`, `bench` | the commands |
+//! | `volume` | claims and their folders |
 //! | `daemon` | the parts, put together; start and stop |
 //! | `ranges` | address and port ranges, as flags give them |
 //! | `place` | the data directory and its lock |
@@ -21,20 +26,25 @@
 #![allow(unreachable_pub, reason = "in a program, pub says that other modules use it")]
 
 mod apply;
+mod backup;
 mod bench;
 mod cli;
 mod connect;
 mod control;
 mod daemon;
+mod doctor;
 mod down;
 mod inside;
+mod install;
 mod manifest;
+mod manual;
 mod place;
 mod plan;
 mod ranges;
 mod say;
 mod server;
 mod up;
+mod volume;
 mod watch;
 mod why;
 
@@ -63,8 +73,10 @@ fn main() -> ExitCode {
             Command::Plan(plan) => plan::run(plan).await,
             Command::Why(why) => why::run(why).await,
             Command::Server(server) => server::run(server).await,
+            Command::Volume(volume) => volume::run(volume).await,
             Command::Bench(bench) => bench::run(bench).await,
             Command::Daemon(daemon) => daemon::run(daemon).await,
+            Command::Host(host) => on_host(host).await,
         }
     });
     // What still runs belongs to a daemon that has stopped: nothing worth waiting for.
@@ -72,6 +84,20 @@ fn main() -> ExitCode {
     match result {
         Ok(code) => code,
         Err(error) => fail(&format!("{error:#}")),
+    }
+}
+
+/// Commands about the machine itself.
+async fn on_host(command: cli::Host) -> anyhow::Result<ExitCode> {
+    match command {
+        cli::Host::Doctor(doctor) => doctor::run(doctor).await,
+        cli::Host::Install(args) => install::install(args),
+        cli::Host::Uninstall(args) => install::undo(args).await,
+        cli::Host::ServiceStop(stop) => install::stop(stop).await,
+        cli::Host::Backup(args) => backup::run(args).await,
+        cli::Host::Restore(args) => backup::restore::run(args).await,
+        cli::Host::Completions(completions) => manual::completions(&completions),
+        cli::Host::Man(man) => manual::pages(man),
     }
 }
 

@@ -18,7 +18,7 @@ use crate::daemon::{Daemon, Parts, Signals};
 use crate::manifest::{self, Object};
 use crate::place::DataDir;
 use crate::watch::{self, End, PodRow, Wanted};
-use crate::{apply, say};
+use crate::{apply, doctor, say};
 
 /// How often a starting daemon is asked whether it serves.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -48,6 +48,7 @@ pub async fn run(args: cli::Up) -> Result<ExitCode> {
     }
     if args.detach {
         start_in_background(&args, &data).await?;
+        tokio::spawn(warn_of_machine(data.path().to_owned(), ambient.clone()));
         return with_running(&args, &data, &objects, &ambient).await;
     }
     in_foreground(&args, &objects, ambient).await
@@ -63,6 +64,7 @@ async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> 
     tokio::pin!(serving);
     let work = async {
         tell(args, &format!("API ready at {server}"));
+        tokio::spawn(warn_of_machine(data.path().to_owned(), ambient.clone()));
         let wanted = apply_all(args, &client, objects).await?;
         if let Err(slow) = wait(args, &client, &wanted, &ambient).await {
             say::note(format_args!("statefuld: {slow:#}"));
@@ -87,6 +89,14 @@ async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> 
             serving.await?;
             Err(error)
         }
+    }
+}
+
+/// Says what keeps pods from running well on this machine, beside what goes on.
+async fn warn_of_machine(data: PathBuf, ambient: Ambient) {
+    let looking = tokio::task::spawn_blocking(move || doctor::what_is_bad(&data, &ambient));
+    for problem in looking.await.unwrap_or_default() {
+        say::note(format_args!("statefuld: {problem} (`statefuld doctor` checks all)"));
     }
 }
 

@@ -74,6 +74,23 @@ pub async fn stop_pods(config: &Config, limit: Option<Duration>, ambient: &Ambie
     Ok(())
 }
 
+/// Names of the node's pods that run, or of which it cannot be said: `namespace/name`.
+pub async fn running_pods(config: &Config, ambient: &Ambient) -> Result<Vec<String>, Error> {
+    let (sets, unknown) = by_set(config);
+    if let Some(error) = unknown.into_iter().next() {
+        return Err(error);
+    }
+    let mut running = Vec::new();
+    for ((namespace, _), pods) in sets {
+        for pod in pods {
+            if !matches!(reach(&pod, ambient).await, Ok(Reached::Dead)) {
+                running.push(format!("{namespace}/{}", pod.name));
+            }
+        }
+    }
+    Ok(running)
+}
+
 /// The agent's last act: where the node was stopped, what the agent may have started while it was (a name server, a
 /// bridge) goes, too.
 pub(super) async fn sweep(config: &Config) {

@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use crate::harness::{Instance, eventually, example, statefuld};
 
 /// GET over plain HTTP to a pod's address, from the machine.
-fn fetch(address: &str, path: &str) -> String {
+pub fn fetch(address: &str, path: &str) -> String {
     let mut stream = TcpStream::connect((address, 8080)).expect("the pod's address is reachable from the machine");
     write!(stream, "GET {path} HTTP/1.1\r\nHost: journal\r\nConnection: close\r\n\r\n").expect("it reads");
     let mut answer = String::new();
@@ -17,7 +17,7 @@ fn fetch(address: &str, path: &str) -> String {
     answer
 }
 
-fn address(instance: &Instance, pod: &str) -> String {
+pub fn address(instance: &Instance, pod: &str) -> String {
     instance.get("pod", pod)["status"]["podIP"].as_str().expect("an address").to_owned()
 }
 
@@ -89,7 +89,7 @@ fn e2e_two_instances_run_side_by_side() {
 }
 
 /// The last line of each journal says when its pod was stopped.
-fn stopped_from_the_top(instance: &Instance) {
+pub fn stopped_from_the_top(instance: &Instance) {
     let stopped: Vec<String> = (0..3)
         .map(|n| {
             let file = instance.data().join(format!("volumes/default/journal-{n}-data/journal"));

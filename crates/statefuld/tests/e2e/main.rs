@@ -9,6 +9,7 @@ mod bad_input;
 mod clients;
 mod etcd;
 mod explain;
+mod first_day;
 mod first_light;
 mod harness;
 mod inside;

@@ -18,6 +18,7 @@ use ambient::Ambient;
 use bytes::Bytes;
 use redb::{Database, DatabaseError, ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition};
 
+use super::Seed;
 use super::batch::Slot;
 use super::digest::Digest;
 use super::disk::{Disk, Health};
@@ -80,6 +81,19 @@ impl StoreFile {
             Ok((file, loaded))
         }));
         opened.unwrap_or_else(|_| Err(damaged(&path, &"its pages contradict each other")))
+    }
+
+    /// Makes a store there that begins with these entries instead of none. Nothing can be watched from before it.
+    pub(super) fn restore(medium: &dyn Medium, seed: &Seed) -> Result<(), Error> {
+        let path = medium.path();
+        if medium.exists().map_err(|e| unreadable(path, &e))? {
+            return Err(unreadable(path, &"a store is there already"));
+        }
+        medium.make(&|backend| {
+            let (database, _) = open_database(backend, path)?;
+            fill(&database, seed).map_err(|e| redb_error(path, e))?;
+            Ok(database)
+        })
     }
 
     fn open_existing(medium: Arc<dyn Medium>) -> Result<Self, Error> {
@@ -286,23 +300,54 @@ fn create(backend: Box<dyn StorageBackend>, path: &Path, ambient: &Ambient) -> R
 }
 
 fn init(database: &Database, id: [u8; 16]) -> Result<(), redb::Error> {
+    let identity = Identity { id, generation: 1 };
     let write = database.begin_write()?;
+    write_meta(&write, identity, FIRST_REVISION, 0, Digest::default())?;
+    write.open_table(DATA)?;
+    write.open_table(HISTORY)?;
+    Ok(write.commit()?)
+}
+
+/// As [`init`], with entries.
+fn fill(database: &Database, seed: &Seed) -> Result<(), redb::Error> {
+    let write = database.begin_write()?;
+    let mut digest = Digest::default();
     {
-        let mut meta = write.open_table(META)?;
-        let format = [MAGIC, &VERSION.to_le_bytes()].concat();
-        meta.insert("format", format.as_slice())?;
-        meta.insert("id", id.as_slice())?;
-        meta.insert("generation", 1u32.to_le_bytes().as_slice())?;
-        meta.insert("revision", FIRST_REVISION.to_le_bytes().as_slice())?;
-        for (name, value) in
-            [("floor", 0), ("data-digest", Digest::default().0), ("history-digest", Digest::default().0)]
-        {
-            meta.insert(name, value.to_le_bytes().as_slice())?;
+        let mut data = write.open_table(DATA)?;
+        let mut buffer = Vec::new();
+        for entry in &seed.entries {
+            debug_assert!(entry.mod_revision <= seed.revision, "no entry is newer than its store");
+            encode_data(&mut buffer, entry, None);
+            // A key that occurs twice would spoil the checksum: the last one counts, as in any table.
+            if let Some(former) = data.insert(entry.key.as_ref(), buffer.as_slice())? {
+                digest.remove(&entry.key, former.value());
+            }
+            digest.add(&entry.key, &buffer);
         }
-        write.open_table(DATA)?;
         write.open_table(HISTORY)?;
     }
-    write.commit()?;
+    write_meta(&write, seed.identity, seed.revision, seed.revision, digest)?;
+    Ok(write.commit()?)
+}
+
+/// All rows about the store as a whole; its history is empty.
+fn write_meta(
+    write: &redb::WriteTransaction,
+    identity: Identity,
+    revision: u64,
+    floor: u64,
+    data: Digest,
+) -> Result<(), redb::Error> {
+    let mut meta = write.open_table(META)?;
+    let format = [MAGIC, &VERSION.to_le_bytes()].concat();
+    meta.insert("format", format.as_slice())?;
+    meta.insert("id", identity.id.as_slice())?;
+    meta.insert("generation", identity.generation.to_le_bytes().as_slice())?;
+    for (name, value) in
+        [("revision", revision), ("floor", floor), ("data-digest", data.0), ("history-digest", Digest::default().0)]
+    {
+        meta.insert(name, value.to_le_bytes().as_slice())?;
+    }
     Ok(())
 }
 

@@ -5,11 +5,13 @@ use std::fmt;
 use std::fs::OpenOptions;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use redb::backends::FileBackend;
 use redb::{Database, DatabaseError, StorageBackend};
 
 use super::disk::is_full;
+use super::reserve::{Reserve, WithReserve};
 use crate::Error;
 
 /// Writes a new store into empty bytes, and gives what holds them meanwhile.
@@ -38,24 +40,45 @@ pub(super) trait Medium: fmt::Debug + Send + Sync {
 
 /// A file.
 #[derive(Debug)]
-pub(super) struct FileMedium(pub(super) PathBuf);
+pub(super) struct FileMedium {
+    path: PathBuf,
+    /// Room that is kept for it.
+    reserve: Option<Arc<Reserve>>,
+}
+
+impl FileMedium {
+    /// The file at that path.
+    pub(super) fn new(path: &Path) -> Self {
+        Self { path: path.to_owned(), reserve: None }
+    }
+
+    /// The same, with so many bytes kept for it where the disk has plenty.
+    pub(super) fn with_reserve(path: &Path, bytes: u64) -> Self {
+        let reserve = (bytes > 0).then(|| Reserve::beside(path, bytes));
+        Self { path: path.to_owned(), reserve }
+    }
+}
 
 impl Medium for FileMedium {
     fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     fn exists(&self) -> io::Result<bool> {
-        self.0.try_exists()
+        self.path.try_exists()
     }
 
     fn open(&self) -> Result<Box<dyn StorageBackend>, Error> {
-        open(&self.0)
+        let file = open(&self.path)?;
+        Ok(match &self.reserve {
+            Some(reserve) => Box::new(WithReserve::new(file, reserve.clone())),
+            None => file,
+        })
     }
 
     /// Makes the store beside its final place and moves it there whole.
     fn make(&self, fill: Fill<'_>) -> Result<(), Error> {
-        let path = &self.0;
+        let path = &self.path;
         let dir = match path.parent() {
             Some(dir) if !dir.as_os_str().is_empty() => dir,
             _ => Path::new("."),
@@ -84,11 +107,14 @@ impl Medium for FileMedium {
     }
 
     fn len(&self) -> u64 {
-        std::fs::metadata(&self.0).map_or(0, |meta| meta.len())
+        std::fs::metadata(&self.path).map_or(0, |meta| meta.len())
     }
 
     fn room(&self) -> Option<u64> {
-        rustix::fs::statvfs(&self.0).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize))
+        let free = rustix::fs::statvfs(&self.path).ok().map(|fs| fs.f_bavail.saturating_mul(fs.f_frsize))?;
+        let Some(reserve) = &self.reserve else { return Some(free) };
+        reserve.fill();
+        Some(free.saturating_add(reserve.held()))
     }
 }
 

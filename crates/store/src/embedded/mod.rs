@@ -20,6 +20,7 @@ mod hub;
 mod medium;
 #[cfg(test)]
 mod power;
+mod reserve;
 mod state;
 mod writer;
 
@@ -62,6 +63,9 @@ pub struct Options {
     pub max_bytes: usize,
     /// Puts are answered with [`Error::Full`] when the file system has fewer bytes left than this.
     pub disk_reserve: u64,
+    /// Bytes of the disk that only the store may use, in a file beside its own, once others have filled it. Taken where
+    /// the disk has several times as much.
+    pub reserve: u64,
     /// Transactions kept for watches that start in the past.
     pub history_count: usize,
     /// Their bytes in memory.
@@ -82,6 +86,7 @@ impl Default for Options {
             max_txn: 16 << 20,
             max_bytes: 8 << 30,
             disk_reserve: 16 << 20,
+            reserve: 64 << 20,
             history_count: 10_000,
             history_bytes: 64 << 20,
             compact_above: 64 << 20,
@@ -95,6 +100,17 @@ impl fmt::Debug for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options").finish_non_exhaustive()
     }
+}
+
+/// What a store is made from that takes the place of another one: after a restore, or a migration.
+#[derive(Clone, Debug)]
+pub struct Seed {
+    /// The id of the store whose place it takes, and a generation above every one that store had.
+    pub identity: Identity,
+    /// Where its revisions go on: above any that was ever served of that id.
+    pub revision: u64,
+    /// What it holds, none of it newer than `revision`. Nothing of it expires.
+    pub entries: Vec<Entry>,
 }
 
 /// A store in a file of this machine. Dropping the last reference settles and closes it.
@@ -112,7 +128,13 @@ impl Embedded {
     /// Opens the store in the file at `path`, making it if it is not there. The folder must exist.
     /// Blocks while it reads the file.
     pub fn open(path: &Path, ambient: Ambient, options: Options) -> Result<Arc<Self>, Error> {
-        Self::open_on(Arc::new(FileMedium(path.to_owned())), ambient, options)
+        let medium = FileMedium::with_reserve(path, options.reserve);
+        Self::open_on(Arc::new(medium), ambient, options)
+    }
+
+    /// Makes a store at `path` that begins with `seed`, durably and whole or not at all. There must be none yet.
+    pub fn restore(path: &Path, seed: &Seed) -> Result<(), Error> {
+        StoreFile::restore(&FileMedium::new(path), seed)
     }
 
     fn open_on(medium: Arc<dyn Medium>, ambient: Ambient, options: Options) -> Result<Arc<Self>, Error> {
