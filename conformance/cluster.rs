@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambient::Ambient;
+use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use kube::client::Body;
@@ -26,6 +27,7 @@ const ACCOUNT_PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) struct Cluster {
     admin: kube::Client,
     anonymous: kube::Client,
+    config: Arc<kube::Config>,
     own: bool,
 }
 
@@ -48,6 +50,8 @@ pub(crate) struct Answer {
     pub(crate) headers: BTreeMap<String, String>,
     /// The body: JSON, or text.
     pub(crate) body: Value,
+    /// The body as it came.
+    pub(crate) bytes: Bytes,
 }
 
 impl Ask {
@@ -84,13 +88,18 @@ impl Ask {
         self
     }
 
-    fn request(&self) -> Result<Request<Body>, String> {
+    /// Path and query.
+    pub(crate) fn uri(&self) -> String {
         let mut uri = self.path.clone();
         for (n, (name, value)) in self.query.iter().enumerate() {
             uri += if n == 0 { "?" } else { "&" };
             uri += &format!("{}={}", escaped(name), escaped(value));
         }
-        let mut request = Request::builder().method(self.method.clone()).uri(uri);
+        uri
+    }
+
+    fn request(&self) -> Result<Request<Body>, String> {
+        let mut request = Request::builder().method(self.method.clone()).uri(self.uri());
         for (name, value) in &self.headers {
             if let Some(value) = value {
                 request = request.header(name, value);
@@ -102,8 +111,13 @@ impl Ask {
 
 impl Cluster {
     /// A server by its clients.
-    pub(crate) fn new(admin: kube::Client, anonymous: kube::Client, own: bool) -> Self {
-        Self { admin, anonymous, own }
+    pub(crate) fn new(admin: kube::Client, anonymous: kube::Client, config: kube::Config, own: bool) -> Self {
+        Self { admin, anonymous, config: Arc::new(config), own }
+    }
+
+    /// Where it is and how to get in, for connections of one's own.
+    pub(crate) fn config(&self) -> &kube::Config {
+        &self.config
     }
 
     /// Whether the server says that it is ready.
@@ -116,7 +130,7 @@ impl Cluster {
         let response = self.start(ask).await?;
         let (parts, body) = response.into_parts();
         let bytes = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
-        Ok(Answer { code: parts.status.as_u16(), headers: joined(&parts.headers), body: parsed(&bytes) })
+        Ok(Answer { code: parts.status.as_u16(), headers: joined(&parts.headers), body: parsed(&bytes), bytes })
     }
 
     /// Asks, and gives the answer as it begins.
@@ -134,7 +148,7 @@ impl Cluster {
         if parts.status != 200 {
             let bytes = body.collect().await.map_err(|e| e.to_string())?.to_bytes();
             let (code, headers) = (parts.status.as_u16(), joined(&parts.headers));
-            return Ok(Err(Answer { code, headers, body: parsed(&bytes) }));
+            return Ok(Err(Answer { code, headers, body: parsed(&bytes), bytes }));
         }
         Ok(Ok(Watch::read(body)))
     }

@@ -8,7 +8,8 @@
 //!  main ─▶ cases ─┬─ recorded::*  one per file in recorded/: replay/ asks again, compares, differences.json excuses
 //!                 ├─ behaviour::* what a real StatefulSet controller did in scripted scenarios, played again
 //!                 ├─ sets::*      what upstream's own tests show of StatefulSets
-//!                 └─ auth::*, verbs::*   written by hand, for what the recordings do not hold
+//!                 ├─ auth::*, verbs::*, documents::*   written by hand, for what the recordings do not hold
+//!                 └─ streams::*   on a server that is a node too
 //!            └──▶ cluster: the server under test (target), a namespace per case
 //! ```
 //! It has a runner of its own and not the usual one, because all cases share one server that must not outlive
@@ -17,10 +18,12 @@
 mod auth;
 mod behaviour;
 mod cluster;
+mod documents;
 mod players;
 mod replay;
 mod runner;
 mod sets;
+mod streams;
 mod target;
 mod verbs;
 
@@ -37,6 +40,8 @@ fn main() -> ExitCode {
     cases.extend(sets::cases());
     cases.extend(auth::cases());
     cases.extend(verbs::cases());
+    cases.extend(documents::cases());
+    cases.extend(streams::cases());
     cases.sort_by(|a, b| a.name.cmp(&b.name));
     if selection.list {
         cases.iter().for_each(|case| println!("{}: test", case.name));

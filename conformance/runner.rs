@@ -37,6 +37,23 @@ pub(crate) struct Named {
     pub(crate) body: Body,
 }
 
+/// Names the functions of modules as cases of a group, for servers that run this.
+macro_rules! cases {
+    ($of:literal on $running:expr; $($module:ident: $($name:ident)+;)+) => {
+        vec![$($({
+            let body: $crate::runner::Body = Box::new(|case: $crate::cluster::Case| {
+                Box::pin(async move {
+                    $module::$name(case).await;
+                    Ok(())
+                })
+            });
+            let name = format!(concat!($of, "::{}::{}"), stringify!($module), stringify!($name));
+            $crate::runner::Named { name, running: $running, body }
+        }),+),+]
+    };
+}
+pub(crate) use cases;
+
 /// Which cases to run. Understands what `cargo test` passes on; what it does not know it leaves alone.
 #[derive(Default)]
 pub(crate) struct Selection {

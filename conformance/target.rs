@@ -28,14 +28,22 @@ pub(crate) enum Running {
     Housekeeping,
     /// The StatefulSet controller too.
     Sets,
+    /// All controllers, and a node that runs pods. This needs root.
+    Node,
 }
 
 impl Running {
-    /// As `--controllers` takes them.
-    fn controllers(self) -> &'static str {
+    /// The command that starts it.
+    fn arguments(self) -> &'static [&'static str] {
         match self {
-            Running::Housekeeping => "garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection",
-            Running::Sets => "garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection,statefulset",
+            Running::Housekeeping => {
+                &["server", "--controllers=garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection"]
+            }
+            Running::Sets => &[
+                "server",
+                "--controllers=garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection,statefulset",
+            ],
+            Running::Node => &["up"],
         }
     }
 }
@@ -62,9 +70,11 @@ impl Target {
         let log = std::fs::File::create(folder.path().join("log")).map_err(|e| e.to_string())?;
         let data = folder.path().join("data");
         let keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper", env!("CARGO_BIN_EXE_statefuld"), "server", "--data-dir"])
+            .args(["-c", KEEPER, "keeper", env!("CARGO_BIN_EXE_statefuld")])
+            .args(running.arguments())
+            .arg("--data-dir")
             .arg(&data)
-            .args(["--listen", "127.0.0.1:0", "--service-cidr", SERVICE_CIDR, "--controllers", running.controllers()])
+            .args(["--listen", "127.0.0.1:0", "--service-cidr", SERVICE_CIDR])
             .stdin(Stdio::piped())
             .stdout(log.try_clone().map_err(|e| e.to_string())?)
             .stderr(log)
@@ -130,5 +140,5 @@ async fn connect(file: &Path, own: bool) -> Result<Cluster, String> {
     let mut anonymous = admin.clone();
     anonymous.auth_info = AuthInfo::default();
     let client = |config: Config| kube::Client::try_from(config).map_err(|e| e.to_string());
-    Ok(Cluster::new(client(admin)?, client(anonymous)?, own))
+    Ok(Cluster::new(client(admin.clone())?, client(anonymous)?, admin, own))
 }

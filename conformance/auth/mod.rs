@@ -1,4 +1,6 @@
-//! Who may do what: tokens of service accounts, reviews, roles, impersonation, what nobody in particular gets.
+//! Who may do what: tokens of service accounts, reviews, roles, impersonation, nodes, what nobody in particular gets.
+
+mod nodes;
 
 use serde_json::{Value, json};
 
@@ -30,6 +32,7 @@ pub(crate) fn cases() -> Vec<Named> {
         case!(nobody_grants_what_he_does_not_hold),
         case!(impersonation_needs_the_right_to_it),
         case!(keys_are_published),
+        nodes::case(),
     ]
 }
 

@@ -79,8 +79,6 @@ pub(crate) struct Differences {
 #[serde(deny_unknown_fields)]
 struct File {
     renamed: Vec<Renamed>,
-    /// Scenarios that are known to fail still. One that passes must be taken out.
-    pending: Vec<String>,
     differences: Vec<Intended>,
 }
 
@@ -127,11 +125,6 @@ impl Differences {
     /// API versions that have new names.
     pub(super) fn renamed(&self) -> &[Renamed] {
         &self.file.renamed
-    }
-
-    /// Whether a scenario is known to fail still.
-    pub(super) fn is_pending(&self, scenario: &str) -> bool {
-        self.file.pending.iter().any(|name| name == scenario)
     }
 
     /// Whether a difference is intended.

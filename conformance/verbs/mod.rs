@@ -1,7 +1,9 @@
 //! What the recordings do not hold: the verbs' rules of the newest Kubernetes, case by case.
 
 mod collector;
+mod custom;
 mod deletes;
+mod limits;
 mod lists;
 mod namespaces;
 mod watches;
@@ -9,28 +11,14 @@ mod writes;
 
 use serde_json::{Value, json};
 
-use crate::cluster::{Answer, Case};
-use crate::runner::{Body, Named};
+use crate::cluster::Answer;
+use crate::runner::{Named, cases};
 use crate::target::Running;
-
-/// Names functions as cases.
-macro_rules! cases {
-    ($($group:ident: $($name:ident)+;)+) => {
-        vec![$($({
-            let body: Body = Box::new(|case: Case| {
-                Box::pin(async move {
-                    $group::$name(case).await;
-                    Ok(())
-                })
-            });
-            Named { name: format!("verbs::{}::{}", stringify!($group), stringify!($name)), running: Running::Housekeeping, body }
-        }),+),+]
-    };
-}
 
 /// The cases.
 pub(crate) fn cases() -> Vec<Named> {
     cases! {
+        "verbs" on Running::Housekeeping;
         lists:
             versions_that_do_not_go_together_are_refused
             a_version_is_matched_exactly_or_not_older
@@ -68,21 +56,30 @@ pub(crate) fn cases() -> Vec<Named> {
             pods_go_before_everything_else
             nothing_is_created_in_a_namespace_that_goes
             a_finalizer_of_its_own_keeps_a_namespace;
+        custom:
+            rules_are_held_with_their_messages
+            rules_compare_with_what_was_before
+            a_rule_that_costs_too_much_ends
+            rules_that_cannot_be_are_refused
+            fields_that_a_kind_names_select;
+        limits:
+            a_body_that_is_too_large_is_refused
+            an_object_that_is_too_large_is_refused;
     }
 }
 
 /// A config map.
-fn config(name: &str) -> Value {
+pub(crate) fn config(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"is": name}}, "data": {"k": "v"}})
 }
 
 /// A secret: a kind of which nobody makes any by himself.
-fn secret(name: &str) -> Value {
+pub(crate) fn secret(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name, "labels": {"is": name}}})
 }
 
 /// A pod.
-fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
         "automountServiceAccountToken": false, "containers": [{"name": "main", "image": "sample:1"}]}})
 }
@@ -95,17 +92,17 @@ fn set(name: &str) -> Value {
 }
 
 /// A text at a path of a document.
-fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
+pub(crate) fn text<'a>(value: &'a Value, pointer: &str) -> &'a str {
     value.pointer(pointer).and_then(Value::as_str).unwrap_or_default()
 }
 
 /// An object's resourceVersion.
-fn version(object: &Value) -> &str {
+pub(crate) fn version(object: &Value) -> &str {
     text(object, "/metadata/resourceVersion")
 }
 
 /// The names in a list.
-fn names(answer: &Answer) -> Vec<&str> {
+pub(crate) fn names(answer: &Answer) -> Vec<&str> {
     assert_eq!(answer.code, 200, "{}", answer.body);
     answer.body["items"].as_array().into_iter().flatten().map(|item| text(item, "/metadata/name")).collect()
 }
@@ -116,7 +113,7 @@ fn told(events: &[Value]) -> Vec<(&str, &str)> {
 }
 
 /// The answer is a failure of this code and reason, and says this.
-fn assert_fails(answer: &Answer, code: u16, reason: &str, says: &str) {
+pub(crate) fn assert_fails(answer: &Answer, code: u16, reason: &str, says: &str) {
     let body = &answer.body;
     assert_eq!((answer.code, text(body, "/reason")), (code, reason), "{body}");
     assert!(text(body, "/message").contains(says), "{says:?} is not in {body}");

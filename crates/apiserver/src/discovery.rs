@@ -295,9 +295,9 @@ fn aggregated_version(shared: &Shared, group: &str, version: &str) -> Value {
 
 /// `/openapi/…`
 fn openapi_document(shared: &Shared, rest: &[&str], accept: &str, query: &Query) -> Outcome<Option<Response<Body>>> {
-    if rest == ["v2"] && media::accepts(accept, openapi::V2_PROTOBUF, &[]) {
-        let body = openapi::v2_protobuf();
-        return Ok(Some(respond::raw(200, "application/octet-stream", body)));
+    if rest == ["v2"] && openapi::V2_PROTOBUF.iter().any(|media| media::accepts(accept, media, &[])) {
+        let document = shared.documents.binary(&shared.registry.snapshot());
+        return Ok(document.map(|document| tagged(openapi::V2_PROTOBUF[1], &document)));
     }
     let Some(document) = shared.documents.openapi(&shared.registry.snapshot(), rest) else { return Ok(None) };
     let json_wanted = accept.is_empty() || ["application/json", "*/*"].iter().any(|m| media::accepts(accept, m, &[]));

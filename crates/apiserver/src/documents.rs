@@ -11,6 +11,8 @@ use api::resource::Registry;
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
+use crate::sub::reviews;
+
 /// Documents kept at once; there are a few per group.
 const KEPT: usize = 512;
 
@@ -48,11 +50,11 @@ impl Documents {
     /// The document of a path below `/openapi/`, such as `v3/apis/apps/v1`; `None` if there is none.
     pub(crate) fn openapi(&self, registry: &Arc<Registry>, rest: &[&str]) -> Option<Document> {
         match rest {
-            ["v2"] => self.get(registry, "v2", |registry| Some(openapi::v2(registry))),
-            ["v3"] => self.get(registry, "v3", |registry| {
-                Some(openapi::v3_index(registry, |group, version| {
-                    self.version(registry, group, version).map(|document| document.tag.to_string())
-                }))
+            ["v2"] => self.get(registry, "v2", |registry| Some(openapi::v2(registry).to_string().into())),
+            ["v3"] => self.get(registry, "v3", |all| {
+                let tag =
+                    |group: &str, version: &str| self.version(registry, group, version).map(|d| d.tag.to_string());
+                Some(openapi::v3_index(all, tag).to_string().into())
             }),
             ["v3", "api", version] => self.version(registry, "", version),
             ["v3", "apis", group, version] => self.version(registry, group, version),
@@ -60,9 +62,16 @@ impl Documents {
         }
     }
 
+    /// The document of version 2 in its binary form.
+    pub(crate) fn binary(&self, registry: &Arc<Registry>) -> Option<Document> {
+        self.get(registry, "v2 in binary", |registry| Some(openapi::binary(&openapi::v2(registry)).into()))
+    }
+
     /// The document of one group and version.
     fn version(&self, registry: &Arc<Registry>, group: &str, version: &str) -> Option<Document> {
-        self.get(registry, &format!("v3/{group}/{version}"), |registry| openapi::v3(registry, group, version))
+        self.get(registry, &format!("v3/{group}/{version}"), |registry| {
+            openapi::v3(registry, group, version).map(|document| document.to_string().into())
+        })
     }
 
     /// A kept document, or one that is built now. Two who ask at once may both build it.
@@ -70,12 +79,15 @@ impl Documents {
         &self,
         registry: &Arc<Registry>,
         path: &str,
-        build: impl FnOnce(&Arc<Registry>) -> Option<serde_json::Value>,
+        build: impl FnOnce(&Registry) -> Option<Bytes>,
     ) -> Option<Document> {
         if let Some(document) = self.lock(registry).by_path.get(path) {
             return Some(document.clone());
         }
-        let document = Document::new(build(registry)?.to_string());
+        // Reviews are no stored kinds, but clients are generated for them too.
+        let mut all = (**registry).clone();
+        reviews::resources().for_each(|review| all.add(review));
+        let document = Document::new(build(&all)?);
         let mut kept = self.lock(registry);
         if kept.by_path.len() < KEPT {
             kept.by_path.insert(path.to_owned(), document.clone());

@@ -28,6 +28,9 @@ pub enum Forked {
 /// Namespaces for [`fork_into`].
 pub const NEW_PID_AND_MOUNT: u64 = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u64;
 
+/// Flag of clone3: `cgroup` is the folder of the group to be born in. (libc has it as a type too small for it.)
+const CLONE_INTO_CGROUP: u64 = 1 << 33;
+
 /// Proof that the process has one thread, so that a copy of it can go on as any program would. Copies of the process
 /// may use it too: nobody starts threads in them.
 #[derive(Debug)]
@@ -44,15 +47,32 @@ impl Alone {
 }
 
 /// Copies the process into new namespaces; the copy is the caller's child.
-///
-/// Not into another cgroup, though clone3 can: on kernels since 6.14 whatever is cloned into a group that
-/// `cgroup.kill` was ever written to is killed at birth. The copy moves itself, as it must on v1 anyway.
 pub fn fork_into(namespaces: u64) -> io::Result<Forked> {
+    clone_with(namespaces, None)
+}
+
+/// The same, born in a group of the unified cgroup tree, where its folder is given: a move there afterwards has to wait
+/// for all processors, some 10 ms. Answers whether it was born there; where the kernel cannot, it is not.
+///
+/// Only into a group that was never killed: on kernels since 6.14 whatever is cloned into one that `cgroup.kill` was
+/// written to after it was written to for the caller's own is killed at birth.
+pub fn fork_into_group(namespaces: u64, folder: Option<&OwnedFd>) -> io::Result<(Forked, bool)> {
+    if let Some(Ok(forked)) = folder.map(|folder| clone_with(namespaces, Some(folder))) {
+        return Ok((forked, true));
+    }
+    Ok((clone_with(namespaces, None)?, false))
+}
+
+fn clone_with(namespaces: u64, group: Option<&OwnedFd>) -> io::Result<Forked> {
     let alone = Alone::check()?;
     let mut args = CloneArgs { flags: namespaces, exit_signal: libc::SIGCHLD as u64, ..CloneArgs::default() };
     let mut pidfd: RawFd = -1;
     args.flags |= libc::CLONE_PIDFD as u64;
     args.pidfd = std::ptr::from_mut(&mut pidfd) as u64;
+    if let Some(folder) = group {
+        args.flags |= CLONE_INTO_CGROUP;
+        args.cgroup = u64::try_from(folder.as_raw_fd()).map_err(io::Error::other)?;
+    }
     match clone3(&alone, &mut args)? {
         0 => Ok(Forked::Child),
         // SAFETY: the kernel has just put a new descriptor there, and nobody else knows of it.

@@ -10,6 +10,7 @@
 //! Schema   ──▶ schemas ┴───────────────────────┘
 //! ```
 
+mod binary;
 mod custom;
 mod paths;
 mod schemas;
@@ -18,10 +19,11 @@ use std::collections::BTreeSet;
 
 use serde_json::{Map, Value, json};
 
-use crate::protobuf::wire::Writer;
 use crate::resource::Registry;
 use crate::schema::{NodeId, Schema};
 use schemas::Describer;
+
+pub use binary::encode as binary;
 
 /// The version of Kubernetes whose API this is.
 pub const KUBERNETES_VERSION: &str = "v1.37.0";
@@ -87,22 +89,12 @@ pub fn v2(registry: &Registry) -> Value {
     })
 }
 
-/// Media type in which clients ask for the v2 document when they do not find a kind in the v3 ones.
-pub const V2_PROTOBUF: &str = "application/com.github.proto-openapi.spec.v2@v1.0+protobuf";
-
-/// The v2 document in its binary form, without paths and definitions: all that a client which
-/// asks for it learns is that the kind is not there, which is what it goes on to say.
-pub fn v2_protobuf() -> Vec<u8> {
-    let mut document = Writer::default();
-    document.bytes(1, b"2.0");
-    document.message(2, |info| {
-        info.bytes(1, b"Kubernetes");
-        info.bytes(2, KUBERNETES_VERSION.as_bytes());
-    });
-    document.message(8, |_paths| {});
-    document.message(9, |_definitions| {});
-    document.into_bytes()
-}
+/// Media types of the v2 document in its binary form, as clients ask for it. The first is no valid media type and is
+/// what they send; the second is what it is answered as.
+pub const V2_PROTOBUF: [&str; 2] = [
+    "application/com.github.proto-openapi.spec.v2@v1.0+protobuf",
+    "application/com.github.proto-openapi.spec.v2.v1.0+protobuf",
+];
 
 /// How clients send a token.
 fn bearer_token() -> Value {

@@ -46,7 +46,7 @@ pub(super) fn all(
             out.insert(object_name(resource), custom::definition(describer.dialect, resource, custom));
             out.insert(list_name(resource), describer.list(resource, item));
         }
-        if let Some(id) = schema.find(&resource.type_name) {
+        if let Some(id) = schema.find(&resource.type_name).filter(|_| resource.allows("list")) {
             out.insert(list_name(resource), describer.list(resource, describer.value(id)));
         }
     }

@@ -3,14 +3,14 @@
 use super::Error;
 
 /// Reads the fields of one message.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 /// One field.
-pub(super) struct Field<'a> {
+pub(crate) struct Field<'a> {
     /// Its number.
-    pub(super) number: u32,
+    pub(crate) number: u32,
     content: Content<'a>,
 }
 
@@ -22,12 +22,12 @@ enum Content<'a> {
 
 impl<'a> Reader<'a> {
     /// Reads a message.
-    pub(super) fn new(message: &'a [u8]) -> Self {
+    pub(crate) fn new(message: &'a [u8]) -> Self {
         Reader { rest: message }
     }
 
     /// The next field; `None` at the end.
-    pub(super) fn next(&mut self) -> Result<Option<Field<'a>>, Error> {
+    pub(crate) fn next(&mut self) -> Result<Option<Field<'a>>, Error> {
         if self.rest.is_empty() {
             return Ok(None);
         }
@@ -79,7 +79,7 @@ impl<'a> Reader<'a> {
 
 impl<'a> Field<'a> {
     /// The content as bytes.
-    pub(super) fn bytes(&self) -> Result<&'a [u8], Error> {
+    pub(crate) fn bytes(&self) -> Result<&'a [u8], Error> {
         match self.content {
             Content::Bytes(bytes) => Ok(bytes),
             Content::Number(_) => Err(Error::Malformed("a number stands where bytes belong")),
@@ -121,6 +121,12 @@ impl Writer {
     pub(crate) fn number(&mut self, number: u32, value: u64) {
         self.varint(u64::from(number) << 3);
         self.varint(value);
+    }
+
+    /// A field with a number that need not be whole.
+    pub(crate) fn double(&mut self, number: u32, value: f64) {
+        self.varint(u64::from(number) << 3 | 1);
+        self.out.extend_from_slice(&value.to_le_bytes());
     }
 
     /// A field with bytes.

@@ -46,8 +46,12 @@ impl FieldSelector {
     /// Whether this kind's objects have all the fields; old names are replaced by today's.
     pub fn check(mut self, resource: &Resource) -> Result<Self, ParseError> {
         for requirement in &mut self.requirements {
-            let own = resource.custom.as_ref().map(|custom| &custom.selectable);
-            if own.is_some_and(|own| own.iter().any(|(name, _)| *name == requirement.field)) {
+            if let Some(custom) = &resource.custom {
+                let field = requirement.field.as_str();
+                let common = field == "metadata.name" || (field == "metadata.namespace" && resource.namespaced);
+                if !common && !custom.selectable.iter().any(|(name, _)| name == field) {
+                    return Err(ParseError(format!("field label not supported: {field}")));
+                }
                 continue;
             }
             requirement.field = known_field(&resource.group, &resource.kind, &requirement.field).map_err(ParseError)?;

@@ -6,7 +6,7 @@
 use api::status::Status;
 use serde_json::{Value, json};
 
-use crate::auth::{escalation, node};
+use crate::auth::escalation;
 use crate::cache::store_key;
 use crate::errors::Outcome;
 use crate::handler::Call;
@@ -17,6 +17,7 @@ use crate::verbs::write::Extra;
 mod accounts;
 mod claims;
 pub(crate) mod holders;
+mod nodes;
 mod pods;
 pub(crate) mod quota;
 pub(crate) mod services;
@@ -37,7 +38,7 @@ pub(crate) fn create(call: &Call, object: &mut Value, extra: &mut Extra) -> Outc
     if call.resource.namespaced {
         namespace_is_open(call, text(object, "name"), extra)?;
     }
-    own_node_only(call, object)?;
+    nodes::create(call, object)?;
     may_grant(call, object, None)?;
     match (&*call.resource.group, &*call.resource.kind) {
         ("", "Namespace") => complete_namespace(call, object, extra),
@@ -57,6 +58,7 @@ pub(crate) fn create(call: &Call, object: &mut Value, extra: &mut Extra) -> Outc
 pub(crate) fn update(call: &Call, new: &mut Value, old: &Value, extra: &mut Extra) -> Outcome<()> {
     match (&*call.resource.group, &*call.resource.kind) {
         ("", "Pod") => holders::keep_epoch(new, Some(old)),
+        ("", "Node") => nodes::update(call, new, old)?,
         ("apps", "StatefulSet") if call.target.subresource != "status" => sets::update(call, new, old, extra)?,
         _ => {}
     }
@@ -165,17 +167,6 @@ fn namespace_is_open(call: &Call, name: &str, extra: &mut Extra) -> Outcome<()> 
         let message = format!("namespace {namespace} is being terminated");
         status = status.with_cause("NamespaceTerminating", message, "metadata.namespace");
         return Err(Box::new(status));
-    }
-    Ok(())
-}
-
-/// A node's agent makes its own Node and Lease, nobody else's.
-fn own_node_only(call: &Call, object: &Value) -> Outcome<()> {
-    let Some(own) = node::node_of(&call.identity) else { return Ok(()) };
-    let name = text(object, "name");
-    if call.resource.custom.is_none() && matches!(&*call.resource.kind, "Node" | "Lease") && name != own {
-        let why = format!("node '{own}' may only create its own");
-        return Err(Box::new(Status::forbidden(&call.resource.group, &call.resource.plural, name, why)));
     }
     Ok(())
 }

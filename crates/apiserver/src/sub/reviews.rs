@@ -1,6 +1,7 @@
 //! Reviews: who am I, and what may I do. They are computed from the authorizer and never stored.
 
 use api::decode;
+use api::resource::Resource;
 use api::status::{FieldError, Status};
 use bytes::Bytes;
 use serde_json::{Value, json};
@@ -29,6 +30,28 @@ pub(crate) fn kinds(group: &str, version: &str) -> &'static [(&'static str, &'st
         ],
         _ => &[],
     }
+}
+
+/// All reviews, as documents describe them.
+pub(crate) fn resources() -> impl Iterator<Item = Resource> {
+    let version = "v1";
+    GROUPS.iter().flat_map(move |group| kinds(group, version).iter().map(move |kind| (*group, kind))).map(
+        move |(group, (plural, kind, namespaced))| Resource {
+            group: group.to_owned(),
+            version: version.to_owned(),
+            kind: (*kind).to_owned(),
+            list_kind: format!("{kind}List"),
+            plural: (*plural).to_owned(),
+            singular: kind.to_lowercase(),
+            short_names: Vec::new(),
+            categories: Vec::new(),
+            namespaced: *namespaced,
+            type_name: format!("{}/{version}.{kind}", group.split('.').next().unwrap_or_default()),
+            verbs: vec!["create".to_owned()],
+            subresources: Vec::new(),
+            custom: None,
+        },
+    )
 }
 
 /// Answers one review with what the body asks.

@@ -83,7 +83,9 @@ pub(crate) fn precondition(call: &Call, new: &Value, current: &Value) -> Outcome
     let resource = &call.resource;
     let (version, uid) = (text(new, "resourceVersion"), text(new, "uid"));
     if version.is_empty() || version == "0" {
-        if resource.custom.is_some() || CONDITIONAL.contains(&&*resource.plural) {
+        // The number of replicas is written whatever else has changed.
+        let unconditional = call.target.subresource == "scale";
+        if !unconditional && (resource.custom.is_some() || CONDITIONAL.contains(&&*resource.plural)) {
             let error = FieldError::invalid("metadata.resourceVersion", 0, "must be specified for an update");
             return respond::invalid(resource, &call.target.name, vec![error]);
         }

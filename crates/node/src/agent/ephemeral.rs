@@ -62,18 +62,11 @@ impl Worker {
         let fetched = Needs::of(&alone).fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace).await;
         let fetched =
             fetched.map_err(|e| refused("CreateContainerConfigError", format!("cannot read what it names: {e}")))?;
-        let sample = if translate::needs_sample(&alone) {
-            let folder = self.shared.sample().await;
-            Some(folder.map_err(|e| refused("ErrImagePull", format!("cannot lay out the built-in image: {e}")))?)
-        } else {
-            None
-        };
         let job = Preparation {
             shared: self.shared.clone(),
             dir: self.dir(),
             pod: with_addresses(&alone, self.address.unwrap_or(self.shared.host), self.shared.host),
             fetched,
-            sample: sample.map(|s| s.folder.clone()),
             plain,
             target: container.target_container_name.clone().filter(|t| !t.is_empty()),
         };
@@ -89,7 +82,6 @@ struct Preparation {
     /// With this container alone.
     pod: Pod,
     fetched: super::sources::Fetched,
-    sample: Option<PathBuf>,
     plain: Container,
     target: Option<String>,
 }
@@ -113,7 +105,6 @@ impl Preparation {
             config: &self.shared.config,
             fetched: &self.fetched,
             volumes: &volumes,
-            sample: self.sample.as_deref(),
             epoch,
             incarnation: 0,
             restarts: &BTreeMap::new(),

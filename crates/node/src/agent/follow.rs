@@ -105,6 +105,7 @@ impl Worker {
         incoming: &mut mpsc::Receiver<Report>,
     ) -> Option<Follow> {
         let term = self.shared.term.clone();
+        let mut images = self.shared.sample_id.subscribe();
         loop {
             if self.must_leave() {
                 return Some(Follow::Leaving);
@@ -128,6 +129,8 @@ impl Worker {
                     }
                     Err(_) => return Some(Follow::AgentEnds),
                 },
+                // It lives as long as the agent.
+                Ok(()) = images.changed() => self.publish(),
                 () = renewal => self.renew().await,
                 () = term.cancelled() => return Some(Follow::AgentEnds),
             }

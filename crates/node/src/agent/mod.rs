@@ -67,7 +67,6 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::Config;
-use crate::container::sample;
 use crate::network::{self, Addresses, Network, addresses};
 use crate::shim::SealedExe;
 use crate::volume::LocalVolumes;
@@ -140,22 +139,14 @@ pub struct Shared {
     pub(crate) host: Ipv4Addr,
     program: Option<PathBuf>,
     exe: OnceCell<SealedExe>,
-    sample: OnceCell<Sample>,
+    /// Identity of the built-in image; empty until its digest is known.
+    pub(crate) sample_id: watch::Sender<String>,
 }
 
 impl std::fmt::Debug for Shared {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Shared").field("config", &self.config).finish_non_exhaustive()
     }
-}
-
-/// The built-in image on this node.
-#[derive(Debug)]
-pub(crate) struct Sample {
-    /// Its root.
-    pub(crate) folder: PathBuf,
-    /// Its identity.
-    pub(crate) id: String,
 }
 
 impl Shared {
@@ -166,7 +157,7 @@ impl Shared {
         term: CancellationToken,
         program: Option<PathBuf>,
     ) -> Result<Arc<Self>, Error> {
-        for dir in [config.pods_dir(), config.node_dir().join("logs"), config.node_dir().join("images")] {
+        for dir in [config.pods_dir(), config.node_dir().join("logs")] {
             std::fs::create_dir_all(&dir).map_err(|source| Error::Folder { path: dir.clone(), source })?;
         }
         stop::clear(&config);
@@ -178,7 +169,7 @@ impl Shared {
             host: machine::address().unwrap_or(config.gateway),
             addresses: Arc::new(Mutex::new(addresses)),
             exe: OnceCell::new(),
-            sample: OnceCell::new(),
+            sample_id: watch::Sender::new(String::new()),
             client,
             config,
             ambient,
@@ -200,31 +191,18 @@ impl Shared {
         };
         self.exe.get_or_try_init(make).await
     }
-
-    /// The built-in image; laid out at the first call.
-    pub(crate) async fn sample(&self) -> Result<&Sample, std::io::Error> {
-        let make = || async {
-            let exe = self.exe().await?.clone();
-            let images = self.config.node_dir().join("images");
-            let job = move || {
-                let folder = sample::materialise(&images, &exe)?;
-                Ok(Sample { folder, id: format!("{}@sha256:{}", translate::SAMPLE_IMAGE, exe.sha256()?) })
-            };
-            tokio::task::spawn_blocking(job).await.expect("laying out does not panic")
-        };
-        self.sample.get_or_try_init(make).await
-    }
-
-    /// Identity of the built-in image, once it is laid out.
-    pub(crate) fn sample_id(&self) -> &str {
-        self.sample.get().map_or("", |s| s.id.as_str())
-    }
 }
 
-/// What the first pod would have to wait for.
+/// What the first pod would have to wait for: the copy of the program. Its digest is for statuses alone, and comes after.
 async fn warm_up(shared: Arc<Shared>) {
-    if let Err(error) = shared.sample().await {
-        tracing::warn!(%error, "the built-in image is not laid out yet");
+    let exe = match shared.exe().await {
+        Ok(exe) => exe.clone(),
+        Err(error) => return tracing::warn!(%error, "the program is not copied yet"),
+    };
+    let digest = tokio::task::spawn_blocking(move || exe.sha256().map(str::to_owned)).await;
+    match digest.expect("hashing does not panic") {
+        Ok(digest) => _ = shared.sample_id.send_replace(format!("{}@sha256:{digest}", translate::SAMPLE_IMAGE)),
+        Err(error) => tracing::warn!(%error, "the built-in image has no digest"),
     }
 }
 

@@ -335,12 +335,6 @@ impl Worker {
         let address = if host_network { self.shared.host } else { self.allocate().await? };
         self.address = Some(address);
         self.publish();
-        let sample = if translate::needs_sample(&pod) {
-            let folder = self.shared.sample().await;
-            Some(folder.map_err(|e| hold("ErrImagePull", format!("cannot lay out the built-in image: {e}")))?)
-        } else {
-            None
-        };
         let pod = with_addresses(&pod, address, self.shared.host);
         let job = Preparation {
             shared: self.shared.clone(),
@@ -349,7 +343,6 @@ impl Worker {
             pod,
             address,
             fetched,
-            sample: sample.map(|s| s.folder.clone()),
             incarnation,
             restarts: self.carried.iter().map(|(name, c)| (name.clone(), c.restarts)).collect(),
         };
@@ -464,7 +457,7 @@ impl Worker {
             refused: &self.refused,
             address: self.address,
             host: self.shared.host,
-            sample_id: self.shared.sample_id(),
+            sample_id: &self.shared.sample_id.borrow(),
             leaving: self.leaving,
             now: self.shared.ambient.now(),
         });
@@ -564,7 +557,6 @@ struct Preparation {
     pod: Pod,
     address: Ipv4Addr,
     fetched: super::sources::Fetched,
-    sample: Option<PathBuf>,
     incarnation: u64,
     restarts: BTreeMap<String, u32>,
 }
@@ -589,7 +581,6 @@ impl Preparation {
             config,
             fetched: &self.fetched,
             volumes: &volumes,
-            sample: self.sample.as_deref(),
             epoch,
             incarnation: self.incarnation,
             restarts: &self.restarts,

@@ -18,10 +18,12 @@ mod v2;
 
 use std::fs;
 use std::io::{self, ErrorKind};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::fs::{Mode, OFlags};
 use rustix::process::{Pid, Signal};
 
 pub use layout::{Kind, Layout};
@@ -32,6 +34,8 @@ use crate::shim::spec::Limits;
 trait Driver: std::fmt::Debug + Send + Sync {
     /// The folders that make up the group at `path`, one per hierarchy.
     fn folders(&self, path: &Path) -> Vec<PathBuf>;
+    /// The file of a folder through which a process with one thread enters by itself.
+    fn entrance(&self) -> &'static str;
     /// Makes the group usable: folders exist, controllers are switched on. Returns what was refused, in words.
     fn create(&self, path: &Path) -> Result<Vec<String>, CgroupError>;
     /// Sets limits. Returns what was refused, in words.
@@ -174,6 +178,26 @@ impl Group {
             write(&folder.join("cgroup.procs"), &pid.to_string())?;
         }
         Ok(())
+    }
+
+    /// Moves the calling process, which has one thread, into the group. `born` says that it was born in its unified part
+    /// ([`Group::birthplace`]). Then nothing has to wait for other processors, as any other move does.
+    pub fn enter(&self, born: bool) -> Result<(), CgroupError> {
+        let birthplace = self.unified.as_ref().map(|mount| mount.join(&self.path)).filter(|_| born);
+        for driver in self.drivers.iter() {
+            let mut folders = driver.folders(&self.path);
+            folders.retain(|folder| Some(folder) != birthplace.as_ref());
+            for folder in folders {
+                write(&folder.join(driver.entrance()), "0")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The group's folder in the unified tree, for processes that are to be born there.
+    pub fn birthplace(&self) -> Option<OwnedFd> {
+        let folder = self.unified.as_ref()?.join(&self.path);
+        rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
     }
 
     /// OOM kills in the group so far.
@@ -373,6 +397,26 @@ mod tests {
         group.add(4321).unwrap();
         assert_eq!(fs::read_to_string(dir.path().join("memory/root/pod/c/db/cgroup.procs")).unwrap(), "4321");
         assert_eq!(pod.all().processes().unwrap(), [4321]);
+    }
+
+    #[test]
+    fn a_process_enters_by_its_thread_and_not_again_where_it_was_born() {
+        let dir = tempfile::tempdir().unwrap();
+        let pod = PodCgroup::new(&layout(dir.path()), "root/pod").unwrap();
+        let shim = pod.shim();
+        shim.create().unwrap();
+        let file = |hierarchy: &str, name: &str| dir.path().join(hierarchy).join("root/pod/shim").join(name);
+        for (hierarchy, name) in [("memory", "tasks"), ("pids", "tasks"), ("unified", "cgroup.procs")] {
+            fs::write(file(hierarchy, name), "").unwrap();
+        }
+        let said = || {
+            let read = |hierarchy, name| fs::read_to_string(file(hierarchy, name)).unwrap();
+            [read("memory", "tasks"), read("pids", "tasks"), read("unified", "cgroup.procs")]
+        };
+        shim.enter(true).unwrap();
+        assert_eq!(said(), ["0", "0", ""]);
+        shim.enter(false).unwrap();
+        assert_eq!(said(), ["0", "0", "0"]);
     }
 
     #[test]

@@ -39,6 +39,10 @@ impl Driver for V2 {
         vec![self.mount.join(path)]
     }
 
+    fn entrance(&self) -> &'static str {
+        "cgroup.procs"
+    }
+
     fn create(&self, path: &Path) -> Result<Vec<String>, CgroupError> {
         let folder = self.mount.join(path);
         fs::create_dir_all(&folder).map_err(|source| CgroupError::Io { path: folder, source })?;

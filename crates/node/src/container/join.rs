@@ -88,7 +88,7 @@ fn enter(
     told: &OwnedFd,
     pid_in: OwnedFd,
 ) -> Result<(), StartFailure> {
-    group.add(0).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
+    group.enter(false).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
     let alone = sys::Alone::check().during("copying the process")?;
     move_into_thread_name_spaces(of, namespaces).during("entering the container")?;
     match sys::fork_sibling(&alone).during("copying the process")? {

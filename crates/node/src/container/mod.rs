@@ -20,7 +20,6 @@ mod join;
 mod keeper;
 mod mounts;
 pub mod root;
-pub mod sample;
 mod start;
 
 use std::io;

@@ -14,13 +14,15 @@ use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use super::mounts::{attach, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs};
-use super::{During, StartFailure, host, sample};
+use super::{During, StartFailure, host};
 use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Root, ShimSpec, Source};
 use crate::sys;
 
 /// The memory file system that is `/` holds mount points and little files, not data.
 const ROOT_SIZE: u64 = 64 << 20;
 const SHM_SIZE: u64 = 64 << 20;
+/// Name of the program in the built-in image.
+const PROGRAM: &str = "statefuld";
 
 const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
@@ -72,7 +74,7 @@ impl<'a> Builder<'a> {
         tmpfs(self.stage, 0o755, Some(ROOT_SIZE), MountFlags::NODEV).during("mounting the root")?;
         match &self.container.root {
             Root::Host => self.host_root()?,
-            Root::Sample { image } => self.sample_root(image)?,
+            Root::Sample => self.sample_root()?,
         }
         self.pivot()?;
         // /dev first: masks of files are made of its null device.
@@ -207,11 +209,10 @@ impl<'a> Builder<'a> {
     }
 
     /// One program and the folders that every program expects.
-    fn sample_root(&self, image: &Path) -> Result<(), StartFailure> {
-        let program = copy_tree(&image.join(sample::PROGRAM), true).during("opening the built-in image")?;
-        let target = self.stage.join(sample::PROGRAM);
-        fs::File::create(&target).during("laying out the built-in image")?;
-        attach(&program, &target).during("laying out the built-in image")?;
+    fn sample_root(&self) -> Result<(), StartFailure> {
+        // Everything that is executed here is executed by a process that runs from the sealed copy of it already: the
+        // link leads there, and nothing has to be laid out on a disk.
+        symlink("/proc/self/exe", self.stage.join(PROGRAM)).during("laying out the built-in image")?;
         for (name, mode) in [("etc", 0o755), ("data", 0o755), ("root", 0o700), ("var", 0o755)] {
             make_folder(&self.stage.join(name), mode)?;
         }
@@ -241,7 +242,7 @@ impl<'a> Builder<'a> {
             }
         }
         let mut scratch = vec![("/tmp", 0o1777), ("/run", 0o755)];
-        if matches!(self.container.root, Root::Sample { .. }) {
+        if self.container.root == Root::Sample {
             // Where the journal is written if the pod has no volume for it.
             scratch.push(("/data", 0o755));
         }

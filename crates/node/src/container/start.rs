@@ -47,15 +47,20 @@ pub struct Start<'a> {
     pub stage: &'a Path,
     /// Number of this start.
     pub start: u32,
+    /// Nothing ever ran in its cgroup.
+    pub first: bool,
 }
 
 /// Starts a container's first process.
 pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
-    match sys::fork_into(sys::NEW_PID_AND_MOUNT)? {
+    // Later starts may be into a group that was killed.
+    let birthplace = start.first.then(|| start.group.birthplace()).flatten();
+    let (forked, born) = sys::fork_into_group(sys::NEW_PID_AND_MOUNT, birthplace.as_ref())?;
+    match forked {
         Forked::Child => {
             drop(report);
-            let failure = match become_init(start, &stdio, &told) {
+            let failure = match become_init(start, born, &stdio, &told) {
                 Ok(never) => match never {},
                 Err(failure) => failure,
             };
@@ -73,7 +78,7 @@ pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
 pub fn start_beside(start: &Start<'_>, stdio: Stdio, target: BorrowedFd<'_>) -> io::Result<Started> {
     let joined = fork_inside(target, ThreadNameSpaceType::PROCESS_ID, start.group, |told| {
         unshare(UnshareFlags::NEWNS, "making a mount namespace")?;
-        become_init(start, &stdio, told)
+        become_init(start, false, &stdio, told)
     })?;
     Ok(Started { pid: joined.pid, pidfd: joined.pidfd, report: joined.report })
 }
@@ -81,10 +86,10 @@ pub fn start_beside(start: &Start<'_>, stdio: Stdio, target: BorrowedFd<'_>) -> 
 /// Nothing: a function with this result has replaced the program, or failed.
 pub(super) enum Never {}
 
-fn become_init(start: &Start<'_>, stdio: &Stdio, told: &OwnedFd) -> Result<Never, StartFailure> {
+fn become_init(start: &Start<'_>, born: bool, stdio: &Stdio, told: &OwnedFd) -> Result<Never, StartFailure> {
     bind_to_shim(told)?;
     // 0: whoever writes. The pid that this process has for itself means nothing outside.
-    start.group.add(0).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
+    start.group.enter(born).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
     unshare(UnshareFlags::NEWCGROUP, "making a cgroup namespace")?;
     if let Some(wanted) = start.container.oom_score_adj {
         // Lowering it takes a capability that even root may lack; the shim tells that as a warning.

@@ -22,6 +22,10 @@ const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin
 impl Pod {
     /// Starts a container, for the first time or again. A failure is a termination like any other.
     pub(super) fn start_container(&mut self, index: usize, ambient: &Ambient) {
+        if self.containers[index].last_termination.is_some() {
+            // Its incarnation is above that of the specification, which is on disk.
+            self.will_last();
+        }
         let container = &mut self.containers[index];
         if container.last_termination.is_some() {
             container.restart_count = container.restart_count.saturating_add(1);
@@ -74,6 +78,7 @@ impl Pod {
             group: &group,
             stage: &stage,
             start: container.restart_count,
+            first: container.last_termination.is_none(),
         };
         let started = match target {
             Some(target) => container::start_beside(&start, ends.theirs, target.pidfd()),

@@ -56,20 +56,32 @@ pub(crate) fn read<T: DeserializeOwned>(path: &Path, format: Format) -> Result<T
     Ok(body.body)
 }
 
-/// Replaces a file: after a crash at any moment it holds the old or the new content.
+/// Replaces a file: after a crash at any moment, and a loss of power, it holds the old or the new content.
 pub(crate) fn write<T: Serialize>(path: &Path, format: Format, body: &T) -> Result<(), FileError> {
-    let out = Outgoing { magic: format.magic, version: format.version, body };
-    let bytes = serde_json::to_vec(&out).map_err(|source| FileError::Broken { path: path.to_owned(), source })?;
-    replace(path, &bytes).map_err(|source| FileError::Io { path: path.to_owned(), source })
+    write_with(path, format, body, true)
 }
 
-fn replace(path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Replaces a file: after a crash at any moment it holds the old or the new content. A loss of power may leave anything.
+pub(crate) fn write_for_now<T: Serialize>(path: &Path, format: Format, body: &T) -> Result<(), FileError> {
+    write_with(path, format, body, false)
+}
+
+fn write_with<T: Serialize>(path: &Path, format: Format, body: &T, synced: bool) -> Result<(), FileError> {
+    let out = Outgoing { magic: format.magic, version: format.version, body };
+    let bytes = serde_json::to_vec(&out).map_err(|source| FileError::Broken { path: path.to_owned(), source })?;
+    replace(path, &bytes, synced).map_err(|source| FileError::Io { path: path.to_owned(), source })
+}
+
+fn replace(path: &Path, bytes: &[u8], synced: bool) -> io::Result<()> {
     let dir = path.parent().unwrap_or(Path::new("/"));
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(".new");
     let temporary = dir.join(name);
     let mut file = File::create(&temporary)?;
     file.write_all(bytes)?;
+    if !synced {
+        return fs::rename(&temporary, path);
+    }
     file.sync_all()?;
     fs::rename(&temporary, path)?;
     File::open(dir)?.sync_all()

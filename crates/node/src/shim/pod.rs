@@ -52,6 +52,8 @@ pub(super) struct Pod {
     sequence: u64,
     warnings: Vec<String>,
     changed: bool,
+    /// What changed has to be known after a loss of power.
+    lasting: bool,
 }
 
 impl Pod {
@@ -81,8 +83,9 @@ impl Pod {
             sequence: 1,
             warnings,
             changed: false,
+            lasting: false,
         };
-        pod.state().write(&pod.dir)?;
+        pod.state().write_for_now(&pod.dir)?;
         Ok(pod)
     }
 
@@ -113,9 +116,17 @@ impl Pod {
             return;
         }
         self.sequence += 1;
-        if let Err(error) = self.state().write(&self.dir) {
-            eprintln!("the state is not recorded: {error}");
+        let state = self.state();
+        let written = if self.lasting { state.write(&self.dir) } else { state.write_for_now(&self.dir) };
+        match written {
+            Ok(()) => self.lasting = false,
+            Err(error) => eprintln!("the state is not recorded: {error}"),
         }
+    }
+
+    /// What changes now has to be known after a loss of power.
+    pub(super) fn will_last(&mut self) {
+        self.lasting = true;
     }
 
     pub(super) fn touch(&mut self) {
@@ -463,6 +474,7 @@ impl Pod {
 
     /// Decides what follows an end.
     pub(super) fn settle(&mut self, index: usize, termination: Termination, ran: Duration, ambient: &Ambient) {
+        self.will_last();
         let stopping = self.phase >= Phase::Stopping;
         let container = &mut self.containers[index];
         container.last_termination = Some(termination.clone());

@@ -50,13 +50,26 @@ fn detach(pod_dir: &Path) -> Result<String, SetupError> {
     let pod_dir =
         fs::canonicalize(pod_dir).map_err(|source| SetupError::Folder { path: pod_dir.to_owned(), source })?;
     sys::close_from(3)?;
-    let (answer, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+    let ground = Ground::prepare(&pod_dir)?;
     // The session first: the copy must not die with the launcher's terminal.
     rustix::process::setsid().map_err(io::Error::from)?;
-    match sys::fork_into(0)? {
+    let birthplace = ground.cgroup.shim().birthplace();
+    let mut text = copy(&pod_dir, &ground, birthplace.as_ref())?;
+    if text.is_empty() && birthplace.is_some() {
+        // Killed at birth, where the launcher's own group was killed before.
+        text = copy(&pod_dir, &ground, None)?;
+    }
+    Ok(text)
+}
+
+/// Lets a copy of this process become the shim, and gives what it has to say.
+fn copy(pod_dir: &Path, ground: &Ground, birthplace: Option<&OwnedFd>) -> Result<String, SetupError> {
+    let (answer, told) = pipe_with(PipeFlags::CLOEXEC).map_err(io::Error::from)?;
+    let (forked, born) = sys::fork_into_group(0, birthplace)?;
+    match forked {
         Forked::Child => {
             drop(answer);
-            sys::exit_now(i32::from(run(&pod_dir, told).is_err()))
+            sys::exit_now(i32::from(run(pod_dir, ground, born, told).is_err()))
         }
         Forked::Parent { .. } => {
             drop(told);
@@ -67,11 +80,36 @@ fn detach(pod_dir: &Path) -> Result<String, SetupError> {
     }
 }
 
+/// What a shim stands on, prepared before it is there.
+#[derive(Debug)]
+struct Ground {
+    /// Only a living shim holds it.
+    lock: File,
+    spec: ShimSpec,
+    cgroup: PodCgroup,
+    warnings: Vec<String>,
+}
+
+impl Ground {
+    fn prepare(pod_dir: &Path) -> Result<Self, SetupError> {
+        let lock = OpenOptions::new().create(true).truncate(false).write(true).open(pod_dir.join(LOCK_FILE))?;
+        match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
+            Err(rustix::io::Errno::WOULDBLOCK) => return Err(SetupError::Occupied { path: pod_dir.to_owned() }),
+            result => result.map_err(io::Error::from)?,
+        }
+        let spec = ShimSpec::read(pod_dir)?;
+        let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?;
+        let warnings = cgroup.create(&spec.limits)?;
+        cgroup.shim().create()?;
+        Ok(Self { lock, spec, cgroup, warnings })
+    }
+}
+
 /// The shim's whole life.
-fn run(pod_dir: &Path, told: OwnedFd) -> Result<(), ()> {
+fn run(pod_dir: &Path, ground: &Ground, born: bool, told: OwnedFd) -> Result<(), ()> {
     let ambient = Ambient::system();
     let mut told = File::from(told);
-    let pod = match set_up(pod_dir, &ambient) {
+    let pod = match set_up(pod_dir, ground, born, &ambient) {
         Ok(pod) => pod,
         Err(error) => {
             let _ = told.write_all(error.to_string().as_bytes());
@@ -93,19 +131,13 @@ pub(super) struct Sandbox {
     _lock: File,
 }
 
-fn set_up(pod_dir: &Path, ambient: &Ambient) -> Result<Sandbox, SetupError> {
+fn set_up(pod_dir: &Path, ground: &Ground, born: bool, ambient: &Ambient) -> Result<Sandbox, SetupError> {
     redirect_stdio(pod_dir)?;
-    let lock = OpenOptions::new().create(true).truncate(false).write(true).open(pod_dir.join(LOCK_FILE))?;
-    match rustix::fs::flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-        Err(rustix::io::Errno::WOULDBLOCK) => return Err(SetupError::Occupied { path: pod_dir.to_owned() }),
-        result => result.map_err(io::Error::from)?,
-    }
-    let spec = ShimSpec::read(pod_dir)?;
+    // The launcher's copy is closed with it: the lock stays as long as this one is open.
+    let lock = ground.lock.try_clone()?;
+    let (spec, cgroup, mut warnings) = (ground.spec.clone(), ground.cgroup.clone(), ground.warnings.clone());
     name_process(&spec.name);
-    let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?;
-    let mut warnings = cgroup.create(&spec.limits)?;
-    cgroup.shim().create()?;
-    cgroup.shim().add(0)?;
+    cgroup.shim().enter(born)?;
     if fs::write("/proc/self/oom_score_adj", "-999").is_err() {
         warnings.push("the shim cannot be kept from the OOM killer: CAP_SYS_RESOURCE is missing".into());
     }

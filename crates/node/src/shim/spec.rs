@@ -170,10 +170,7 @@ pub enum Root {
     /// The machine's own root: programs read-only, `/etc`, `/var`, `/srv` as private overlays.
     Host,
     /// The built-in image: nothing but our binary as `/statefuld`, read-only.
-    Sample {
-        /// The folder that `container::sample::materialise` returned.
-        image: PathBuf,
-    },
+    Sample,
 }
 
 /// A mount on top of the root.

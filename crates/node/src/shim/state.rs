@@ -1,7 +1,8 @@
 //! What a shim reports: the same [`PodState`] over its socket and, after every change, in `state.json`.
 //!
-//! The file is replaced atomically and synced, so that an agent that finds the shim dead still learns how
-//! each container ended.
+//! The file is replaced atomically, so that an agent that finds the shim dead still learns how each container ended; and
+//! synced whenever one has ended or is started again, so that it learns so after a loss of power, too. That one began
+//! is not worth the wait: with the power it ended.
 
 use std::path::Path;
 
@@ -46,6 +47,11 @@ impl PodState {
     /// Writes `state.json`, atomically and durably.
     pub fn write(&self, pod_dir: &Path) -> Result<(), FileError> {
         file::write(&pod_dir.join(STATE_FILE), FORMAT, self)
+    }
+
+    /// Writes `state.json`, atomically; a loss of power may take it.
+    pub(super) fn write_for_now(&self, pod_dir: &Path) -> Result<(), FileError> {
+        file::write_for_now(&pod_dir.join(STATE_FILE), FORMAT, self)
     }
 
     /// Reads `state.json`; None where the shim never got so far.

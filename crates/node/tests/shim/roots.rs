@@ -5,7 +5,6 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
-use statefuld_node::container::sample;
 use statefuld_node::shim::Shim;
 use statefuld_node::shim::spec::{Capabilities, ContainerSpec, Mount, Root, Source, User};
 
@@ -209,11 +208,9 @@ async fn a_read_only_root_takes_writes_in_volumes_only() {
 
 #[tokio::test]
 async fn the_built_in_image_serves_its_journal_and_has_nothing_else() {
-    let images = tempfile::tempdir().unwrap();
-    let image = sample::materialise(images.path(), exe()).unwrap();
     let data = tempfile::tempdir().unwrap();
     let argv = ["/statefuld", "sample", "--listen", "127.0.0.1:8080"].map(String::from).to_vec();
-    let root = Root::Sample { image: image.clone() };
+    let root = Root::Sample;
     let mounts = vec![bind(data.path(), "/data")];
     let mut pod = TestPod::new(vec![ContainerSpec { argv, root, mounts, ..script("a", "") }]);
     let shim = pod.run().await;

@@ -111,7 +111,10 @@ struct Running {
 
 impl Running {
     fn start(instance: &Instance, arguments: &[&str]) -> Self {
-        let mut command = instance.kubectl_command(arguments);
+        Self::of(instance.kubectl_command(arguments))
+    }
+
+    fn of(mut command: Command) -> Self {
         let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
@@ -197,6 +200,12 @@ fn exec(instance: &Instance) {
     assert_eq!(count.trim(), "5");
     let coded = Running::start(instance, &["exec", "web-0", "--", "/bin/sh", "-c", "exit 42"]);
     assert_eq!(coded.exit_code(), Some(42));
+    // Over SPDY, as older ones do.
+    let mut older =
+        instance.kubectl_command(&["exec", "web-0", "--", "/bin/sh", "-c", "echo out; echo bad >&2; exit 42"]);
+    let output = older.env("KUBECTL_REMOTE_COMMAND_WEBSOCKETS", "false").output().expect("kubectl runs");
+    assert_eq!((output.status.code(), &output.stdout[..]), (Some(42), &b"out\n"[..]));
+    assert!(output.stderr.starts_with(b"bad\n"), "{}", String::from_utf8_lossy(&output.stderr));
     let arguments = "kubectl exec -it web-0 -c shell -- /bin/sh -c 'test -t 0 && stty size'";
     let mut terminal = instance.with_kubeconfig(Command::new("script"));
     let output = terminal.args(["-qec", arguments, "/dev/null"]).stdin(Stdio::null()).output().expect("script runs");
@@ -242,8 +251,11 @@ fn follow(instance: &Instance) {
 
 /// Through a pod and a service, several connections at once; a port where nobody listens does not end the forwarding.
 fn port_forward(instance: &Instance) {
-    for target in ["pod/web-0", "service/web"] {
-        let forward = Running::start(instance, &["port-forward", target, ":8000"]);
+    // The last one over SPDY, as older ones do.
+    for (target, sockets) in [("pod/web-0", "true"), ("service/web", "true"), ("pod/web-0", "false")] {
+        let mut command = instance.kubectl_command(&["port-forward", target, ":8000"]);
+        command.env("KUBECTL_PORT_FORWARD_WEBSOCKETS", sockets);
+        let forward = Running::of(command);
         let line = forward.line("it listens", |line| line.starts_with("Forwarding from 127.0.0.1:"));
         let port = line.split([':', ' ']).nth(3).expect("a port").to_owned();
         let fetches: Vec<_> = (0..3).map(|_| connect(&port)).collect();

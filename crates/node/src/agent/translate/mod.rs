@@ -18,7 +18,6 @@ mod root;
 mod user;
 
 use std::collections::BTreeMap;
-use std::path::Path;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
@@ -29,7 +28,7 @@ use crate::network::files;
 use crate::shim::spec::{BackOff, Capabilities, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
 use crate::volume::{self, Ready};
 pub use resources::qos_class;
-pub use root::{HOST_CLASS, SAMPLE_IMAGE, needs_sample, on_host_root};
+pub use root::{HOST_CLASS, SAMPLE_IMAGE, on_host_root};
 
 /// Grace period where neither pod nor deletion names one.
 pub const DEFAULT_GRACE_S: i64 = 30;
@@ -45,8 +44,6 @@ pub struct Inputs<'a> {
     pub fetched: &'a Fetched,
     /// Its volumes.
     pub volumes: &'a BTreeMap<String, Ready>,
-    /// The built-in image's folder, where the pod needs it.
-    pub sample: Option<&'a Path>,
     /// The epoch of its binding.
     pub epoch: u64,
     /// Incarnation of the first container started in this sandbox.
@@ -121,7 +118,7 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
     let environment = env::variables(inputs.pod, container, inputs.fetched).map_err(refuse)?;
     let lookup = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     let expand = |text: &str| env::expand(text, lookup);
-    let (root, argv) = root::root_and_argv(inputs, spec, container, expand)?;
+    let (root, argv) = root::root_and_argv(spec, container, expand)?;
     let mounts = volume::mounts(container, inputs.volumes, expand).map_err(|e| refuse(e.to_string()))?;
     let security = container.security_context.clone().unwrap_or_default();
     let user = user::of(inputs.pod, spec, container, &security)?;

@@ -1,10 +1,8 @@
 //! What each container sees as `/`, and the command that follows from it.
 
-use std::path::{Path, PathBuf};
+use k8s_openapi::api::core::v1::{Container, PodSpec};
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
-
-use super::{Inputs, Refusal, containers};
+use super::Refusal;
 use crate::shim::spec::Root;
 
 /// The image that is always there: this program.
@@ -13,7 +11,6 @@ pub const SAMPLE_IMAGE: &str = "statefuld.local/sample";
 pub const HOST_CLASS: &str = "host";
 
 pub(super) fn root_and_argv(
-    inputs: &Inputs<'_>,
     spec: &PodSpec,
     container: &Container,
     expand: impl Fn(&str) -> String,
@@ -24,12 +21,7 @@ pub(super) fn root_and_argv(
     let (root, entrypoint) = if on_host_root(spec) {
         (Root::Host, Vec::new())
     } else if is_sample(image) {
-        let folder: PathBuf = inputs.sample.map(Path::to_path_buf).ok_or_else(|| Refusal {
-            container: container.name.clone(),
-            reason: "ErrImagePull",
-            message: "the built-in image is not laid out yet".to_owned(),
-        })?;
-        (Root::Sample { image: folder }, vec!["/statefuld".to_owned(), "sample".to_owned()])
+        (Root::Sample, vec!["/statefuld".to_owned(), "sample".to_owned()])
     } else {
         return Err(no_image(container, image));
     };
@@ -43,12 +35,6 @@ pub(super) fn root_and_argv(
         });
     }
     Ok((root, argv))
-}
-
-/// Whether the pod needs the built-in image.
-pub fn needs_sample(pod: &Pod) -> bool {
-    let Some(spec) = &pod.spec else { return false };
-    !on_host_root(spec) && containers(spec).any(|c| is_sample(c.image.as_deref().unwrap_or_default()))
 }
 
 /// Whether it runs on the machine's own root.

@@ -26,7 +26,6 @@ fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
         config: &config(),
         fetched: &Fetched::default(),
         volumes: &volumes,
-        sample: Some(Path::new("/img")),
         epoch: 9,
         incarnation: 1,
         restarts: &BTreeMap::from([("c".to_owned(), 4)]),
