@@ -14,6 +14,9 @@ pub(super) const CASES: &[(&str, Act)] = &[
     ("delete_when_scaled", |s| Box::pin(policies(s, "Retain", "Delete"))),
     ("delete_both", |s| Box::pin(policies(s, "Delete", "Delete"))),
     ("claims_of_another_controller_stay", |s| Box::pin(foreign(s))),
+    ("another_owner_that_controls_nothing_stays_beside_the_set", |s| Box::pin(beside(s))),
+    ("claims_go_with_the_set_after_it_adopted_a_pod", |s| Box::pin(adopted(s, true))),
+    ("claims_go_when_scaled_after_the_set_adopted_a_pod", |s| Box::pin(adopted(s, false))),
     ("a_missing_claim_is_made_again", |s| Box::pin(missing(s))),
     ("a_claim_in_use_goes_after_its_pod", |s| Box::pin(protected(s))),
     ("a_template_written_again_changes_nothing", |s| Box::pin(noop(s))),
@@ -89,6 +92,59 @@ async fn foreign(stage: &Stage) -> Verdict {
     stage.wait("what the set owned is gone", |seen| claims(seen) == ["data-web-1"]).await?;
     stage.quiet().await?;
     ensure(claims(&stage.world.look()) == ["data-web-1"], || "the other controller's claim stays".into())
+}
+
+/// "should not delete PVC when there is another controller", its second half: an owner that is no controller, and a
+/// reference of the set's that is not the controller's.
+async fn beside(stage: &Stage) -> Verdict {
+    stage.create(Kind::Sets, &with_claims(1, "Delete", "Retain")).await?;
+    stage.wait("web-0 is ready", |seen| all_ready(seen, &["web-0"])).await?;
+    let path = format!("/api/v1/namespaces/{}/configmaps", stage.namespace);
+    let owner = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "owner"}});
+    let owner = stage.client.expect("POST", &path, Some(&owner)).await?;
+    let owners = |seen: &Seen| {
+        let claim = seen.get(Kind::Claims, "data-web-0")?;
+        Some(claim["metadata"]["ownerReferences"].as_array()?.clone())
+    };
+    stage.wait("the set owns the claim", |seen| owners(seen).is_some_and(|all| all.len() == 1)).await?;
+    let mut ours = owners(&stage.world.look()).ok_or("the claim is gone")?.remove(0);
+    ours["controller"] = false.into();
+    let other = json!({"apiVersion": "v1", "kind": "ConfigMap", "name": "owner", "uid": uid(&owner)});
+    stage.patch(Kind::Claims, "data-web-0", &json!({"metadata": {"ownerReferences": [other, ours]}})).await?;
+    // Upstream too looks at claims when something else of the set changes.
+    stage.patch(Kind::Sets, "web", &json!({"metadata": {"annotations": {"look": "again"}}})).await?;
+    stage
+        .wait("the set controls the claim again, beside the other owner", |seen| {
+            let all = owners(seen).unwrap_or_default();
+            let set = all.iter().find(|owner| owner["kind"] == "StatefulSet");
+            all.len() == 2
+                && all.iter().any(|owner| owner["kind"] == "ConfigMap")
+                && set.is_some_and(|set| set["controller"] == true)
+        })
+        .await
+}
+
+/// "should delete PVCs after adopting pod (WhenDeleted)", "… (WhenScaled)"
+async fn adopted(stage: &Stage, with_set: bool) -> Verdict {
+    let (deleted, scaled) = if with_set { ("Delete", "Retain") } else { ("Retain", "Delete") };
+    stage.create(Kind::Sets, &with_claims(2, "Retain", "Retain")).await?;
+    stage.wait("two are ready", |seen| all_ready(seen, &["web-0", "web-1"])).await?;
+    stage.patch(Kind::Pods, "web-1", &json!({"metadata": {"ownerReferences": null}})).await?;
+    stage
+        .wait("web-1 is adopted", |seen| {
+            seen.get(Kind::Pods, "web-1").is_some_and(|pod| crate::players::objects::controller(pod).is_some())
+        })
+        .await?;
+    let policy = json!({"persistentVolumeClaimRetentionPolicy": {"whenDeleted": deleted, "whenScaled": scaled}});
+    stage.patch(Kind::Sets, "web", &json!({"spec": policy})).await?;
+    if with_set {
+        let owned = |claim: &Value| claim["metadata"]["ownerReferences"][0]["kind"] == "StatefulSet";
+        stage.wait("the set owns both claims", |seen| seen.all(Kind::Claims).all(|(_, claim)| owned(claim))).await?;
+        stage.delete(Kind::Sets, "web").await?;
+        return stage.wait("all claims are gone", |seen| claims(seen).is_empty()).await;
+    }
+    stage.patch(Kind::Sets, "web", &json!({"spec": {"replicas": 1}})).await?;
+    stage.wait("the claim of web-1 is gone", |seen| claims(seen) == ["data-web-0"]).await
 }
 
 /// "PVC should be recreated when pod is pending due to missing PVC"

@@ -16,6 +16,7 @@ pub(super) const CASES: &[(&str, Act)] = &[
     ("max_unavailable_ordered", |s| Box::pin(max_unavailable(s, "OrderedReady"))),
     ("max_unavailable_parallel", |s| Box::pin(max_unavailable(s, "Parallel"))),
     ("recreate_ends_all_before_it_starts_one", |s| Box::pin(recreate(s))),
+    ("recreate_frees_a_stuck_pod_and_keeps_the_claims", |s| Box::pin(recreate_stuck(s))),
     ("a_change_of_replicas_makes_no_revision", |s| Box::pin(no_revision(s))),
     ("history_is_limited", |s| Box::pin(history(s))),
 ];
@@ -179,6 +180,24 @@ async fn recreate(stage: &Stage) -> Verdict {
     ensure(created == 0, || "nothing starts before the last old pod has gone".into())?;
     stage.kubelet.rule(json!({"pod": "web-1", "stop": true}));
     settled(stage).await
+}
+
+/// KEP-3541: a pod that never becomes ready holds up no Recreate, and claims are left alone.
+async fn recreate_stuck(stage: &Stage) -> Verdict {
+    let mut recreate = set("web", 2, json!({"updateStrategy": {"type": "Recreate", "rollingUpdate": null}}));
+    recreate["spec"]["volumeClaimTemplates"] = json!([crate::players::objects::claim("data", &Value::Null)]);
+    stage.kubelet.rule(json!({"pod": "web-0", "ready": false}));
+    stage.create(Kind::Sets, &recreate).await?;
+    stage.wait("web-0 is there", |seen| seen.get(Kind::Pods, "web-0").is_some()).await?;
+    stage.quiet().await?;
+    let before = stage.world.look().get(Kind::Claims, "data-web-0").map(|claim| uid(claim).to_owned());
+    let pod = stage.pod_uid("web-0")?;
+    stage.kubelet.rule(json!({"pod": "web-0", "ready": true}));
+    stage.patch(Kind::Sets, "web", &image("v2")).await?;
+    stage.wait("both are ready", |seen| all_ready(seen, &["web-0", "web-1"])).await?;
+    let after = stage.world.look().get(Kind::Claims, "data-web-0").map(|claim| uid(claim).to_owned());
+    ensure(stage.pod_uid("web-0")? != pod, || "web-0 is another pod".into())?;
+    ensure(before.is_some() && before == after, || format!("its claim stays: {before:?}, {after:?}"))
 }
 
 /// test/integration/statefulset: "TestSpecReplicasChange"

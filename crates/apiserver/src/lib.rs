@@ -56,6 +56,7 @@ mod respond;
 mod route;
 mod server;
 mod service;
+mod skim;
 mod streams;
 mod sub;
 mod verbs;

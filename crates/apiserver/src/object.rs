@@ -13,6 +13,8 @@ use api::resource::Resource;
 use bytes::Bytes;
 use serde_json::Value;
 
+use crate::skim;
+
 /// One object at one revision.
 #[derive(Debug)]
 pub(crate) struct Object {
@@ -51,16 +53,10 @@ impl Key {
 }
 
 impl Object {
-    /// Takes a stored value in, and gives the document along that it had to parse; `None` if it is no object with metadata. `head` is [`head`] of the resource.
-    pub(crate) fn new(
-        resource: &Resource,
-        head: &Arc<str>,
-        key: Key,
-        raw: Bytes,
-        revision: u64,
-    ) -> Option<(Self, Value)> {
+    /// Takes a stored value in; `None` if it is no object with metadata. `head` is [`head`] of the resource.
+    pub(crate) fn new(resource: &Resource, head: &Arc<str>, key: Key, raw: Bytes, revision: u64) -> Option<Self> {
         let (value, raw) = match &resource.custom {
-            None => (serde_json::from_slice(&raw).ok()?, raw),
+            None => (skim::skim(&raw)?, raw),
             Some(custom) => {
                 // What was stored under an older schema is seen through today's.
                 let mut value: Value = serde_json::from_slice(&raw).ok()?;
@@ -77,8 +73,7 @@ impl Object {
             .unwrap_or_default();
         let fields = api::selector::fields(resource, &value);
         let terminating = value.pointer("/metadata/deletionTimestamp").is_some();
-        let object = Self { key, head: head.clone(), raw, revision, splice_at, labels, terminating, fields };
-        Some((object, value))
+        Some(Self { key, head: head.clone(), raw, revision, splice_at, labels, terminating, fields })
     }
 
     /// Appends the object as it is served, with a given resourceVersion (its own, or that of its deletion).
@@ -255,7 +250,7 @@ mod tests {
         });
         let resource = pods();
         let key = Key::new("default", "a");
-        let (object, _) = Object::new(&resource, &head(&resource), key, stored_bytes(value.clone()), 5).unwrap();
+        let object = Object::new(&resource, &head(&resource), key, stored_bytes(value.clone()), 5).unwrap();
         assert_eq!(object.labels["x"], "y");
         let mut out = Vec::new();
         object.write(5, &mut out);

@@ -22,6 +22,7 @@ pub mod events;
 pub mod gc;
 pub mod informer;
 pub mod informers;
+mod lean;
 pub mod nodes;
 pub mod queue;
 pub mod quota;

@@ -131,7 +131,12 @@ impl Task {
 impl Plan {
     /// True if nothing is to be done or written: the set is as it should be, or waits.
     pub fn is_idle(&self, set: &Set) -> bool {
-        self.prologue.is_empty() && self.phases.is_empty() && self.surplus.is_empty() && !self.writes_status(set)
+        self.is_status_alone() && !self.writes_status(set)
+    }
+
+    /// True if there is nothing to do but to write the status, if that.
+    pub fn is_status_alone(&self) -> bool {
+        self.prologue.is_empty() && self.phases.is_empty() && self.surplus.is_empty()
     }
 
     /// True if the status is worth a write.

@@ -206,8 +206,11 @@ fn updated(view: &Observed, now: Millis, world: &World, pod: &Pod, index: i64) -
     require(rule, index >= i64::from(partition.unwrap_or(0)), || format!("{name} is below the partition and deleted"))?;
     let worked = pod.was_ready != Some(false) || pod.is_ready();
     if set.beyond.rollback && !is_old(view, pod) {
-        let held = target(view).is_some_and(|r| r.held.as_ref() == Some(&set.beyond.retry));
-        return require("P12", held && !worked, || format!("{name} worked once and is rolled back"));
+        // It may have been held back by this very execution.
+        let holds = |r: &planner::Revision| r.held.as_ref() == Some(&set.beyond.retry);
+        let held = target(view).is_some_and(|r| holds(r) || world.revisions.get(&r.name).is_some_and(holds));
+        require("P12", held, || format!("{name} is rolled back, and its revision is not held back"))?;
+        return require("P12", !worked, || format!("{name} worked once and is rolled back"));
     }
     require("Target", is_old(view, pod), || format!("{name} is up to date and deleted"))?;
     let broken = !available(view, pod, now);
@@ -268,10 +271,12 @@ fn target(view: &Observed) -> Option<&planner::Revision> {
     view.revisions.iter().filter(|r| r.data == view.set.data).max_by_key(|r| r.number)
 }
 
-/// The pod is not of the set's template, or not of its ordinal's override.
+/// The pod is not of the set's template, not of its ordinal's override, or not of the service that is carried out.
 fn is_old(view: &Observed, pod: &Pod) -> bool {
     let hash = parent_and_ordinal(&pod.name).and_then(|(_, n)| view.set.beyond.overrides.get(&n));
-    target(view).is_none_or(|t| pod.revision.as_ref() != Some(&t.name)) || pod.override_hash.as_ref() != hash
+    target(view).is_none_or(|t| pod.revision.as_ref() != Some(&t.name))
+        || pod.override_hash.as_ref() != hash
+        || view.set.beyond.carry_out && pod.subdomain != view.set.service_name
 }
 
 fn member(view: &Observed, ordinal: i32) -> Option<&Pod> {

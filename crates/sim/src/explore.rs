@@ -49,6 +49,10 @@ pub enum Edit {
     Delete,
     /// Nodes may be lost, and come back.
     NodeLoss,
+    /// Seconds pass in which nothing else happens.
+    Later(i64),
+    /// Another value of `retry`.
+    Retry(&'static str),
 }
 
 impl Edit {
@@ -63,6 +67,8 @@ impl Edit {
                 // Another ordinal is released by that, which takes this permission.
                 world.allow_reuse();
             }
+            Self::Retry(retry) if world.set.beyond.retry != retry => world.edit(|s| s.beyond.retry = retry.to_owned()),
+            Self::Later(seconds) => world.now += seconds * 1000,
             Self::Delete if !world.set.deleting => world.edit(|s| s.deleting = true),
             _ => {}
         }
@@ -80,6 +86,13 @@ pub struct Explored {
     pub complete: bool,
     /// States from which calm was tried out, each leading to the spec.
     pub calmed: usize,
+}
+
+impl std::fmt::Display for Explored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { states, steps, calmed, .. } = self;
+        write!(f, "{states} states, {steps} steps between them, {calmed} worlds from which calm leads to the spec")
+    }
 }
 
 #[derive(Clone, PartialEq, Eq, Hash)]
@@ -319,7 +332,13 @@ fn calm(limits: &Limits, mut world: World, known: &mut HashSet<u64>) -> Result<(
             waiting.extend(more);
         }
         pods_settle(&mut world);
+        let look_again = exec.outcome().and_then(|outcome| outcome.look_again);
         if world == before {
+            // Nothing is left but to wait, for a deadline or for minReadySeconds.
+            if let (false, Some(wait)) = (wrote, look_again.filter(|wait| *wait > 0)) {
+                world.now += wait;
+                continue;
+            }
             if wrote {
                 return Err(breach("P10", format!("it is quiet, and writes go on\nfrom {from:#?}\nto {world:#?}")));
             }
@@ -359,14 +378,18 @@ fn arrived(world: &World) -> Result<(), String> {
     let broken = |data: &planner::Blob| data.bytes() == BROKEN_TEMPLATE.as_bytes();
     // A template that never works is reached by nobody; what it leaves behind blocks an ordered set, as upstream,
     // unless it was asked to recover.
-    let stuck = world
-        .pods
-        .values()
-        .any(|p| p.pod.revision.as_ref().and_then(|r| world.revisions.get(r)).is_some_and(|r| broken(&r.data)));
+    let of = |revision: &String| world.revisions.get(revision);
+    let stuck = world.pods.values().any(|p| p.pod.revision.as_ref().and_then(of).is_some_and(|r| broken(&r.data)));
+    let wanted = usize::try_from(set.replicas).unwrap_or(0);
+    let retry = Some(&set.beyond.retry);
+    if set.beyond.rollback && of(&set.status.update_revision).is_some_and(|r| r.held.as_ref() == retry) {
+        // What failed is held back: every pod works, be it of the one revision or the other.
+        let works = world.pods.len() == wanted && world.pods.values().all(|p| p.pod.is_ready());
+        return if works { Ok(()) } else { Err("a failed revision is held back, and its pods stay".into()) };
+    }
     if broken(&set.data) || stuck && !set.beyond.replace_broken {
         return Ok(());
     }
-    let wanted = usize::try_from(set.replicas).unwrap_or(0);
     let (from, follows) = match set.strategy {
         Strategy::RollingUpdate { partition, .. } => (i64::from(partition.unwrap_or(0)), true),
         Strategy::OnDelete => (0, false),

@@ -230,7 +230,7 @@ mod tests {
     use planner::Management;
 
     use super::*;
-    use crate::run::plain_set;
+    use crate::plain_set;
 
     fn settled(replicas: i32) -> World {
         let mut world = World::new(plain_set(Management::OrderedReady, replicas));

@@ -45,6 +45,12 @@ pub enum Mutant {
     ReservedFilled,
     /// With strategy Recreate, new pods do not wait for old ones to be gone.
     RecreateOverlaps,
+    /// Pods of a revision that is held back count as never ready.
+    RollsBackWhatWorked,
+    /// The label of the revision is not read: every pod looks old.
+    RevisionsForgotten,
+    /// More pods are told to be available than are ready.
+    CountsTooMany,
 }
 
 impl Mutant {
@@ -89,6 +95,16 @@ impl Mutant {
                     p.trouble = Trouble::Container;
                 }
             }),
+            Self::RollsBackWhatWorked => {
+                let held = view.revisions.iter().find(|r| r.held.is_some()).map(|r| r.name.clone());
+                each_pod(view, |p| {
+                    if held.is_some() && p.revision == held {
+                        p.ready_since = None;
+                        p.was_ready = Some(false);
+                    }
+                });
+            }
+            Self::RevisionsForgotten => each_pod(view, |p| p.revision = None),
             Self::FailedPodsStay => each_pod(view, |p| {
                 if p.phase == PodPhase::Failed {
                     p.phase = PodPhase::Running;
@@ -112,6 +128,10 @@ impl Mutant {
             }
             (Self::CurrentRevisionMovedEarly, Call::WriteStatus { uid, mut status }) => {
                 status.current_revision.clone_from(&status.update_revision);
+                Some(Call::WriteStatus { uid, status })
+            }
+            (Self::CountsTooMany, Call::WriteStatus { uid, mut status }) => {
+                status.available = status.ready + 1;
                 Some(Call::WriteStatus { uid, status })
             }
             (Self::ScaleDownFromTheBottom, call @ Call::Act(Act::DeletePod { .. })) => {

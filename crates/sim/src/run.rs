@@ -4,10 +4,11 @@
 use std::collections::VecDeque;
 
 use planner::{
-    Answer, Beyond, Blob, ExecState, Failure, FailureKind, Management, Observed, PodPhase, Request, Reserved, Response,
-    Retention, Set, Status, Strategy, Unavailable, step,
+    Answer, ExecState, Failure, FailureKind, Observed, PodPhase, Request, Reserved, Response, Set, Strategy, Trouble,
+    step,
 };
 
+use crate::random::{random_set, random_strategy};
 use crate::{Rng, World, check};
 
 /// How much goes wrong.
@@ -200,6 +201,9 @@ impl Life {
             return Err(format!("quiet, and yet there is more to do: {plan:?}"));
         }
         let target = &set.status.update_revision;
+        let retry = &set.beyond.retry;
+        // A revision that failed is held back until somebody asks to try again.
+        let held = set.beyond.rollback && world.revisions.get(target).is_some_and(|r| r.held.as_ref() == Some(retry));
         let (partition, follows) = match set.strategy {
             Strategy::RollingUpdate { partition, .. } => (partition.unwrap_or(0), true),
             Strategy::OnDelete => (0, false),
@@ -213,7 +217,7 @@ impl Life {
             if owner != Some(&set.uid) {
                 return Err(format!("{name} is not the set's"));
             }
-            if follows && index >= partition && found.pod.revision.as_ref() != Some(target) {
+            if follows && !held && index >= partition && found.pod.revision.as_ref() != Some(target) {
                 return Err(format!("{name} is of {:?}, not of {target}", found.pod.revision));
             }
             for claim in found.pod.volumes.values() {
@@ -296,7 +300,8 @@ impl Life {
         let names: Vec<String> = self.world.pods.keys().cloned().collect();
         let Some(name) = self.rng.pick(&names).cloned() else { return };
         let pod = self.world.pods[&name].pod.clone();
-        let choice = self.rng.below(8);
+        let choice = self.rng.below(10);
+        let lost = pod.trouble == Trouble::NodeLost;
         let finished = matches!(pod.phase, PodPhase::Failed | PodPhase::Succeeded);
         let what = match choice {
             0 if !finished => {
@@ -310,13 +315,27 @@ impl Life {
                 });
                 "failed"
             }
-            _ if pod.terminating => {
-                self.world.remove_pod(&name);
-                "gone"
-            }
             2 => {
                 self.world.now += 3_000;
                 "later"
+            }
+            // Nobody but its node can say that it is gone.
+            _ if pod.terminating && !lost => {
+                self.world.remove_pod(&name);
+                "gone"
+            }
+            3 if !finished => {
+                let all = [Trouble::Container, Trouble::Misfit, Trouble::Outside, Trouble::NodeLost];
+                let trouble = all[self.rng.below(all.len())];
+                self.world.change_pod(&name, |p| {
+                    p.pod.ready_since = None;
+                    p.pod.trouble = trouble;
+                });
+                "in trouble"
+            }
+            4 if !finished && !pod.is_ready() && self.world.has_claims(&name) => {
+                self.world.change_pod(&name, |p| p.pod.phase = PodPhase::Running);
+                "runs, is not ready"
             }
             _ if !finished => {
                 self.world.make_ready(&name);
@@ -331,7 +350,7 @@ impl Life {
     /// Somebody edits or deletes something.
     fn user(&mut self) {
         let pods: Vec<String> = self.world.pods.keys().cloned().collect();
-        let what = match self.rng.below(12) {
+        let what = match self.rng.below(14) {
             0..=2 => {
                 let replicas = i32::try_from(self.rng.below(self.faults.replicas + 1)).unwrap_or(0);
                 self.world.edit(|s| s.replicas = replicas);
@@ -380,6 +399,12 @@ impl Life {
                 self.world.allow_reuse();
                 format!("reserves {reserved}")
             }
+            12 => {
+                let retry = ["", "again"][self.rng.below(2)];
+                self.world.edit(|s| s.beyond.retry = retry.to_owned());
+                format!("retry {retry:?}")
+            }
+            13 => self.annotate(),
             10 => {
                 let start = i32::try_from(self.rng.below(3)).unwrap_or(0);
                 self.world.edit(|s| s.start = start);
@@ -395,6 +420,29 @@ impl Life {
         };
         self.note(&what);
         self.changed();
+    }
+
+    /// Somebody changes what an annotation is about.
+    fn annotate(&mut self) -> String {
+        match self.rng.below(3) {
+            0 => {
+                let hash = ["one", "two"][self.rng.below(2)];
+                self.world.edit(|s| s.beyond.overrides = [(1, hash.to_owned())].into());
+                format!("overrides ordinal 1 by {hash}")
+            }
+            1 if self.world.set.beyond.carry_out => {
+                let name = ["web", "www"][self.rng.below(2)];
+                self.world.edit(|s| s.service_name = name.to_owned());
+                format!("service {name}")
+            }
+            _ => {
+                let size = i64::try_from(self.rng.below(4)).unwrap_or(0);
+                self.world.edit(|s| {
+                    s.beyond.claim_sizes = s.claim_templates.iter().map(|t| (t.clone(), size)).collect();
+                });
+                format!("claims of {size}")
+            }
+        }
     }
 
     /// The world has changed: the views so far are older by one.
@@ -415,79 +463,5 @@ impl Life {
         if self.trace.len() > TRACE_LIMIT {
             self.trace.pop_front();
         }
-    }
-}
-
-fn random_set(rng: &mut Rng, replicas: usize) -> Set {
-    let data = Blob::new(&b"a"[..]);
-    let retention = |rng: &mut Rng| if rng.one_in(3) { Retention::Delete } else { Retention::Retain };
-    Set {
-        api_version: "apps/v1".into(),
-        kind: "StatefulSet".into(),
-        namespace: "default".into(),
-        name: "web".into(),
-        uid: "set#0".into(),
-        generation: 1,
-        deleting: false,
-        replicas: i32::try_from(rng.below(replicas + 1)).unwrap_or(0),
-        start: i32::try_from(rng.below(2)).unwrap_or(0),
-        management: if rng.one_in(3) { Management::Parallel } else { Management::OrderedReady },
-        strategy: random_strategy(rng, replicas),
-        min_ready_seconds: if rng.one_in(3) { 5 } else { 0 },
-        history_limit: i32::try_from(rng.below(4)).unwrap_or(0) - 1,
-        claim_templates: ["data", "log"][..rng.below(3)].iter().map(|t| (*t).to_owned()).collect(),
-        when_deleted: retention(rng),
-        when_scaled: retention(rng),
-        meaning: data.clone(),
-        data,
-        status: Status::default(),
-        service_name: "web".into(),
-        beyond: random_beyond(rng),
-    }
-}
-
-fn random_beyond(rng: &mut Rng) -> Beyond {
-    Beyond {
-        ordered_deletion: rng.one_in(2),
-        replace_broken: rng.one_in(3),
-        overrides: if rng.one_in(4) { [(1, "hash".to_owned())].into() } else { Default::default() },
-        protect: rng.one_in(4).then_some(true),
-        ..Beyond::default()
-    }
-}
-
-fn random_strategy(rng: &mut Rng, replicas: usize) -> Strategy {
-    if rng.one_in(5) {
-        return Strategy::OnDelete;
-    }
-    let partition = match rng.below(4) {
-        0 => None,
-        1 => Some(i32::try_from(rng.below(replicas + 1)).unwrap_or(0)),
-        _ => Some(0),
-    };
-    let max_unavailable = match rng.below(4) {
-        0 => Unavailable::Count(2),
-        1 => Unavailable::Percent(50),
-        _ => Unavailable::Count(1),
-    };
-    Strategy::RollingUpdate { partition, max_unavailable }
-}
-
-/// The set of [`crate::explore()`]: as plain as can be.
-pub fn plain_set(management: Management, replicas: i32) -> Set {
-    let mut rng = Rng::new(0);
-    let set = random_set(&mut rng, 1);
-    Set {
-        replicas,
-        start: 0,
-        management,
-        strategy: Strategy::RollingUpdate { partition: Some(0), max_unavailable: Unavailable::Count(1) },
-        min_ready_seconds: 0,
-        history_limit: 10,
-        claim_templates: vec!["data".into()],
-        when_deleted: Retention::Retain,
-        when_scaled: Retention::Retain,
-        beyond: Beyond::default(),
-        ..set
     }
 }

@@ -289,8 +289,7 @@ impl World {
     /// A pod turns running and ready, if its claims are there. False if they are not.
     pub fn make_ready(&mut self, name: &str) -> bool {
         let now = self.now;
-        let claims = self.pods.get(name).map(|p| &p.pod.volumes);
-        if claims.is_none_or(|c| c.values().any(|c| !self.claims.contains_key(c))) {
+        if !self.has_claims(name) {
             return false;
         }
         self.change_pod(name, |p| {
@@ -300,6 +299,12 @@ impl World {
             p.pod.ready_since.get_or_insert(now);
         });
         true
+    }
+
+    /// A pod exists, and so do all its claims: it can run.
+    pub fn has_claims(&self, pod: &str) -> bool {
+        let claims = self.pods.get(pod).map(|p| &p.pod.volumes);
+        claims.is_some_and(|c| c.values().all(|c| self.claims.contains_key(c)))
     }
 
     /// Somebody puts the claims of a pod back that are not there.

@@ -428,6 +428,10 @@ pub struct BenchSets {
     #[arg(long, value_name = "N", default_value_t = 200)]
     pub sets: u32,
 
+    /// Numbers of pods, in Parallel sets of 100, with which memory and times are told; 0 for none
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1000")]
+    pub grow: Vec<u32>,
+
     /// How many nodes are simulated
     #[arg(long, value_name = "N", default_value_t = 4)]
     pub nodes: usize,

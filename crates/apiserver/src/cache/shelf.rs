@@ -78,14 +78,12 @@ impl Shelf {
 
     /// Reads a stored value of this kind. A new state is shown to the authorizer, if it wants this kind.
     pub(super) fn read_object(&self, key: Key, entry: store::Entry, new: bool) -> Option<Arc<Object>> {
-        let Some((object, mut value)) = Object::new(&self.resource, &self.head, key, entry.value, entry.mod_revision)
-        else {
+        let Some(object) = Object::new(&self.resource, &self.head, key, entry.value, entry.mod_revision) else {
             tracing::error!(key = %String::from_utf8_lossy(&entry.key), "a stored object is unreadable");
             return None;
         };
         if let Some(observer) = self.observer.as_ref().filter(|_| new) {
-            value["kind"] = self.resource.kind.as_str().into();
-            observer.apply(&value);
+            observer.apply(&object.value(&self.resource));
         }
         Some(Arc::new(object))
     }

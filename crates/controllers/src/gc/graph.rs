@@ -9,6 +9,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::{ObjectMeta, OwnerReference};
 
+use crate::informer::parse;
+
 /// Finalizer of an object whose dependents go first.
 pub(super) const FOREGROUND: &str = "foregroundDeletion";
 /// Finalizer of an object whose dependents are to stay.
@@ -25,6 +27,8 @@ pub(super) struct Item {
     pub(super) namespace: String,
     pub(super) name: String,
     pub(super) uid: String,
+    /// metadata.resourceVersion; 0 if it is unknown.
+    pub(super) version: u64,
     pub(super) owners: Vec<Owner>,
     pub(super) deleting: bool,
     pub(super) foreground: bool,
@@ -34,7 +38,7 @@ pub(super) struct Item {
 }
 
 /// A reference to an owner.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Owner {
     pub(super) api_version: String,
     pub(super) kind: String,
@@ -54,6 +58,7 @@ impl Item {
             namespace: meta.namespace.unwrap_or_default(),
             name: meta.name?,
             uid: meta.uid?,
+            version: parse(meta.resource_version.as_deref().unwrap_or_default()),
             owners: meta.owner_references.into_iter().flatten().map(Owner::of).collect(),
             deleting: meta.deletion_timestamp.is_some(),
             foreground: has(FOREGROUND),
@@ -74,6 +79,11 @@ impl Item {
 }
 
 impl Owner {
+    /// The owner that this means where it stands in an object of a namespace.
+    pub(super) fn within(&self, namespace: &str) -> (String, Self) {
+        (namespace.to_owned(), Self { blocks: false, ..self.clone() })
+    }
+
     fn of(reference: OwnerReference) -> Self {
         Self {
             api_version: reference.api_version,

@@ -14,6 +14,7 @@ mod conditions;
 mod graph;
 pub mod namespaces;
 
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -30,11 +31,14 @@ use self::graph::{FOREGROUND, Fate, Graph, Item, ORPHAN, Owner, OwnerState, fate
 use crate::Term;
 use crate::events::{Level, Recorder};
 use crate::informer::Informer;
+use crate::lean::LeanObject;
 use crate::queue::{Outcome, Queue};
 use crate::work::{self, Stop, call_opt};
 
-/// Objects worked on at once.
-const WORKERS: usize = 8;
+/// Objects worked on at once: as many deletes as one commit of the store takes along gladly.
+const WORKERS: usize = 32;
+/// Owners of which it is remembered that they are gone.
+const GONE_LIMIT: usize = 4096;
 /// An owner of a kind that is not served is looked for again this often.
 const UNKNOWN_KIND_AGAIN: Duration = Duration::from_secs(30);
 /// Wait between two tries to learn what is served.
@@ -102,8 +106,8 @@ pub async fn run(client: Client, term: Term, ambient: Ambient) -> kube::Result<(
     let graph: Arc<Mutex<Graph>> = Arc::default();
     let mut informers = Vec::new();
     for (at, kind) in kinds.iter().enumerate() {
-        let api: Api<DynamicObject> = Api::all_with(client.clone(), &kind.resource);
-        let informer = Informer::builder(api, move |object: DynamicObject| Item::of(at, object.metadata));
+        let api: Api<LeanObject> = Api::all_with(client.clone(), &kind.resource);
+        let informer = Informer::builder(api, move |object: LeanObject| Item::of(at, object.metadata));
         let informer = informer.start(&term, &ambient);
         let (graph, queue) = (graph.clone(), queue.clone());
         informer.on_change(move |old, new| {
@@ -127,7 +131,7 @@ pub async fn run(client: Client, term: Term, ambient: Ambient) -> kube::Result<(
         }
     }
     let events = Recorder::start(client.clone(), "garbage-collector-controller", &term, &ambient);
-    let collector = Collector { client, term, kinds, graph, queue: queue.clone(), events };
+    let collector = Collector { client, term, kinds, graph, queue: queue.clone(), events, gone: Mutex::default() };
     work::run(&queue, WORKERS, |uid| collector.look(uid)).await;
     Ok(())
 }
@@ -139,6 +143,8 @@ struct Collector {
     graph: Arc<Mutex<Graph>>,
     queue: Queue<String>,
     events: Recorder,
+    /// Owners that the API did not have when it was asked: they never come back, as no uid is given twice.
+    gone: Mutex<BTreeSet<(String, Owner)>>,
 }
 
 impl Collector {
@@ -153,7 +159,27 @@ impl Collector {
         if item.deleting || item.owners.is_empty() {
             return Ok(Outcome::Done);
         }
-        self.dependent(&item).await
+        if self.at_once(&item).await? { Ok(Outcome::Done) } else { self.dependent(&item).await }
+    }
+
+    /// Deletes an object as it was seen, where all its owners are known to be gone: the delete names the version that
+    /// named them. False if that cannot be said, or the object has changed.
+    async fn at_once(&self, item: &Item) -> Result<bool, Stop> {
+        let plain = item.version != 0 && !item.orphan && !item.foreground;
+        let known = || item.owners.iter().all(|owner| self.lock_gone().contains(&owner.within(&item.namespace)));
+        if !plain || !known() || !self.lock_graph().dependents(&item.uid).is_empty() {
+            return Ok(false);
+        }
+        let version = Some(item.version.to_string());
+        let preconditions = Preconditions { uid: Some(item.uid.clone()), resource_version: version };
+        let params =
+            DeleteParams { propagation_policy: Some(PropagationPolicy::Background), ..DeleteParams::default() };
+        debug!(name = %item.name, namespace = %item.namespace, "its owners are gone: deleting it");
+        match call_opt(&self.term, self.api(item).delete(&item.name, &params.preconditions(preconditions))).await {
+            Ok(_) => Ok(true),
+            Err(stop) if stop.code() == Some(409) => Ok(false),
+            Err(stop) => Err(stop),
+        }
     }
 
     /// Deletes an object whose owners are gone, as the API has it and them now.
@@ -210,8 +236,16 @@ impl Collector {
         let api = kind.api(&self.client, &dependent.namespace);
         let found = call_opt(&self.term, api.get(&owner.name)).await?;
         let found = found.and_then(|found| Item::of(0, found.metadata)).filter(|found| found.uid == owner.uid);
-        if found.is_none() && self.lock_graph().get(&owner.uid).is_some_and(|known| !dependent.may_mean(owner, known)) {
-            self.tell_misplaced(dependent, owner);
+        if found.is_none() {
+            if self.lock_graph().get(&owner.uid).is_some_and(|known| !dependent.may_mean(owner, known)) {
+                self.tell_misplaced(dependent, owner);
+            } else {
+                let mut gone = self.lock_gone();
+                while gone.len() >= GONE_LIMIT {
+                    gone.pop_first();
+                }
+                gone.insert(owner.within(&dependent.namespace));
+            }
         }
         Ok(Some(match found {
             None => OwnerState::Gone,
@@ -336,6 +370,10 @@ impl Collector {
 
     fn api(&self, item: &Item) -> Api<DynamicObject> {
         self.kinds[item.kind].api(&self.client, &item.namespace)
+    }
+
+    fn lock_gone(&self) -> MutexGuard<'_, BTreeSet<(String, Owner)>> {
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock_graph(&self) -> MutexGuard<'_, Graph> {

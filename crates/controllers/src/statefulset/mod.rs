@@ -11,6 +11,7 @@
 
 mod calls;
 mod meaning;
+mod pace;
 mod project;
 mod render;
 mod seen;
@@ -23,7 +24,7 @@ use ambient::Ambient;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{ObjectReference, PersistentVolumeClaim};
 use kube::core::{ApiResource, DynamicObject, SelectorExt};
 use kube::{Api, Client};
 use planner::{Claim, ExecState, Observed, Response, Verdict, step};
@@ -37,8 +38,10 @@ pub use project::{
 use crate::Term;
 use crate::events::{Level, Recorder};
 use crate::informer::{Informer, Key};
+use crate::lean::LeanPod;
 use crate::queue::{Outcome, Queue};
 use calls::Caller;
+use pace::Paces;
 use seen::Seen;
 
 /// Wait before a set is looked at again whose view has not caught up; changes wake it earlier.
@@ -69,7 +72,7 @@ impl Default for Options {
             plural: "statefulsets".into(),
             kind: "StatefulSet".into(),
             namespace: None,
-            workers: 5,
+            workers: 32,
         }
     }
 }
@@ -124,6 +127,7 @@ struct Controller {
     queue: Queue<Key>,
     recorder: Recorder,
     seen: Seen,
+    paces: Paces,
 }
 
 impl Controller {
@@ -142,7 +146,7 @@ impl Controller {
         };
         Self {
             sets: Informer::builder(sets, project).start(term, ambient),
-            pods: Informer::builder(api::<Pod>(&client, namespace), |p| Some(project_pod(p)))
+            pods: Informer::builder(api::<LeanPod>(&client, namespace), |p| Some(project_pod(p.into())))
                 .index(|p| vec![owner_key(&p.namespace, p.pod.controller())])
                 .start(term, ambient),
             claims: Informer::builder(api::<PersistentVolumeClaim>(&client, namespace), |c| Some(project_claim(c)))
@@ -153,6 +157,7 @@ impl Controller {
             queue: Queue::new(term, ambient),
             recorder: Recorder::start(client.clone(), "statefulset-controller", term, ambient),
             seen: Seen::new(ambient),
+            paces: Paces::new(ambient),
             caller: Caller { client, options, ambient: ambient.clone() },
             term: term.clone(),
             ambient: ambient.clone(),
@@ -218,13 +223,23 @@ impl Controller {
     async fn sync(&self, key: &Key) -> Outcome {
         let Some(view) = self.sets.get(&key.namespace, &key.name) else {
             self.seen.forget(key);
+            self.paces.forget(key);
             return Outcome::Done;
         };
         if !self.seen.is_caught_up(key, self) {
             return Outcome::After(CATCH_UP);
         }
+        if let Some(wait) = self.paces.before_plan(key) {
+            return Outcome::After(wait);
+        }
+        let begun = self.ambient.boottime();
         let observed = self.observe(&view);
         let state = ExecState::new(observed, self.ambient.now().as_millisecond());
+        self.paces.planned(key, begun);
+        let status_alone = state.plan().is_status_alone() && state.plan().writes_status(&view.set);
+        if let Some(wait) = self.paces.before_status(key).filter(|_| status_alone) {
+            return Outcome::After(wait);
+        }
         for reason in &state.plan().reasons {
             debug!(set = %key.name, namespace = %key.namespace, %reason, "waiting");
         }
@@ -255,6 +270,7 @@ impl Controller {
                 flying.extend(requests.into_iter().map(|request| async move {
                     let answer = self.caller.call(view, request.call.clone()).await;
                     self.seen.note(key, &request.call, &answer);
+                    self.paces.called(key, &request.call);
                     Response { id: request.id, answer }
                 }));
             }

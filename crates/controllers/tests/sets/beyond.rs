@@ -193,3 +193,36 @@ async fn recreate_never_runs_two_revisions_at_once() {
     assert!(history[2..4].iter().all(|h| h.starts_with('-')), "{history:?}");
     assert_eq!(history[4..], ["+web-0", "+web-1"]);
 }
+
+/// What the answer to a request warns of.
+async fn warnings(cluster: &Cluster, request: http::Request<Vec<u8>>) -> Vec<String> {
+    let answer = cluster.client.send(request.map(kube::client::Body::from)).await.expect("the API answers");
+    let values = answer.headers().get_all("warning").iter();
+    values.map(|value| value.to_str().expect("text").to_owned()).collect()
+}
+
+#[tokio::test]
+async fn deleting_in_no_order_and_claims_without_a_grace_period_are_warned_of() {
+    let cluster = Cluster::start().await;
+    let path = format!("/apis/apps/v1/namespaces/{}/statefulsets", cluster::NAMESPACE);
+    let mut hasty = web(1);
+    hasty["spec"]["template"]["spec"]["terminationGracePeriodSeconds"] = 0.into();
+    let create = |set: &Value| {
+        let request = http::Request::post(&path).header("content-type", "application/json");
+        request.body(set.to_string().into_bytes()).expect("a valid request")
+    };
+    let said = warnings(&cluster, create(&hasty)).await;
+    assert!(said.iter().any(|text| text.contains("terminationGracePeriodSeconds: 0")), "{said:?}");
+    cluster.settled("web").await;
+    let delete =
+        |name: &str| http::Request::delete(format!("{path}/{name}")).body(Vec::new()).expect("a valid request");
+    let said = warnings(&cluster, delete("web")).await;
+    assert!(said.iter().any(|text| text.contains("statefuld.io/deletion")), "{said:?}");
+    let mut calm = annotated(1, json!({"statefuld.io/deletion": "ordered"}));
+    calm["metadata"]["name"] = "calm".into();
+    calm["spec"]["selector"]["matchLabels"]["app"] = "calm".into();
+    calm["spec"]["template"]["metadata"]["labels"]["app"] = "calm".into();
+    assert_eq!(warnings(&cluster, create(&calm)).await, Vec::<String>::new());
+    cluster.settled("calm").await;
+    assert_eq!(warnings(&cluster, delete("calm")).await, Vec::<String>::new());
+}

@@ -8,15 +8,15 @@ use ambient::Ambient;
 use apiserver::auth::Identity;
 use apiserver::{ApiServer, AuthorizerChoice, Options};
 use k8s_openapi::api::apps::v1::StatefulSet;
-use k8s_openapi::api::core::v1::Pod;
+use k8s_openapi::api::core::v1::{Pod, PodSpec};
 use kube::Client;
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, Preconditions};
 use serde_json::{Value, json};
 use statefuld_controllers::informer::Informer;
-use statefuld_controllers::{Term, statefulset};
+use statefuld_controllers::{Term, roster, statefulset};
 use store::embedded::Embedded;
 use tokio::sync::mpsc;
-use tokio::task::JoinHandle;
+use tokio::task::{JoinHandle, JoinSet};
 
 /// How long a condition may take to come true before a test fails.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -33,6 +33,8 @@ pub(crate) struct Cluster {
     ambient: Ambient,
     term: Mutex<Term>,
     controller: Mutex<Option<JoinHandle<()>>>,
+    /// What else was started; ends with the test.
+    around: Mutex<JoinSet<Result<(), String>>>,
     _folder: tempfile::TempDir,
 }
 
@@ -66,6 +68,7 @@ impl Cluster {
             ambient,
             term: Mutex::new(Term::new()),
             controller: Mutex::new(None),
+            around: Mutex::new(JoinSet::new()),
             _folder: folder,
         };
         cluster.start_kubelet();
@@ -82,6 +85,19 @@ impl Cluster {
         let task = tokio::spawn(async move { run.await.expect("the controller ends well") });
         *self.term.lock().unwrap() = term;
         *self.controller.lock().unwrap() = Some(task);
+    }
+
+    /// Starts other controllers, by their names in the roster.
+    pub(crate) fn start_around(&self, names: &str) {
+        let selection = names.parse().expect("names of controllers");
+        let client = |account| match account {
+            roster::Account::Service(name) => {
+                Client::new(self.api.client(Identity::service_account("kube-system", name)), NAMESPACE)
+            }
+            roster::Account::User(name) => Client::new(self.api.client(Identity::user(name, &[])), NAMESPACE),
+        };
+        let started = roster::start(&selection, &Term::new(), &self.ambient, None, &client);
+        *self.around.lock().unwrap() = started;
     }
 
     /// Ends the controller's term and waits until its requests are settled.
@@ -167,16 +183,28 @@ impl Cluster {
 impl Kubelet {
     /// Keeps a pod from being ready from now on; one that is ready turns unready at once.
     pub(crate) async fn hold(&self, cluster: &Cluster, name: &str) {
+        self.hold_in(cluster, NAMESPACE, name).await;
+    }
+
+    /// The same in another namespace.
+    pub(crate) async fn hold_in(&self, cluster: &Cluster, space: &str, name: &str) {
         self.unready.lock().unwrap().insert(name.to_owned());
-        if let Ok(pod) = cluster.pods().get(name).await {
+        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), space);
+        if let Ok(pod) = pods.get(name).await {
             report(&cluster.client, &pod, "Running", false).await;
         }
     }
 
     /// Lets it be ready again.
     pub(crate) async fn release(&self, cluster: &Cluster, name: &str) {
+        self.release_in(cluster, NAMESPACE, name).await;
+    }
+
+    /// The same in another namespace.
+    pub(crate) async fn release_in(&self, cluster: &Cluster, space: &str, name: &str) {
         self.unready.lock().unwrap().remove(name);
-        if let Ok(pod) = cluster.pods().get(name).await {
+        let pods: Api<Pod> = Api::namespaced(cluster.client.clone(), space);
+        if let Ok(pod) = pods.get(name).await {
             report(&cluster.client, &pod, "Running", true).await;
         }
     }
@@ -193,7 +221,7 @@ impl Kubelet {
     }
 
     async fn see(&self, client: &Client, pod: &Pod) {
-        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace(pod));
         let spec = pod.spec.clone().unwrap_or_default();
         let phase = pod.status.as_ref().and_then(|s| s.phase.clone()).unwrap_or_default();
         if pod.metadata.deletion_timestamp.is_some() {
@@ -205,12 +233,18 @@ impl Kubelet {
             };
             // Somebody may have been quicker.
             let _ = pods.delete(&name(pod), &now).await;
+        } else if let Some(status) = sick(&spec) {
+            if spec.node_name.is_none() && status["phase"] == "Running" {
+                self.bind(client, pod, &binding(pod)).await;
+            }
+            let told = pod.status.as_ref().is_some_and(|s| s.message.is_some());
+            if !told {
+                let patch = json!({"metadata": {"uid": pod.metadata.uid}, "status": status});
+                // The pod may have gone meanwhile.
+                let _ = pods.patch_status(&name(pod), &PatchParams::default(), &Patch::Merge(patch)).await;
+            }
         } else if spec.node_name.is_none() {
-            let binding = json!({
-                "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name(pod), "uid": pod.metadata.uid},
-                "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
-            });
-            self.bind(client, pod, &binding).await;
+            self.bind(client, pod, &binding(pod)).await;
         } else if phase == "Pending" {
             let ready = !self.unready.lock().unwrap().contains(&name(pod));
             report(client, pod, "Running", ready).await;
@@ -222,18 +256,18 @@ impl Kubelet {
         let (name, uid) = (name(pod), pod.metadata.uid.clone().unwrap_or_default());
         let before = self.held.lock().unwrap().insert(name.clone(), uid.clone());
         if let Some(before) = before.filter(|b| *b != uid) {
-            let path = format!("/apis/statefuld.io/v1/namespaces/{NAMESPACE}/holders/{name}?uid={before}");
+            let path = format!("/apis/statefuld.io/v1/namespaces/{}/holders/{name}?uid={before}", namespace(pod));
             let request = http::Request::delete(path).body(Vec::new()).expect("a valid request");
             // Not found if it went with the pod.
             let _: Result<Value, _> = client.request(request).await;
         }
-        let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+        let pods: Api<Pod> = Api::namespaced(client.clone(), namespace(pod));
         let _: Result<Value, _> = pods.create_subresource("binding", &name, &PostParams::default(), binding).await;
     }
 }
 
 async fn report(client: &Client, pod: &Pod, phase: &str, ready: bool) {
-    let pods: Api<Pod> = Api::namespaced(client.clone(), NAMESPACE);
+    let pods: Api<Pod> = Api::namespaced(client.clone(), namespace(pod));
     let status = json!({"metadata": {"uid": pod.metadata.uid}, "status": {
         "phase": phase,
         "conditions": [{"type": "Ready", "status": if ready { "True" } else { "False" },
@@ -241,6 +275,37 @@ async fn report(client: &Client, pod: &Pod, phase: &str, ready: bool) {
     }});
     // The pod may have gone meanwhile.
     let _ = pods.patch_status(&name(pod), &PatchParams::default(), &Patch::Merge(status)).await;
+}
+
+fn binding(pod: &Pod) -> Value {
+    json!({
+        "apiVersion": "v1", "kind": "Binding", "metadata": {"name": name(pod), "uid": pod.metadata.uid},
+        "target": {"apiVersion": "v1", "kind": "Node", "name": NODE},
+    })
+}
+
+/// What scheduler and kubelet tell of pods whose image is tagged with what is wrong with them.
+fn sick(spec: &PodSpec) -> Option<Value> {
+    let tag = spec.containers.first()?.image.as_deref()?.strip_prefix("sample:")?;
+    let waiting = |reason: &str| {
+        json!([{"name": "main", "image": "", "imageID": "", "ready": false, "restartCount": 1,
+            "state": {"waiting": {"reason": reason}}}])
+    };
+    let mut status = match tag {
+        "crash-looping" => json!({"phase": "Running", "containerStatuses": waiting("CrashLoopBackOff")}),
+        "image-less" => json!({"phase": "Running", "containerStatuses": waiting("ImagePullBackOff")}),
+        "unschedulable" => json!({"phase": "Pending", "conditions": [{"type": "PodScheduled", "status": "False",
+            "reason": "Unschedulable",
+            "message": "0/1 nodes are available: 1 node(s) didn't match Pod's node affinity/selector."}]}),
+        "slow" => json!({"phase": "Running"}),
+        _ => return None,
+    };
+    status["message"] = tag.into();
+    Some(status)
+}
+
+fn namespace(pod: &Pod) -> &str {
+    pod.metadata.namespace.as_deref().unwrap_or(NAMESPACE)
 }
 
 fn name(pod: &Pod) -> String {

@@ -2,6 +2,9 @@
 
 mod beyond;
 mod cluster;
+mod deletion;
+mod examples;
+mod recovery;
 
 use cluster::{Cluster, eventually, web};
 use k8s_openapi::api::apps::v1::ControllerRevision;

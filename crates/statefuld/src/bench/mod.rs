@@ -75,7 +75,11 @@ fn show(figures: &[Figure], output: Output) -> Result<()> {
     let budgets = figures.iter().any(|figure| figure.budget.is_some());
     table.set_header(if budgets { vec!["WHAT", "MEASURED", "BUDGET"] } else { vec!["WHAT", "MEASURED"] });
     for figure in figures {
-        let digits = if figure.measured.abs() < 100.0 { 1 } else { 0 };
+        let digits = match figure.measured.abs() {
+            small if small < 10.0 => 2,
+            middling if middling < 100.0 => 1,
+            _ => 0,
+        };
         let mut row = vec![figure.what.clone(), format!("{:.digits$} {}", figure.measured, figure.unit)];
         row.extend(figure.budget.map(|budget| format!("{budget:.0} {}", figure.unit)));
         table.add_row(row);

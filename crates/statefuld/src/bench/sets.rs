@@ -20,6 +20,10 @@ use crate::cli;
 
 /// Commits of an ordered pod that cannot overlap: creation, binding, status.
 const COMMITS_PER_POD: f64 = 3.0;
+/// The same of a pod that is updated: what the old one takes to go comes before.
+const COMMITS_PER_UPDATE: f64 = 5.0;
+/// Pods of one set where their number grows.
+const GROWTH_SET: u32 = 100;
 /// Commits whose mean time makes the floor.
 const SAMPLES: u32 = 50;
 /// How long one workload may take.
@@ -42,7 +46,9 @@ pub(super) async fn run(args: &cli::BenchSets, ambient: &Ambient) -> Result<Vec<
     let pids: Vec<u32> = args.pids.iter().copied().chain(own.as_ref().map(OwnServer::pid)).collect();
     let run = format!("bench-{}", ambient.suffix(5));
     let nodes = Nodes::start(&client, &run, args.nodes).await?;
-    let mut bench = Bench { client, run, nodes, ambient: ambient.clone(), figures: Vec::new() };
+    let figures = Vec::new();
+    let mut bench =
+        Bench { client, run, nodes, ambient: ambient.clone(), pids: pids.clone(), commit: Duration::ZERO, figures };
     bench.make_namespace().await?;
     let before = usage(&pids)?;
     let outcome = bench.workloads(args).await;
@@ -72,6 +78,9 @@ struct Bench {
     run: String,
     nodes: Nodes,
     ambient: Ambient,
+    pids: Vec<u32>,
+    /// How long one durable write takes.
+    commit: Duration,
     figures: Vec<Figure>,
 }
 
@@ -81,21 +90,17 @@ struct Mark {
     revision: u64,
     own: u64,
     ever_ready: usize,
+    usage: Vec<(u32, Usage)>,
 }
 
 impl Bench {
     async fn workloads(&mut self, args: &cli::BenchSets) -> Result<()> {
-        let commit = self.one_commit().await?;
-        self.figures.push(Figure::new("one durable write through the API", millis(commit), "ms"));
+        self.commit = self.one_commit().await?;
+        self.figures.push(Figure::new("one durable write through the API", millis(self.commit), "ms"));
         for pods in &args.ordered {
             let what = format!("OrderedReady {pods}: create to all Ready");
             self.create("ordered", "OrderedReady", *pods, &what).await?;
-            let floor = millis(commit) * COMMITS_PER_POD * f64::from(*pods);
-            self.figures.push(Figure::new(
-                format!("OrderedReady {pods}: floor, {COMMITS_PER_POD} commits a pod"),
-                floor,
-                "ms",
-            ));
+            self.floor(COMMITS_PER_POD, *pods);
             self.remove("ordered", *pods).await?;
         }
         for pods in &args.parallel {
@@ -105,10 +110,53 @@ impl Bench {
         for pods in &args.update {
             self.create("rolled", "Parallel", *pods, "").await?;
             self.update("rolled", *pods).await?;
+            self.floor(COMMITS_PER_UPDATE, *pods);
             self.remove("rolled", *pods).await?;
         }
         if args.sets > 0 {
             self.many(args.sets).await?;
+        }
+        self.growth(&args.grow).await
+    }
+
+    /// What commits take that must follow each other, beside the figure before.
+    fn floor(&mut self, commits: f64, pods: u32) {
+        let floor = millis(self.commit) * commits * f64::from(pods);
+        self.figures.push(Figure::new(format!("  its floor: {commits} commits a pod, one after another"), floor, "ms"));
+    }
+
+    /// Time, memory and one more set, with more and more pods.
+    async fn growth(&mut self, steps: &[u32]) -> Result<()> {
+        let mut have = 0;
+        for &pods in steps.iter().filter(|pods| **pods > 0) {
+            let mark = self.mark().await?;
+            let from = have;
+            while have < pods {
+                let name = format!("grown-{have}");
+                self.send("POST", self.sets(), &self.set(&name, "Parallel", GROWTH_SET.min(pods - have))).await?;
+                have += GROWTH_SET.min(pods - have);
+                let wanted = usize::try_from(have)?;
+                self.nodes.until(LIMIT, |counts| counts.ready == wanted).await?;
+            }
+            self.tell(&mark, &format!("from {from} to {pods} pods, in Parallel sets of {GROWTH_SET}"), pods - from)
+                .await?;
+            for (pid, usage) in usage(&self.pids)? {
+                self.figures.push(Figure::new(format!("  memory of process {pid}"), usage.resident_bytes / 1e6, "MB"));
+            }
+            let wanted = usize::try_from(have)? + 3;
+            let at = self.ambient.boottime();
+            self.send("POST", self.sets(), &self.set("one-more", "OrderedReady", 3)).await?;
+            self.nodes.until(LIMIT, |counts| counts.ready == wanted).await?;
+            let took = self.ambient.boottime().saturating_sub(at);
+            self.figures.push(Figure::new("  one more OrderedReady set of 3", millis(took), "ms"));
+            self.send("DELETE", format!("{}/one-more", self.sets()), &Value::Null).await?;
+            self.nodes.until(LIMIT, |counts| counts.pods == wanted - 3).await?;
+        }
+        if have > 0 {
+            let mark = self.mark().await?;
+            self.send("DELETE", format!("{}?propagationPolicy=Background", self.sets()), &Value::Null).await?;
+            self.nodes.until(LIMIT, |counts| counts.pods == 0).await?;
+            self.tell(&mark, &format!("delete of all {have} pods"), have).await?;
         }
         Ok(())
     }
@@ -179,6 +227,7 @@ impl Bench {
             revision: self.revision().await?,
             own: self.nodes.writes(),
             ever_ready: self.nodes.counts().ever_ready,
+            usage: usage(&self.pids)?,
             at: self.ambient.boottime(),
         })
     }
@@ -191,7 +240,11 @@ impl Bench {
         self.figures.push(Figure::new(what, millis(took), "ms"));
         #[allow(clippy::cast_precision_loss, reason = "counts of writes are small")]
         let each = server as f64 / f64::from(pods.max(1));
-        self.figures.push(Figure::new(format!("{what}: writes a pod besides the nodes'"), each, ""));
+        self.figures.push(Figure::new("  writes a pod besides the nodes'", each, ""));
+        for ((pid, before), (_, after)) in mark.usage.iter().zip(usage(&self.pids)?) {
+            let spent = after.cpu_seconds - before.cpu_seconds;
+            self.figures.push(Figure::new(format!("  processor time of process {pid}"), spent, "s"));
+        }
         Ok(())
     }
 

@@ -168,14 +168,28 @@ fn rollout(facts: &Facts, after: &Value) -> Result<Rollout> {
     let (held, stuck): (Vec<_>, Vec<_>) = imagined.blocked.iter().partition(|reason| sim::is_wish(reason));
     let mut blocked: Vec<Sentence> =
         imagined.refused.iter().map(|words| Sentence { sentence: words.clone(), unblock: Vec::new() }).collect();
+    let mut held: Vec<String> = held.into_iter().map(ToString::to_string).collect();
+    held.extend(undone(&observed, facts.now.as_millisecond()));
     blocked.extend(stuck.into_iter().map(|reason| sentence(&why::set::follow(facts, &set, reason), facts.now)));
     Ok(Rollout {
         steps: imagined.steps.iter().map(|step| told(step, &imagined)).collect(),
         restarts,
         blocked,
-        held: held.into_iter().map(ToString::to_string).collect(),
+        held,
         complete: imagined.complete || !imagined.refused.is_empty(),
     })
+}
+
+/// A template that goes back to an older revision takes the overrides of single ordinals not along.
+fn undone(observed: &planner::Observed, now: i64) -> Option<String> {
+    let overrides: Vec<String> = observed.set.beyond.overrides.keys().map(ToString::to_string).collect();
+    match planner::plan(observed, now).prologue.revision {
+        Some(planner::RevisionAct::Number { name, .. }) if !overrides.is_empty() => Some(format!(
+            "the template goes back to revision {name}; the overrides of ordinals {} stay as they are",
+            overrides.join(", ")
+        )),
+        _ => None,
+    }
 }
 
 fn sentence(finding: &Finding, now: Timestamp) -> Sentence {
@@ -239,5 +253,41 @@ fn tell(change: &Change) {
     }
     for difference in &change.on_kubernetes {
         say::print(format_args!("  on plain Kubernetes: {difference}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_template_that_goes_back_leaves_overrides_as_they_are_and_says_so() {
+        let template = json!({"metadata": {"labels": {"app": "web"}}, "spec": {"containers": [{"name": "app"}]}});
+        let owner =
+            json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s", "controller": true}]);
+        let revision = |name: &str, number: i64, of: &Value| {
+            let mut data = json!({"spec": {"template": of}});
+            data["spec"]["template"]["$patch"] = "replace".into();
+            json!({"revision": number, "data": data, "metadata": {"name": name, "namespace": "default", "uid": name,
+                "resourceVersion": "3", "labels": {"app": "web"}, "ownerReferences": owner}})
+        };
+        let mut newer = template.clone();
+        newer["spec"]["containers"][0]["image"] = "b".into();
+        let mut facts = Facts::none();
+        facts.namespace = "default".to_owned();
+        facts.revisions =
+            serde_json::from_value(json!([revision("web-a", 1, &template), revision("web-b", 2, &newer)])).unwrap();
+        let set = |overrides: &str| {
+            json!({"apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": "web", "namespace": "default",
+                    "uid": "s", "generation": 3, "annotations": {"statefuld.io/overrides": overrides}},
+                "spec": {"replicas": 1, "selector": {"matchLabels": {"app": "web"}}, "template": template},
+                "status": {"observedGeneration": 2, "currentRevision": "web-b", "updateRevision": "web-b"}})
+        };
+        let told = rollout(&facts, &set("0: {spec: {terminationGracePeriodSeconds: 5}}")).unwrap().held;
+        let expected = "the template goes back to revision web-a; the overrides of ordinals 0 stay as they are";
+        assert_eq!(told, [expected]);
+        assert!(rollout(&facts, &set("")).unwrap().held.is_empty(), "nothing is overridden");
     }
 }

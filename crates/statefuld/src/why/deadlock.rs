@@ -23,17 +23,23 @@ pub struct Trap {
 
 /// The deadlocks of a set that are known by their shape.
 pub fn find(facts: &Facts, set: &DynamicObject, observed: &Observed, plan: &Plan) -> Vec<Trap> {
-    if observed.set.management != Management::OrderedReady || observed.set.deleting {
+    if observed.set.deleting {
         return Vec::new();
     }
     let root = plan.reasons.iter().find_map(|reason| match &reason.cause {
         Cause::NotReady { pod, phase: PodPhase::Pending | PodPhase::Running, .. } => facts.pod(pod),
         _ => None,
     });
-    let failed = two_failed(set, observed);
+    let ordered = observed.set.management == Management::OrderedReady;
+    let failed = if ordered { two_failed(set, observed) } else { None };
     let Some(pod) = root.filter(|pod| stands(facts, pod)) else { return failed.into_iter().collect() };
-    let shapes = [quorum(facts, set, observed, plan, pod), stuck_rollout(set, observed, plan, pod), failed];
-    shapes.into_iter().flatten().collect()
+    let by_order = if ordered {
+        [quorum(facts, set, observed, plan, pod), stuck_rollout(set, observed, plan, pod)]
+    } else {
+        [None, None]
+    };
+    let by_name = if by_order[0].is_none() { unresolved(facts, set, observed, pod) } else { None };
+    by_order.into_iter().chain([failed, by_name]).flatten().collect()
 }
 
 /// Not ready for long enough.
@@ -79,19 +85,57 @@ fn stuck_rollout(set: &DynamicObject, observed: &Observed, plan: &Plan, pod: &Po
     let name = pod.name_any();
     let revision = pod.labels().get("controller-revision-hash")?;
     let (current, target) = (&plan.status.current_revision, &plan.status.update_revision);
-    if revision == target || target.is_empty() || revision == current {
+    let never = observed.pods.iter().any(|member| member.pod.name == name && member.pod.was_never_ready());
+    // A pod of the current revision that worked once may work again.
+    if revision == target || target.is_empty() || revision == current && !never || observed.set.beyond.replace_broken {
         return None;
     }
+    let which = if revision == current { "the old one" } else { "neither the current one nor the target" };
     Some(Trap {
         root: format!("pod/{name}"),
         says: format!(
-            "it runs revision {revision}, which is neither the current one ({current}) nor the target ({target}): an ordered \
-             update does not replace a pod that never became Ready"
+            "it runs revision {revision}, which is {which} (the target is {target}): an ordered update does not replace a \
+             pod that never became Ready"
         ),
         unblock: vec![
             format!("kubectl delete pod {name}"),
             format!("or annotate sts/{} with statefuld.io/rollout-recovery: replace-broken", set.name_any()),
         ],
+    })
+}
+
+/// The pod asks for peers by the names that the set's service gives, and the service gives none: it does not exist, or
+/// tells only of pods that are Ready while none is.
+fn unresolved(facts: &Facts, set: &DynamicObject, observed: &Observed, pod: &Pod) -> Option<Trap> {
+    let service = service(set)?;
+    let (name, own) = (pod.name_any(), format!(".{service}"));
+    let spec = pod.spec.as_ref()?;
+    // `web-1.web`, or a script's `$NAME-$i.web`.
+    let refers = |text: &str| {
+        let part = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        text.match_indices(&own).any(|(at, _)| at > 0 && !text[at + own.len()..].starts_with(part))
+    };
+    if !spec.containers.iter().flat_map(words).any(|text| refers(&text)) {
+        return None;
+    }
+    let root = format!("pod/{name}");
+    let Some(found) = facts.services.as_ref()?.iter().find(|found| found.name_any() == service) else {
+        let says = format!("it asks for names in the service {service}, which does not exist, so none resolves");
+        let remedy =
+            format!("create the headless service {service} (clusterIP: None) that sts/{} names", set.name_any());
+        return Some(Trap { root, says, unblock: vec![remedy] });
+    };
+    let publishes = found.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses).unwrap_or(false);
+    let alone = observed.set.wanted() > 1 && !observed.pods.iter().any(|member| member.pod.is_ready());
+    (!publishes && alone).then(|| Trap {
+        root,
+        says: format!(
+            "it asks for its peers by name, no pod of the set is Ready, and the service {service} gives names of Ready pods \
+             only: peers that must find each other to become Ready never do"
+        ),
+        unblock: vec![format!(
+            "kubectl patch service {service} --type merge -p '{{\"spec\":{{\"publishNotReadyAddresses\":true}}}}'"
+        )],
     })
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use jiff::Timestamp;
 use k8s_openapi::api::apps::v1::ControllerRevision;
-use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod};
+use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, LogParams};
 use kube::core::DynamicObject;
@@ -30,6 +30,8 @@ pub struct Facts {
     pub pods: Vec<Pod>,
     /// Claims.
     pub claims: Vec<PersistentVolumeClaim>,
+    /// Services. None: nobody asked, or they are kept from the account that did.
+    pub services: Option<Vec<Service>>,
     /// Revisions.
     pub revisions: Vec<ControllerRevision>,
     /// Events, oldest first.
@@ -50,6 +52,7 @@ impl Facts {
         let sets: Api<DynamicObject> = Api::namespaced_with(client.clone(), namespace, &resource);
         let pods: Api<Pod> = Api::namespaced(client.clone(), namespace);
         let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), namespace);
+        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let revisions: Api<ControllerRevision> = Api::namespaced(client.clone(), namespace);
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
         let nodes: Api<Node> = Api::all(client.clone());
@@ -62,6 +65,8 @@ impl Facts {
             events.list(&everything),
         )
         .context("the API does not answer")?;
+        // One deadlock is known by them; most answers do without.
+        let services = services.list(&everything).await.map(|list| list.items).ok();
         // These two belong to the cluster: an account of one namespace may be kept from them, and most answers do without.
         let nodes = nodes.list(&everything).await.map(|list| list.items).unwrap_or_default();
         let classes = classes.list(&everything).await.map(|list| list.items).unwrap_or_default();
@@ -80,6 +85,7 @@ impl Facts {
             sets,
             pods: pod_list.items,
             claims: claims.items,
+            services,
             revisions: revisions.items,
             events,
             nodes,
@@ -96,6 +102,7 @@ impl Facts {
             sets: Vec::new(),
             pods: Vec::new(),
             claims: Vec::new(),
+            services: None,
             revisions: Vec::new(),
             events: Vec::new(),
             nodes: Vec::new(),

@@ -175,4 +175,80 @@ mod tests {
         assert!(text.contains("refers to web-1, which is created only once web-0 is Ready"), "{text}");
         assert!(web_1.unblock[0].contains("podManagementPolicy: Parallel"), "{:?}", web_1.unblock);
     }
+
+    /// A pod that a probe fails, as its node tells it.
+    fn failing(ordinal: i32) -> Value {
+        let mut pod = member(ordinal, false, Value::Null);
+        let probe = json!({"httpGet": {"path": "/healthz", "port": 8080}});
+        pod["spec"]["containers"] = json!([{"name": "app", "readinessProbe": probe}]);
+        pod["status"]["containerStatuses"] = json!([{"name": "app", "ready": false, "started": true, "restartCount": 0,
+            "image": "", "imageID": "", "state": {"running": {}}}]);
+        pod
+    }
+
+    #[test]
+    fn the_chain_goes_down_to_the_probe_its_answers_and_the_last_log_line() {
+        let mut facts = facts(vec![member(0, true, Value::Null), failing(1)]);
+        facts.now = Timestamp::from_second(252).unwrap();
+        facts.lines.insert(("web-1".into(), "app".into()), "waiting for the primary".into());
+        facts.events = serde_json::from_value(json!([{"metadata": {}, "reason": "Unhealthy", "count": 51,
+            "message": "Readiness probe failed: HTTP probe failed with statuscode: 503",
+            "involvedObject": {"uid": "p1", "fieldPath": "spec.containers{app}"}}]))
+        .unwrap();
+        let all = explain_member_of(&facts, "web-2");
+        assert_eq!(
+            all,
+            "web-2 is not created: web-1 is not Ready for 4m12s: readiness GET :8080/healthz answered 503, 51 times; \
+             last log line: waiting for the primary"
+        );
+    }
+
+    fn explain_member_of(facts: &Facts, pod: &str) -> String {
+        let found = explain(facts, &set(json!({}))).unwrap();
+        let one = found.iter().find(|finding| finding.chain[0].object == format!("pod/{pod}")).expect("it waits");
+        one.sentence(facts.now)
+    }
+
+    #[test]
+    fn a_pod_that_never_worked_under_a_corrected_template_is_named_as_stuck() {
+        let label = json!({"name": "web-0", "namespace": "default", "uid": "p0", "resourceVersion": "5",
+            "annotations": {"statefuld.io/epoch": "1"},
+            "labels": {"app": "web", "statefulset.kubernetes.io/pod-name": "web-0", "controller-revision-hash": "web-old"},
+            "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s", "controller": true}]});
+        let mut facts = facts(vec![member(0, false, json!({"metadata": label}))]);
+        facts.revisions = serde_json::from_value(json!([{"revision": 1, "data": {"spec": {"template": {"$patch": "replace"}}},
+            "metadata": {"name": "web-old", "namespace": "default", "uid": "r", "resourceVersion": "3", "labels": {"app": "web"},
+                "ownerReferences": [{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "s", "controller": true}]}}]))
+        .unwrap();
+        let mut corrected = set(json!({}));
+        corrected.data["status"]["currentRevision"] = "web-old".into();
+        let found = explain(&facts, &corrected).unwrap();
+        let text = found[0].sentence(facts.now);
+        assert!(text.contains("which is the old one"), "{text}");
+        assert!(text.contains("an ordered update does not replace a pod that never became Ready"), "{text}");
+        assert_eq!(found[0].unblock[0], "kubectl delete pod web-0");
+    }
+
+    #[test]
+    fn peers_that_no_name_leads_to_are_named_as_a_deadlock() {
+        let peers =
+            json!({"spec": {"nodeName": "n", "containers": [{"name": "app", "args": ["--join=web-1.web:7000"]}]}});
+        let parallel = json!({"podManagementPolicy": "Parallel", "serviceName": "web"});
+        let mut facts = facts((0..3).map(|n| member(n, false, peers.clone())).collect());
+        let told = |facts: &Facts| {
+            let found = explain(facts, &set(parallel.clone())).unwrap();
+            let all = found.iter().map(|finding| format!("{} {:?}", finding.sentence(facts.now), finding.unblock));
+            all.collect::<Vec<_>>().join("\n")
+        };
+        assert!(!told(&facts).contains("service web"), "nobody looked for services");
+        facts.services = Some(Vec::new());
+        assert!(told(&facts).contains("service web, which does not exist"), "{}", told(&facts));
+        let service =
+            |publish: bool| json!([{"metadata": {"name": "web"}, "spec": {"publishNotReadyAddresses": publish}}]);
+        facts.services = serde_json::from_value(service(false)).unwrap();
+        assert!(told(&facts).contains("gives names of Ready pods only"), "{}", told(&facts));
+        assert!(told(&facts).contains("kubectl patch service web"), "{}", told(&facts));
+        facts.services = serde_json::from_value(service(true)).unwrap();
+        assert!(!told(&facts).contains("service web"), "{}", told(&facts));
+    }
 }
