@@ -20,6 +20,8 @@ use serde_json::Value;
 /// Objects whose types are wanted, with all that they reach.
 const ROOTS: &[&str] = &[
     "apps/v1.ControllerRevision",
+    "apps/v1.Deployment",
+    "apps/v1.ReplicaSet",
     "apps/v1.StatefulSet",
     "authentication/v1.SelfSubjectReview",
     "authentication/v1.TokenRequest",
@@ -29,6 +31,8 @@ const ROOTS: &[&str] = &[
     "authorization/v1.SelfSubjectRulesReview",
     "authorization/v1.SubjectAccessReview",
     "autoscaling/v1.Scale",
+    "batch/v1.CronJob",
+    "batch/v1.Job",
     "coordination/v1.Lease",
     "core/v1.Binding",
     "core/v1.ConfigMap",

@@ -297,11 +297,30 @@ const BUILTIN: &[Row] = &[
     },
     namespaced("apps", "apps", "controllerrevisions", "ControllerRevision"),
     Row {
+        short_names: &["deploy"],
+        categories: &["all"],
+        subresources: &["scale:get,patch,update:autoscaling/v1.Scale", "status"],
+        ..namespaced("apps", "apps", "deployments", "Deployment")
+    },
+    Row {
+        short_names: &["rs"],
+        categories: &["all"],
+        subresources: &["scale:get,patch,update:autoscaling/v1.Scale", "status"],
+        ..namespaced("apps", "apps", "replicasets", "ReplicaSet")
+    },
+    Row {
         short_names: &["sts"],
         categories: &["all"],
         subresources: &["scale:get,patch,update:autoscaling/v1.Scale", "status"],
         ..namespaced("apps", "apps", "statefulsets", "StatefulSet")
     },
+    Row {
+        short_names: &["cj"],
+        categories: &["all"],
+        subresources: &["status"],
+        ..namespaced("batch", "batch", "cronjobs", "CronJob")
+    },
+    Row { categories: &["all"], subresources: &["status"], ..namespaced("batch", "batch", "jobs", "Job") },
     namespaced("coordination.k8s.io", "coordination", "leases", "Lease"),
     namespaced("discovery.k8s.io", "discovery", "endpointslices", "EndpointSlice"),
     Row { short_names: &["ev"], ..namespaced("events.k8s.io", "events", "events", "Event") },
@@ -440,7 +459,7 @@ mod tests {
         assert_eq!(registry.all().len(), BUILTIN.len());
         let groups = registry.group_versions();
         assert_eq!(groups.first(), Some(&(String::new(), "v1".to_owned())));
-        assert_eq!(groups.len(), 14);
+        assert_eq!(groups.len(), 15);
         let listed: usize = groups.iter().map(|(g, v)| registry.in_group_version(g, v).len()).sum();
         assert_eq!(listed, BUILTIN.len());
     }

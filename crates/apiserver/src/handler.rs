@@ -276,10 +276,7 @@ fn is_nowhere(shared: &Shared, target: &Target) -> bool {
 /// 404 for a kind that is not served; for the well-known ones with what to use instead.
 fn unserved(target: &Target) -> Box<Status> {
     let remedy = match (target.group.as_str(), target.plural.as_str()) {
-        ("apps", "deployments" | "replicasets" | "daemonsets") | ("", "replicationcontrollers") => {
-            "use a StatefulSet (apps/v1) instead"
-        }
-        ("batch", "jobs" | "cronjobs") => "run it from a pod of a StatefulSet, or from the machine's own scheduler",
+        ("apps", "daemonsets") | ("", "replicationcontrollers") => "use a StatefulSet or Deployment (apps/v1) instead",
         ("networking.k8s.io", "ingresses") => "reach pods by their address, or with port-forward",
         _ => return Box::new(Status::path_not_found()),
     };

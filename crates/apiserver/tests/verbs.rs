@@ -243,7 +243,7 @@ async fn unknown_places_and_methods_have_their_own_answers() {
     for (method, path, code) in [
         (Method::GET, "/api/v1/gadgets", 404),
         (Method::GET, "/apis/nope/v1/things", 404),
-        (Method::GET, "/apis/apps/v1/namespaces/default/deployments", 404),
+        (Method::GET, "/apis/apps/v1/namespaces/default/daemonsets", 404),
         (Method::PUT, "/api/v1/namespaces/default/pods", 405),
         (Method::POST, "/api/v1/pods", 405),
         (Method::GET, "/api/v1/namespaces/default/nodes", 404),

@@ -14,6 +14,7 @@
 //! - [`roster`]: all controllers by name, and which of them a process runs.
 //! - [`informers`]: the copies that the following share.
 //! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`gc`]: what a set needs around it, each one `run`.
+//! - [`workloads`]: the drivers of the planners of Deployments, ReplicaSets, Jobs and CronJobs.
 //! - [`root_ca`], [`tokens`], [`aggregation`]: what accounts and roles need.
 
 pub mod aggregation;
@@ -34,5 +35,6 @@ mod term;
 pub mod tokens;
 pub mod volumes;
 mod work;
+pub mod workloads;
 
 pub use term::Term;

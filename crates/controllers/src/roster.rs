@@ -12,7 +12,7 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use crate::informers::Informers;
-use crate::{Term, aggregation, endpoints, gc, nodes, quota, root_ca, scheduler, statefulset, tokens, volumes};
+use crate::{Term, aggregation, endpoints, gc, nodes, quota, root_ca, scheduler, statefulset, tokens, volumes, workloads};
 
 /// One controller.
 pub struct Controller {
@@ -49,6 +49,20 @@ pub static CONTROLLERS: &[Controller] = &[
         run: |client, p| boxed(aggregation::run(client, p.term(), p.ambient())),
     },
     Controller {
+        name: "cronjob-controller",
+        alias: "cronjob",
+        does: "CronJobs",
+        account: Account::Service("cronjob-controller"),
+        run: |client, p| boxed(workloads::cron_job::run(client, p.term(), p.ambient(), p.workloads())),
+    },
+    Controller {
+        name: "deployment-controller",
+        alias: "deployment",
+        does: "Deployments",
+        account: Account::Service("deployment-controller"),
+        run: |client, p| boxed(workloads::deployment::run(client, p.term(), p.ambient(), p.workloads())),
+    },
+    Controller {
         name: "endpoints-controller",
         alias: "endpoint",
         does: "Endpoints of services",
@@ -68,6 +82,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "deletes what its owners leave behind",
         account: Account::Service("generic-garbage-collector"),
         run: |client, p| boxed(gc::run(client, p.term(), p.ambient())),
+    },
+    Controller {
+        name: "job-controller",
+        alias: "job",
+        does: "Jobs",
+        account: Account::Service("job-controller"),
+        run: |client, p| boxed(workloads::job::run(client, p.term(), p.ambient(), p.workloads())),
     },
     Controller {
         name: "namespace-controller",
@@ -103,6 +124,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "keeps claims that pods use",
         account: Account::Service("pvc-protection-controller"),
         run: |client, p| boxed(volumes::protection::run_claims(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
+        name: "replicaset-controller",
+        alias: "replicaset",
+        does: "ReplicaSets",
+        account: Account::Service("replicaset-controller"),
+        run: |client, p| boxed(workloads::replica_set::run(client, p.term(), p.ambient(), p.workloads())),
     },
     Controller {
         name: "resourcequota-controller",
@@ -152,6 +180,13 @@ pub static CONTROLLERS: &[Controller] = &[
         account: Account::Service("statefulset-controller"),
         run: |client, p| boxed(statefulset::run(client, p.term(), p.ambient(), statefulset::Options::default())),
     },
+    Controller {
+        name: "ttl-after-finished-controller",
+        alias: "ttl-after-finished",
+        does: "deletes jobs some time after they finished",
+        account: Account::Service("ttl-after-finished-controller"),
+        run: |client, p| boxed(workloads::ttl::run(client, p.term(), p.ambient(), p.workloads())),
+    },
 ];
 
 impl Controller {
@@ -173,6 +208,7 @@ struct Parts<'a> {
     client: &'a (dyn Fn(Account) -> Client + Sync),
     trust: Option<&'a Trust>,
     informers: OnceLock<Informers>,
+    workloads: OnceLock<workloads::Informers>,
 }
 
 /// What only the server's own process has, for the controllers that hand it out; without it these do nothing.
@@ -193,6 +229,11 @@ impl Parts<'_> {
         self.ambient.clone()
     }
 
+    fn workloads(&self) -> workloads::Informers {
+        let start = || workloads::Informers::start(&(self.client)(MANAGER), self.term, self.ambient);
+        self.workloads.get_or_init(start).clone()
+    }
+
     fn informers(&self) -> Informers {
         self.informers.get_or_init(|| Informers::start(&(self.client)(MANAGER), self.term, self.ambient)).clone()
     }
@@ -206,7 +247,7 @@ pub fn start(
     trust: Option<Trust>,
     client: &(dyn Fn(Account) -> Client + Sync),
 ) -> JoinSet<Result<(), String>> {
-    let parts = Parts { term, ambient, client, trust: trust.as_ref(), informers: OnceLock::new() };
+    let parts = Parts { term, ambient, client, trust: trust.as_ref(), informers: OnceLock::new(), workloads: OnceLock::new() };
     let mut tasks = JoinSet::new();
     for controller in selection.controllers() {
         let running = (controller.run)(client(controller.account), &parts);

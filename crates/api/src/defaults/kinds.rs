@@ -16,12 +16,22 @@ const AFFINITY_SECONDS: i64 = 3 * 60 * 60;
 
 /// Rules by type.
 pub(super) const RULES: &[(&str, Rule)] = &[
+    ("apps/v1.DeploymentSpec", deployment_spec),
+    ("apps/v1.ReplicaSetSpec", |spec| default(spec, "replicas", 1)),
     ("apps/v1.StatefulSetSpec", stateful_set_spec),
     ("apps/v1.StatefulSetUpdateStrategy", update_strategy),
     ("apps/v1.StatefulSetPersistentVolumeClaimRetentionPolicy", |policy| {
         default(policy, "whenDeleted", "Retain");
         default(policy, "whenScaled", "Retain");
     }),
+    ("batch/v1.Job", job),
+    ("batch/v1.CronJobSpec", |spec| {
+        default(spec, "concurrencyPolicy", "Allow");
+        default(spec, "suspend", false);
+        default(spec, "successfulJobsHistoryLimit", 3);
+        default(spec, "failedJobsHistoryLimit", 1);
+    }),
+    ("batch/v1.PodFailurePolicyOnPodConditionsPattern", |pattern| default(pattern, "status", "True")),
     ("core/v1.Service", service),
     ("core/v1.Secret", secret),
     ("core/v1.Namespace", namespace),
@@ -85,6 +95,46 @@ fn update_strategy(strategy: &mut Object) {
         && let Some(rolling) = object_at(strategy, "rollingUpdate")
     {
         default(rolling, "partition", 0);
+    }
+}
+
+/// A deployment.
+fn deployment_spec(spec: &mut Object) {
+    default(spec, "replicas", 1);
+    default(spec, "revisionHistoryLimit", 10);
+    default(spec, "progressDeadlineSeconds", 600);
+    let Some(strategy) = object_at(spec, "strategy") else { return };
+    default(strategy, "type", "RollingUpdate");
+    if text(strategy, "type") == "RollingUpdate"
+        && let Some(rolling) = object_at(strategy, "rollingUpdate")
+    {
+        default(rolling, "maxUnavailable", "25%");
+        default(rolling, "maxSurge", "25%");
+    }
+}
+
+/// A job itself, not a template of one.
+fn job(job: &mut Object) {
+    let Some(spec) = job.get_mut("spec").and_then(Value::as_object_mut) else { return };
+    if is_empty(spec, "completions") && is_empty(spec, "parallelism") {
+        default(spec, "completions", 1);
+    }
+    default(spec, "parallelism", 1);
+    let limit = if is_empty(spec, "backoffLimitPerIndex") { 6 } else { i64::from(i32::MAX) };
+    default(spec, "backoffLimit", limit);
+    default(spec, "completionMode", "NonIndexed");
+    default(spec, "suspend", false);
+    default(spec, "manualSelector", false);
+    let replacement = if is_empty(spec, "podFailurePolicy") { "TerminatingOrFailed" } else { "Failed" };
+    default(spec, "podReplacementPolicy", replacement);
+    let labels = spec.get("template").and_then(|t| t.get("metadata")).and_then(|m| m.get("labels")).cloned();
+    let Some(labels) = labels.filter(|labels| labels.as_object().is_some_and(|labels| !labels.is_empty())) else {
+        return;
+    };
+    if let Some(metadata) = object_at(job, "metadata")
+        && metadata.get("labels").and_then(Value::as_object).is_none_or(serde_json::Map::is_empty)
+    {
+        metadata.insert("labels".to_owned(), labels);
     }
 }
 

@@ -9,11 +9,14 @@
 //! Runs on objects that are decoded and defaulted, before validation. The caller sets uid, creationTimestamp, a
 //! generated name and resourceVersion.
 
+mod job;
 mod service;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Map, Value, json};
+
+pub use job::{NAME_LABELS as JOB_NAME_LABELS, UID_LABELS as JOB_UID_LABELS};
 
 use crate::crd;
 use crate::quantity::Quantity;
@@ -24,7 +27,8 @@ fn counts_generations(resource: &Resource) -> bool {
     resource.custom.is_some()
         || matches!(
             (resource.group.as_str(), resource.kind.as_str()),
-            ("apps", "StatefulSet")
+            ("apps", "StatefulSet" | "Deployment" | "ReplicaSet")
+                | ("batch", "Job" | "CronJob")
                 | ("", "Pod")
                 | ("policy", "PodDisruptionBudget")
                 | ("networking.k8s.io", "NetworkPolicy")
@@ -56,6 +60,7 @@ pub fn prepare_create(resource: &Resource, new: &mut Value) {
         ("", "PersistentVolumeClaim") => align_data_sources(&mut new["spec"]),
         ("", "Secret") => merge_string_data(new),
         ("", "Service") => service::prepare_create(new),
+        ("batch", "Job") => job::prepare_create(new),
         _ => {}
     }
 }
@@ -106,9 +111,12 @@ pub fn prepare_status_update(resource: &Resource, new: &mut Value, old: &Value) 
     }
 }
 
-/// Whether what the client wants has changed: the spec, or all but metadata of custom kinds (and but the status,
-/// where that is written apart).
+/// Whether what the client wants has changed: the spec (of a deployment the annotations too, which its replica sets
+/// get), or all but metadata of custom kinds (and but the status, where that is written apart).
 fn content_differs(resource: &Resource, new: &Value, old: &Value) -> bool {
+    if is(resource, "apps", "Deployment") && new["metadata"]["annotations"] != old["metadata"]["annotations"] {
+        return true;
+    }
     if resource.custom.is_none() && resource.group != SNAPSHOTS {
         return new["spec"] != old["spec"];
     }
@@ -252,6 +260,7 @@ fn first_status(resource: &Resource, new: &Value) -> Option<Value> {
     }
     Some(match (resource.group.as_str(), resource.kind.as_str()) {
         ("apps", "StatefulSet") => json!({"replicas": 0, "availableReplicas": 0}),
+        ("apps", "ReplicaSet") => json!({"replicas": 0}),
         ("", "Pod") => json!({"phase": "Pending", "qosClass": qos_class(&new["spec"])}),
         ("", "PersistentVolume" | "PersistentVolumeClaim") => json!({"phase": "Pending"}),
         ("", "Namespace") => json!({"phase": "Active"}),

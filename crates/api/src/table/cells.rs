@@ -6,7 +6,7 @@ use jiff::Timestamp;
 use serde_json::Value;
 
 use super::text::{NONE, UNKNOWN, UNSET, age, at, count, joined, list, number, or, scalar, since};
-use super::{custom, pod, storage};
+use super::{custom, pod, storage, workload};
 use crate::quantity::Quantity;
 use crate::resource::Resource;
 use crate::selector::LabelSelector;
@@ -38,6 +38,7 @@ pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Va
         ("", "ResourceQuota") => quota(item, age),
         ("apps", "StatefulSet") => stateful_set(item, age),
         ("apps", "ControllerRevision") => vec![name, controller(item).into(), number(item, "/revision").into(), age],
+        ("apps" | "batch", kind) => workload::cells(kind, item, now),
         ("storage.k8s.io", "StorageClass") => storage_class(item, age),
         ("networking.k8s.io", "NetworkPolicy") => vec![name, label_selector(&item["spec"]["podSelector"]).into(), age],
         ("storage.k8s.io", kind) => storage::driver_kind(kind, item, age),
@@ -68,14 +69,13 @@ pub(super) fn cells(resource: &Resource, item: &Value, now: Timestamp) -> Vec<Va
 }
 
 fn stateful_set(item: &Value, age: Value) -> Vec<Value> {
-    let containers = list(item, "/spec/template/spec/containers");
-    let field = |field: &str| containers.iter().map(|c| c[field].as_str().unwrap_or("")).collect::<Vec<_>>().join(",");
+    let [names, images] = workload::containers(list(item, "/spec/template/spec/containers"));
     vec![
         at(item, "/metadata/name").into(),
         format!("{}/{}", number(item, "/status/readyReplicas"), number(item, "/spec/replicas")).into(),
         age,
-        field("name").into(),
-        field("image").into(),
+        names,
+        images,
     ]
 }
 
@@ -113,7 +113,7 @@ fn service(item: &Value, age: Value) -> Vec<Value> {
 }
 
 /// A selector in brief, or `<none>`.
-fn label_selector(selector: &Value) -> String {
+pub(super) fn label_selector(selector: &Value) -> String {
     let text = LabelSelector::from_json(selector).map(|s| s.to_string()).unwrap_or_default();
     or(&text, NONE).to_owned()
 }

@@ -46,6 +46,13 @@ const AGE: Column = text("Age", "Time since the object was created.");
 const CREATED: Column =
     Column { name: "Created At", kind: "date", format: "", priority: 0, description: "When the object was created." };
 
+/// The columns that `-o wide` adds for what makes pods.
+const OF_PODS: [Column; 3] = [
+    wide("Containers", "Names of the containers."),
+    wide("Images", "Images of the containers."),
+    wide("Selector", "Labels of the pods it governs."),
+];
+
 /// The column definitions of a kind.
 pub fn columns(resource: &Resource) -> Vec<Value> {
     if let Some(custom) = &resource.custom {
@@ -72,6 +79,7 @@ fn of(resource: &Resource) -> Vec<Column> {
             text("Revision", "Number of the revision."),
             AGE,
         ],
+        ("apps" | "batch", kind) => workloads(kind),
         ("networking.k8s.io", "NetworkPolicy") => {
             vec![NAME, text("Pod-Selector", "Labels of the pods that it governs."), AGE]
         }
@@ -124,6 +132,45 @@ fn of(resource: &Resource) -> Vec<Column> {
         ],
         _ => vec![NAME, CREATED],
     }
+}
+
+/// The columns of what makes pods, sets aside.
+fn workloads(kind: &str) -> Vec<Column> {
+    let mut columns = match kind {
+        "Deployment" => vec![
+            NAME,
+            text("Ready", "Ready pods of those desired."),
+            text("Up-to-date", "Pods made from the present template."),
+            text("Available", "Pods that have been ready for long enough."),
+            AGE,
+        ],
+        "ReplicaSet" => vec![
+            NAME,
+            whole("Desired", "Pods that shall be."),
+            whole("Current", "Pods that there are."),
+            whole("Ready", "Pods that are ready."),
+            AGE,
+        ],
+        "Job" => vec![
+            NAME,
+            text("Status", "How far the job is."),
+            text("Completions", "Pods that succeeded, of those needed."),
+            text("Duration", "Time from its start to its end, or to now."),
+            AGE,
+        ],
+        "CronJob" => vec![
+            NAME,
+            text("Schedule", "When it is due."),
+            text("Timezone", "Time zone of the schedule."),
+            flag("Suspend", "Whether nothing is started."),
+            whole("Active", "Jobs that run."),
+            text("Last Schedule", "Time since a job was last due."),
+            AGE,
+        ],
+        _ => return vec![NAME, CREATED],
+    };
+    columns.extend(OF_PODS);
+    columns
 }
 
 /// The columns of kinds that storage drivers and their controllers use.

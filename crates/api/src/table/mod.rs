@@ -9,6 +9,7 @@ mod custom;
 mod pod;
 mod storage;
 mod text;
+mod workload;
 
 use jiff::Timestamp;
 use serde_json::{Map, Value, json};

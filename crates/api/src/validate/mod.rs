@@ -16,6 +16,7 @@ mod container;
 mod cursor;
 mod drivers;
 mod event;
+mod job;
 mod metadata;
 mod network;
 mod pod;
@@ -27,6 +28,7 @@ mod scheduling;
 mod stateful_set;
 mod storage;
 mod volume;
+mod workload;
 
 use serde_json::Value;
 
@@ -72,6 +74,9 @@ pub fn status_update(resource: &Resource, new: &Value, old: &Value) -> Vec<Field
     match (resource.group.as_str(), resource.kind.as_str()) {
         (crd::GROUP, crd::KIND) => out.extend(crd::status(new)),
         ("apps", "StatefulSet") => stateful_set::status(&object, old, &mut out),
+        ("apps", "Deployment") => workload::deployment_status(&object, old, &mut out),
+        ("apps", "ReplicaSet") => workload::replica_set_status(&object, &mut out),
+        ("batch", "Job") => job::status(&object, &mut out),
         ("", "Pod") => pod::status(&object, &mut out),
         ("", "Namespace") => config::namespace_status(&object, &mut out),
         ("", "ResourceQuota") => bounds::quota_status(&object, &mut out),
@@ -119,6 +124,11 @@ fn rules(resource: &Resource, object: &At<'_>, old: Option<&Value>, out: &mut Er
         ("apps", "StatefulSet", None) => stateful_set::create(object, out),
         ("apps", "StatefulSet", Some(old)) => stateful_set::update(object, old, out),
         ("apps", "ControllerRevision", old) => stateful_set::revision(object, old, out),
+        ("apps", "Deployment", old) => workload::deployment(object, old, out),
+        ("apps", "ReplicaSet", old) => workload::replica_set(object, old, out),
+        ("batch", "Job", None) => job::create(object, out),
+        ("batch", "Job", Some(old)) => job::update(object, old, out),
+        ("batch", "CronJob", old) => job::cron(object, old, out),
         ("", "Pod", None) => pod::create(object, out),
         ("", "Pod", Some(old)) => pod::update(object, old, out),
         ("", "Service", old) => network::service(object, old, out),

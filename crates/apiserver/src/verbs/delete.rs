@@ -40,7 +40,8 @@ const DEFAULT_GRACE: i64 = 30;
 pub(crate) async fn delete(call: Call) -> Outcome<Response<Body>> {
     let view = call.view()?;
     let options = options::delete_options(&call)?;
-    let written = delete_object(&call, &options).await?;
+    let mut written = delete_object(&call, &options).await?;
+    written.warnings.extend(options.warning.clone());
     let resource = &call.resource;
     if written.deleted && !(resource.custom.is_none() && RETURNED.contains(&&*resource.plural)) {
         let gone = object::value_of(resource, &written.raw, written.revision);
@@ -84,7 +85,7 @@ pub(crate) async fn collection(call: Call) -> Outcome<Response<Body>> {
         "metadata": read::list_metadata(&page),
         "items": items,
     });
-    Ok(view.document(200, &list))
+    Ok(respond::warn(view.document(200, &list), options.warning.as_slice()))
 }
 
 /// Whether something keeps a deleted object from going.

@@ -98,6 +98,8 @@ pub(crate) struct DeleteOptions {
     pub(crate) grace_seconds: Option<i64>,
     /// What happens to dependents; `None` leaves it to the object.
     pub(crate) propagation: Option<Propagation>,
+    /// What the client is told about what it left out.
+    pub(crate) warning: Option<String>,
     /// Only an object with this uid.
     pub(crate) uid: Option<String>,
     /// Only an object at this version.
@@ -118,6 +120,9 @@ pub(crate) enum Propagation {
     /// They are deleted first.
     Foreground,
 }
+
+/// What is said to who deletes a job without a word about its pods; they stay, as they did before anybody could choose.
+const PODS_ARE_KEPT: &str = "child pods are preserved by default when jobs are deleted; set propagationPolicy=Background to remove them or set propagationPolicy=Orphan to suppress this warning";
 
 /// Options from the body if there is one, else from the query.
 pub(crate) fn delete_options(call: &Call) -> Outcome<DeleteOptions> {
@@ -140,6 +145,10 @@ pub(crate) fn delete_options(call: &Call) -> Outcome<DeleteOptions> {
     };
     options.waits = orphan == Some(false);
     options.propagation = propagation(policy.as_deref(), orphan)?;
+    if options.propagation.is_none() && (&*call.resource.group, &*call.resource.plural) == ("batch", "jobs") {
+        options.propagation = Some(Propagation::Orphan);
+        options.warning = Some(PODS_ARE_KEPT.to_owned());
+    }
     Ok(options)
 }
 

@@ -37,6 +37,7 @@ const ALL: &[&str] = &["create", "delete", "deletecollection", "get", "list", "p
 const APPS: &str = "apps";
 const AUTHENTICATION: &str = "authentication.k8s.io";
 const AUTHORIZATION: &str = "authorization.k8s.io";
+const BATCH: &str = "batch";
 const COORDINATION: &str = "coordination.k8s.io";
 const DISCOVERY: &str = "discovery.k8s.io";
 const EVENTS: &str = "events.k8s.io";

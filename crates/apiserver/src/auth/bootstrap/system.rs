@@ -34,6 +34,49 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         (
+            "deployment-controller",
+            vec![
+                rule(&["get", "list", "watch", "update", "patch"], &[APPS], &["deployments"]),
+                rule(change, &[APPS], &["deployments/status", "deployments/finalizers"]),
+                rule(&["get", "list", "watch", "create", "update", "patch", "delete"], &[APPS], &["replicasets"]),
+                rule(pod_readers, &[""], &["pods"]),
+                events(),
+            ],
+        ),
+        (
+            "replicaset-controller",
+            vec![
+                rule(READ, &[APPS], &["replicasets"]),
+                rule(change, &[APPS], &["replicasets/status", "replicasets/finalizers"]),
+                rule(&["get", "list", "watch", "create", "patch", "delete"], &[""], &["pods"]),
+                rule(change, &[""], &["pods/finalizers"]),
+                events(),
+            ],
+        ),
+        (
+            "job-controller",
+            vec![
+                rule(READ, &[BATCH], &["jobs"]),
+                rule(change, &[BATCH], &["jobs/status", "jobs/finalizers"]),
+                rule(&["get", "list", "watch", "create", "patch", "delete"], &[""], &["pods"]),
+                rule(change, &[""], &["pods/finalizers"]),
+                events(),
+            ],
+        ),
+        (
+            "cronjob-controller",
+            vec![
+                rule(READ, &[BATCH], &["cronjobs"]),
+                rule(change, &[BATCH], &["cronjobs/status", "cronjobs/finalizers"]),
+                rule(&["get", "list", "watch", "create", "patch", "delete"], &[BATCH], &["jobs"]),
+                events(),
+            ],
+        ),
+        (
+            "ttl-after-finished-controller",
+            vec![rule(&["get", "list", "watch", "delete"], &[BATCH], &["jobs"]), events()],
+        ),
+        (
             "endpoint-controller",
             vec![
                 rule(READ, &[""], &["services", "pods"]),
@@ -146,7 +189,7 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
             vec![
                 rule(READ, &[POLICY], &["poddisruptionbudgets"]),
                 rule(change, &[POLICY], &["poddisruptionbudgets/status"]),
-                rule(READ, &[APPS], &["statefulsets"]),
+                rule(READ, &[APPS], &["deployments", "replicasets", "statefulsets"]),
                 rule(READ, &[""], &["pods"]),
                 rule(change, &[""], &["pods/status"]),
                 rule(&["get"], &["*"], &["*/scale"]),
@@ -197,7 +240,7 @@ pub(super) fn roles() -> Vec<Value> {
                 rule(&["create"], &[""], &["bindings", "pods/binding"]),
                 rule(&["patch", "update"], &[""], &["pods/status"]),
                 rule(READ, &[""], &["services", "persistentvolumeclaims", "persistentvolumes"]),
-                rule(READ, &[APPS], &["statefulsets"]),
+                rule(READ, &[APPS], &["replicasets", "statefulsets"]),
                 rule(READ, &[POLICY], &["poddisruptionbudgets"]),
                 rule(READ, &[STORAGE], &["storageclasses"]),
                 rule(READ, &[NODE], &["runtimeclasses"]),
