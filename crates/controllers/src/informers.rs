@@ -107,6 +107,8 @@ pub struct PodView {
     pub tolerations: Vec<Toleration>,
     /// The claims that it mounts.
     pub claims: Vec<String>,
+    /// Some of them are made from templates in it.
+    pub ephemeral: bool,
     /// `spec.hostname`.
     pub hostname: String,
     /// `spec.subdomain`.
@@ -133,6 +135,7 @@ impl PodView {
             let ephemeral = volume.ephemeral.is_some().then(|| format!("{name}-{}", volume.name));
             volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone()).or(ephemeral)
         });
+        let ephemeral = spec.volumes.iter().flatten().any(|volume| volume.ephemeral.is_some());
         let affinity = spec.affinity.and_then(|a| a.node_affinity);
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let ports = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(|port| {
@@ -145,6 +148,7 @@ impl PodView {
         }
         Some(Self {
             claims: claims.collect(),
+            ephemeral,
             ports: ports.collect(),
             controller: meta.owner_references.into_iter().flatten().find(|o| o.controller == Some(true)),
             ready: condition("Ready").is_some_and(|c| c.status == "True"),

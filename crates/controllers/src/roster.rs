@@ -77,6 +77,13 @@ pub static CONTROLLERS: &[Controller] = &[
         run: |client, p| boxed(endpoints::run(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
+        name: "ephemeral-volume-controller",
+        alias: "ephemeral-volume",
+        does: "claims of pods' ephemeral volumes",
+        account: Account::Service("ephemeral-volume-controller"),
+        run: |client, p| boxed(volumes::ephemeral::run(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
         name: "garbage-collector-controller",
         alias: "garbagecollector",
         does: "deletes what its owners leave behind",

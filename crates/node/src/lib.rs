@@ -10,6 +10,7 @@
 //! | [`shim`] | one process per pod: container start, restart, stop, logs, exec; its protocol and its client | shim, agent |
 //! | [`container`] | namespaces, roots, mounts, credentials: from a description to a running program | shim |
 //! | [`cgroup`] | limits, whole-pod kill, OOM counts on cgroup v1, hybrid and v2 | shim, agent |
+//! | [`fault`] | places where a test can have agent or shim die | shim, agent |
 //! | [`log`] | the CRI log format: writer with rotation, line parser | shim, agent |
 //! | [`sample`] | the journal server that the built-in image runs | a container |
 //! | [`sys`] | the system calls that no safe crate offers | shim |
@@ -20,6 +21,7 @@ pub mod agent;
 pub mod cgroup;
 pub mod config;
 pub mod container;
+pub mod fault;
 pub mod log;
 pub mod network;
 pub mod probe;

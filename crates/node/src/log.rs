@@ -106,6 +106,11 @@ impl LogFile {
         }
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Lines that could not be written so far.
     pub fn dropped(&self) -> u64 {
         self.dropped

@@ -217,15 +217,17 @@ pub fn peek_ended_child() -> io::Result<Option<i32>> {
     Ok((pid != 0).then_some(pid))
 }
 
-/// Makes a mount, with everything below it, read-only (where `true`) and private, in one step.
-pub fn seal_mount_tree(mount: BorrowedFd<'_>, read_only: bool) -> io::Result<()> {
-    let attr = libc::mount_attr {
-        attr_set: if read_only { libc::MOUNT_ATTR_RDONLY } else { 0 },
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
-        userns_fd: 0,
-    };
+/// Makes a mount, with everything below it, private: later mounts are seen on neither side.
+pub fn privatise_mount_tree(mount: BorrowedFd<'_>) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: 0, attr_clr: 0, propagation: libc::MS_PRIVATE, userns_fd: 0 };
     set_mount(mount, c"", (libc::AT_EMPTY_PATH | libc::AT_RECURSIVE) as u32, &attr)
+}
+
+/// Makes a mount read-only, with everything below it where asked for.
+pub fn freeze_mount(mount: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let depth = if recursive { libc::AT_RECURSIVE } else { 0 };
+    set_mount(mount, c"", (libc::AT_EMPTY_PATH | depth) as u32, &attr)
 }
 
 /// Makes what is mounted at a path read-only, nothing below it.

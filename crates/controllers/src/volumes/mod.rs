@@ -10,6 +10,7 @@
 //! local copy: a claim counts as gone only if a fresh read says so.
 
 mod claim;
+pub mod ephemeral;
 pub mod protection;
 mod provision;
 mod volume;

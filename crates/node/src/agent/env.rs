@@ -6,16 +6,18 @@ use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
 
 use super::api_server::ApiServer;
 use super::fields;
+use super::services;
 use super::sources::Fetched;
 use crate::volume::payload::{data_of_config_map, data_of_secret};
 
 /// The variables of a container in their order. Errors are upstream's sentences.
 ///
-/// Where the API server is comes first, then `envFrom`, then `env` one by one; a later one replaces an earlier of the
+/// Where the API server and the namespace's services are comes first, then `envFrom`, then `env` one by one; a later one replaces an earlier of the
 /// same name, and a value may name what stands before it.
 pub fn variables(pod: &Pod, container: &Container, fetched: &Fetched) -> Result<Vec<(String, String)>, String> {
     let mut list = List::default();
-    for (name, value) in fetched.api_server.iter().flat_map(ApiServer::variables) {
+    let server = fetched.api_server.iter().flat_map(ApiServer::variables);
+    for (name, value) in server.chain(services::variables(&fetched.services)) {
         list.set(name, value);
     }
     for source in container.env_from.iter().flatten() {
@@ -117,7 +119,8 @@ fn from_source(
             found => Ok(found),
         };
     }
-    Err("this kind of valueFrom is not supported by this version of statefuld".to_owned())
+    let kind = if source.file_key_ref.is_some() { "valueFrom.fileKeyRef" } else { "a valueFrom without a source" };
+    Err(format!("{kind} is not supported by this version of statefuld"))
 }
 
 fn scoped(pod: &Pod, name: &str) -> String {

@@ -8,10 +8,11 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 use super::Shared;
+use super::prepare::{epoch_of, with_addresses};
 use super::sources::Needs;
 use super::status::Hold;
 use super::translate::{self, Inputs, Refusal};
-use super::worker::{Worker, epoch_of, with_addresses};
+use super::worker::Worker;
 use crate::shim::Shim;
 use crate::shim::spec::ContainerSpec;
 use crate::volume::Place;

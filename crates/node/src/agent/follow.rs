@@ -1,19 +1,23 @@
 //! A running pod: its shim's states and its probes' reports become statuses, events and restarts.
 
 use std::collections::BTreeMap;
+use std::pin::Pin;
 use std::time::Duration;
 
+use ambient::Ambient;
 use k8s_openapi::api::core::v1::{Container, Pod};
 use tokio::sync::mpsc;
 
-use super::status::Health;
+use super::limits;
+use super::live::Watching;
+use super::status::{Health, Verdict};
 use super::translate::{self, DEFAULT_GRACE_S};
 use super::worker::Worker;
 use crate::probe::run::{Report, Running, Subject};
-use crate::probe::{Kind, Verdict};
+use crate::probe::{self, Kind};
 use crate::shim::Shim;
 use crate::shim::client::{Changes, ClientError};
-use crate::shim::state::{Phase, PodState, Status};
+use crate::shim::state::{ContainerState, Phase, PodState, Status};
 
 /// Reports of probes that wait for the worker.
 const REPORTS: usize = 32;
@@ -33,6 +37,8 @@ pub(super) enum Follow {
     Lost,
     /// Everything ended by itself.
     Over,
+    /// The pod broke a limit and is to be ended for good; the worker has the verdict.
+    Condemned,
     /// The agent ends; the pod goes on.
     AgentEnds,
 }
@@ -75,11 +81,14 @@ impl Worker {
         let (reports, mut incoming) = mpsc::channel(REPORTS);
         let mut probes: BTreeMap<String, Running> = BTreeMap::new();
         let mut patience = Patience::default();
+        let mut outside = Outside::new(self);
         loop {
             match shim.subscribe().await {
                 Ok(mut changes) => {
                     patience = Patience::default();
-                    let ended = self.follow_connection(shim, &mut changes, &mut probes, &reports, &mut incoming).await;
+                    let ended = self
+                        .follow_connection(shim, &mut changes, &mut probes, &reports, &mut incoming, &mut outside)
+                        .await;
                     if let Some(ended) = ended {
                         return ended;
                     }
@@ -103,6 +112,7 @@ impl Worker {
         probes: &mut BTreeMap<String, Running>,
         reports: &mpsc::Sender<Report>,
         incoming: &mut mpsc::Receiver<Report>,
+        outside: &mut Outside,
     ) -> Option<Follow> {
         let term = self.shared.term.clone();
         let mut images = self.shared.sample_id.subscribe();
@@ -117,14 +127,26 @@ impl Worker {
                         if self.take_state(shim, state, probes, reports) {
                             return Some(Follow::Over);
                         }
+                        self.tell_started(shim).await;
                         self.start_ephemeral(shim).await;
                     }
                     Ok(None) | Err(_) => return None,
                 },
-                Some(report) = incoming.recv() => self.take_report(shim, report).await,
+                Some(report) = incoming.recv() => {
+                    self.take_report(shim, report).await;
+                    self.tell_started(shim).await;
+                }
+                () = outside.config.changed() => self.renew().await,
+                verdict = &mut outside.verdict => {
+                    self.verdict = Some(verdict);
+                    return Some(Follow::Condemned);
+                }
                 changed = self.pod.changed() => match changed {
                     Ok(()) => {
                         self.publish();
+                        if self.describes_itself_anew() {
+                            self.renew().await;
+                        }
                         self.start_ephemeral(shim).await;
                     }
                     Err(_) => return Some(Follow::AgentEnds),
@@ -162,7 +184,7 @@ impl Worker {
                 shim: shim.clone(),
                 address: self.address.unwrap_or(self.shared.host),
                 run: now.id.clone(),
-                started: self.started_on_our_clock(&now.state),
+                started: started(now, &self.shared.ambient),
                 startup_done: health.started,
             };
             self.health.insert(container.name.clone(), health);
@@ -175,23 +197,29 @@ impl Worker {
         over
     }
 
+    /// Tells the shim of startup probes that succeeded, where something waits for them. Said again until it is known
+    /// there: this agent may have taken over from one that died in between.
+    async fn tell_started(&self, shim: &Shim) {
+        for container in self.state.iter().flat_map(|s| &s.containers).filter(|c| c.awaited) {
+            let health = self.health.get(&container.name).filter(|h| h.run == container.id);
+            if health.is_some_and(|h| h.started)
+                && let Err(error) = shim.started(&container.name).await
+            {
+                tracing::warn!(pod = %self.id.name, container = %container.name, %error, "a start was not told");
+            }
+        }
+    }
+
     /// What holds for a run before its probes have said anything. A run that the API knows keeps what was
     /// reported last: readiness does not flicker because an agent was replaced.
     fn first_health(&self, container: &Container, run: &str) -> Health {
         let known = self.health.get(&container.name).filter(|h| h.run == run);
-        known.cloned().unwrap_or_else(|| Health {
+        // What no probe asks about is so, whatever was reported before it could be told.
+        Health {
             run: run.to_owned(),
-            started: container.startup_probe.is_none(),
-            ready: container.readiness_probe.is_none(),
-        })
-    }
-
-    /// The start of a run on the monotonic clock, which its delays are counted on.
-    fn started_on_our_clock(&self, state: &Status) -> Duration {
-        let now = self.shared.ambient.boottime();
-        let Status::Running { started_at, .. } = state else { return now };
-        let age = self.shared.ambient.now().duration_since(*started_at);
-        now.saturating_sub(Duration::try_from(age).unwrap_or_default())
+            started: container.startup_probe.is_none() || known.is_some_and(|h| h.started),
+            ready: container.readiness_probe.is_none() || known.is_some_and(|h| h.ready),
+        }
     }
 
     async fn take_report(&mut self, shim: &Shim, report: Report) {
@@ -208,14 +236,14 @@ impl Worker {
         }
         if let Some(health) = self.health.get_mut(name) {
             match (report.kind, report.verdict) {
-                (Kind::Readiness, Verdict::Succeeds) => health.ready = true,
-                (Kind::Readiness, Verdict::Fails) => health.ready = false,
-                (Kind::Startup, Verdict::Succeeds) => health.started = true,
+                (Kind::Readiness, probe::Verdict::Succeeds) => health.ready = true,
+                (Kind::Readiness, probe::Verdict::Fails) => health.ready = false,
+                (Kind::Startup, probe::Verdict::Succeeds) => health.started = true,
                 _ => {}
             }
         }
         self.publish();
-        if report.verdict == Verdict::Fails && report.kind != Kind::Readiness {
+        if report.verdict == probe::Verdict::Fails && report.kind != Kind::Readiness {
             self.restart(shim, &pod, &report).await;
         }
     }
@@ -236,8 +264,8 @@ impl Worker {
         let before = self.state.as_ref().and_then(|s| s.container(&container.name));
         let name = Some(container.name.as_str());
         // A run has its id before its program is executed, so the id alone does not tell that it began.
-        let ran_before = before.is_some_and(|b| b.id == now.id && b.state.is_running());
-        if now.state.is_running() && !ran_before && !self.known_run(&container.name, &now.id) {
+        let ran_before = before.is_some_and(|b| b.id == now.id && began(b));
+        if began(now) && !ran_before && !self.known_run(&container.name, &now.id) {
             if now.restart_count == 0 {
                 let image = container.image.as_deref().unwrap_or_default();
                 let message = format!("Container image \"{image}\" already present on machine");
@@ -247,6 +275,9 @@ impl Worker {
             self.shared.events.normal(pod, name, "Created", &message);
             let message = format!("Container started: {}", container.name);
             self.shared.events.normal(pod, name, "Started", &message);
+        }
+        if let Some(before) = before {
+            self.tell_failed_hooks(pod, before, now);
         }
         if let Status::Waiting { reason, .. } = &now.state
             && reason == "CrashLoopBackOff"
@@ -261,10 +292,56 @@ impl Worker {
         }
     }
 
+    /// Events of hooks that failed since. What they printed is not told: it may hold secrets.
+    pub(super) fn tell_failed_hooks(&self, pod: &Pod, before: &ContainerState, now: &ContainerState) {
+        let name = Some(now.name.as_str());
+        if now.post_start_failures > before.post_start_failures {
+            self.shared.events.warning(pod, name, "FailedPostStartHook", "PostStartHook failed");
+            self.shared.events.normal(pod, name, "Killing", "FailedPostStartHook");
+        }
+        if now.pre_stop_failures > before.pre_stop_failures {
+            self.shared.events.warning(pod, name, "FailedPreStopHook", "PreStopHook failed");
+        }
+    }
+
     /// Whether the API knew this run before the agent started.
     fn known_run(&self, container: &str, run: &str) -> bool {
         self.state.is_none() && self.health.get(container).is_some_and(|h| h.run == run)
     }
+}
+
+/// What happens to a pod from outside of it while it runs.
+struct Outside {
+    /// What its files are made of changed.
+    config: Watching,
+    /// It broke a limit.
+    verdict: Pin<Box<dyn Future<Output = Verdict> + Send>>,
+}
+
+impl Outside {
+    fn new(worker: &Worker) -> Self {
+        let pod = worker.object();
+        Self {
+            config: Watching::start(&worker.shared.configs, pod.as_deref()),
+            verdict: Box::pin(limits::broken(worker.shared.ambient.clone(), worker.pod.clone(), worker.dir())),
+        }
+    }
+}
+
+/// The start of a run on the monotonic clock, which its delays are counted on. Only a shim of an earlier version does not
+/// tell it: then as the wall clock has it.
+fn started(container: &ContainerState, ambient: &Ambient) -> Duration {
+    if let Some(ms) = container.started_boot_ms {
+        return Duration::from_millis(ms);
+    }
+    let now = ambient.boottime();
+    let Status::Running { started_at, .. } = container.state else { return now };
+    now.saturating_sub(Duration::try_from(ambient.now().duration_since(started_at)).unwrap_or_default())
+}
+
+/// Whether a run's program was executed.
+fn began(container: &ContainerState) -> bool {
+    container.hooking || container.state.is_running()
 }
 
 /// Grace period of a restart: the probe's own, else the pod's.
@@ -300,6 +377,18 @@ mod tests {
             assert!(!patience.is_dead(&unreachable(alive)), "{alive}");
         }
         assert!(!patience.is_dead(&ClientError::Closed));
+    }
+
+    #[test]
+    fn a_clock_that_jumps_moves_no_probe() {
+        let (ambient, clock) = Ambient::manual("2026-01-01T00:00:00Z".parse().expect("a time"), 1);
+        clock.advance(Duration::from_secs(50));
+        let state = serde_json::json!({"name": "c", "state": {"kind": "running", "started_at": "2026-01-01T00:00:20Z",
+            "pid": 7}, "restartCount": 0, "id": "r", "incarnation": 1, "startedBootMs": 20_000});
+        let told: ContainerState = serde_json::from_value(state.clone()).expect("a state");
+        let began = started(&told, &ambient);
+        clock.jump("2030-01-01T00:00:00Z".parse().expect("a time"));
+        assert_eq!((began, started(&told, &ambient)), (Duration::from_secs(20), Duration::from_secs(20)));
     }
 
     #[test]

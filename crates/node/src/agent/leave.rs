@@ -11,10 +11,11 @@ use super::follow::Patience;
 use super::translate::DEFAULT_GRACE_S;
 use super::worker::Worker;
 use crate::cgroup::{Layout, PodCgroup};
+use crate::fault::{self, Point};
 use crate::shim::client::Changes;
 use crate::shim::launch::CleanupError;
 use crate::shim::spec::SPEC_FILE;
-use crate::shim::state::{Phase, Status};
+use crate::shim::state::{Phase, PodState, Status};
 use crate::shim::{self, Shim};
 use crate::volume;
 
@@ -37,14 +38,18 @@ impl Worker {
             if !self.stop(&shim).await {
                 return;
             }
+            fault::point(Point::Stopped);
             self.publish();
             if !self.flush().await && self.shared.term.is_cancelled() {
                 return;
             }
+            fault::point(Point::LastStatusWritten);
             let _ = shim.acknowledge().await;
+            fault::point(Point::Acknowledged);
         }
         self.hold = None;
         self.clear_sandbox().await;
+        fault::point(Point::SandboxCleared);
         if self.shared.term.is_cancelled() {
             return;
         }
@@ -56,7 +61,7 @@ impl Worker {
     }
 
     /// Waits until everything in the pod has ended. False where the agent ends first.
-    async fn stop(&mut self, shim: &Shim) -> bool {
+    pub(super) async fn stop(&mut self, shim: &Shim) -> bool {
         let mut end = self.shared.ambient.boottime() + self.grace();
         let mut patience = Patience::default();
         loop {
@@ -68,6 +73,7 @@ impl Worker {
             };
             match asked {
                 Ok(mut changes) => {
+                    fault::point(Point::StopAsked);
                     if let Some(stopped) = self.watch_end(shim, &mut changes, &mut end).await {
                         return stopped;
                     }
@@ -94,6 +100,7 @@ impl Worker {
                 state = changes.next() => {
                     let Ok(Some(state)) = state else { return None };
                     let finished = state.phase == Phase::Finished;
+                    self.tell_hooks_of_the_end(&state);
                     self.state = Some(state);
                     if finished {
                         return Some(true);
@@ -124,10 +131,21 @@ impl Worker {
         let asked = pod.metadata.deletion_grace_period_seconds;
         let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);
         let seconds = asked.or(own).unwrap_or(DEFAULT_GRACE_S);
-        Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+        let grace = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        let shorter = self.verdict.as_ref().and_then(|verdict| verdict.grace);
+        shorter.map_or(grace, |shorter| shorter.min(grace))
     }
 
-    fn tell_killing(&self) {
+    fn tell_hooks_of_the_end(&self, state: &PodState) {
+        let (Some(pod), Some(before)) = (self.object(), &self.state) else { return };
+        for now in &state.containers {
+            if let Some(before) = before.container(&now.name) {
+                self.tell_failed_hooks(&pod, before, now);
+            }
+        }
+    }
+
+    pub(super) fn tell_killing(&self) {
         let (Some(pod), Some(state)) = (self.object(), &self.state) else { return };
         for container in state.containers.iter().filter(|c| matches!(c.state, Status::Running { .. })) {
             let message = format!("Stopping container {}", container.name);
@@ -147,6 +165,7 @@ impl Worker {
                 return;
             }
         }
+        volume::sole::give_back(&dir);
     }
 
     /// Removes mounts, folder, logs and address, until they are gone.
@@ -169,6 +188,7 @@ impl Worker {
                 return;
             }
         }
+        fault::point(Point::FolderGone);
         let mut addresses = self.shared.addresses.clone().lock_owned().await;
         let uid = self.id.uid.clone();
         if let Some(address) = addresses.of(&uid)
@@ -177,10 +197,12 @@ impl Worker {
             // The next pod of this address does it again.
             tracing::warn!(pod = %self.id.name, %error, "an interface was not taken away");
         }
+        fault::point(Point::InterfaceGone);
         let released = tokio::task::spawn_blocking(move || addresses.release(&uid)).await;
         if let Err(error) = released.expect("the address record does not panic") {
             tracing::warn!(pod = %self.id.name, %error, "an address was not freed; it stays unused until the agent restarts");
         }
+        fault::point(Point::AddressFree);
     }
 
     /// The node's word that nothing of the pod is left. The server drops the object, where it is still there, and the
@@ -196,7 +218,7 @@ impl Worker {
         let mut wait = RETRY_FIRST;
         loop {
             match api.delete(&self.id.name, &params).await {
-                Ok(_) => return,
+                Ok(_) => return fault::point(Point::GoneReported),
                 // Gone already, or the name is another pod's by now (403: one that is not on this node): the name
                 // itself may still be held for this one.
                 Err(kube::Error::Api(status)) if matches!(status.code, 403 | 404 | 409) => {

@@ -11,11 +11,12 @@
 //!
 //! | module | holds |
 //! |---|---|
-//! | [`worker`], `follow`, `leave` | a pod's life, from seen to gone |
-//! | `renew`, [`tokens`] | tokens of service accounts, replaced before they end |
+//! | [`worker`], `prepare`, `follow`, `leave` | a pod's life, from seen to gone |
+//! | `renew`, `live`, [`tokens`] | files of running pods that follow their sources; tokens, replaced before they end |
+//! | `limits` | what ends a running pod for good: its deadline, emptyDirs that grew too large |
 //! | [`api_server`] | where pods reach the API server |
 //! | `held` | pods that are gone and were not reported gone |
-//! | [`translate`], [`env`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
+//! | [`translate`], [`env`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`status`], [`report`], [`events`] | what the API is told |
 //! | [`register`], [`machine`] | the node itself |
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
@@ -34,14 +35,18 @@ mod follow;
 pub mod handler;
 mod held;
 mod leave;
+mod limits;
+mod live;
 pub mod logs;
 pub mod machine;
 mod names;
+mod prepare;
 pub mod quantity;
 mod reclaim;
 pub mod register;
 mod renew;
 pub mod report;
+pub mod services;
 pub mod sources;
 pub mod status;
 pub mod stop;
@@ -135,6 +140,8 @@ pub struct Shared {
     pub(crate) addresses: Arc<Mutex<Addresses>>,
     pub(crate) local: LocalVolumes,
     pub(crate) events: Events,
+    /// What running pods have files of.
+    pub(crate) configs: live::Configs,
     /// The machine's own address.
     pub(crate) host: Ipv4Addr,
     program: Option<PathBuf>,
@@ -170,6 +177,7 @@ impl Shared {
             addresses: Arc::new(Mutex::new(addresses)),
             exe: OnceCell::new(),
             sample_id: watch::Sender::new(String::new()),
+            configs: live::Configs::new(client.clone()),
             client,
             config,
             ambient,

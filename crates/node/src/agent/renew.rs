@@ -1,15 +1,16 @@
-//! A running pod's tokens are replaced before they end.
+//! The files of a running pod are kept new: its tokens are replaced before they end, and what its volumes hold of config
+//! maps, secrets and the pod itself follows its sources.
 //!
-//! The volumes that hold them are written anew, all files in one step: what else such a volume holds is as new as its
-//! tokens then.
+//! Each volume is written anew as a whole, all files in one step, and only where something in it differs.
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
+use super::prepare;
 use super::sources::{Fetched, Needs};
-use super::worker::{self, Worker};
+use super::worker::Worker;
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(10);
@@ -31,11 +32,22 @@ impl Worker {
         }
     }
 
-    /// Replaces the pod's tokens; where that fails, again after a pause.
+    /// Whether labels or annotations differ from those that its files were last made of.
+    pub(super) fn describes_itself_anew(&mut self) -> bool {
+        let Some(pod) = self.object() else { return false };
+        if !pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).any(tells_of_the_pod) {
+            return false;
+        }
+        let now = Some((pod.metadata.labels.clone(), pod.metadata.annotations.clone()));
+        let before = std::mem::replace(&mut self.described, now.clone());
+        before.is_some() && before != now
+    }
+
+    /// Writes the pod's files anew; where that fails, again after a pause.
     pub(super) async fn renew(&mut self) {
         self.renew_at = None;
         let Some(pod) = self.object() else { return };
-        let only = with_token_volumes(&pod);
+        let only = with_file_volumes(&pod);
         let names: BTreeSet<String> =
             only.spec.iter().flat_map(|s| s.volumes.iter().flatten()).map(|v| v.name.clone()).collect();
         if names.is_empty() {
@@ -44,7 +56,7 @@ impl Worker {
         match self.write_anew(&pod, &only, names).await {
             Ok(due) => self.renew_at = due,
             Err(why) => {
-                tracing::warn!(pod = %self.id.name, why, "the pod's tokens were not replaced; trying again");
+                tracing::warn!(pod = %self.id.name, why, "the pod's files were not written anew; trying again");
                 self.shared.events.warning(&pod, None, "FailedMount", &why);
                 self.renew_at = Some(self.shared.ambient.boottime() + self.shared.ambient.jitter(RETRY, 0.5));
             }
@@ -60,28 +72,35 @@ impl Worker {
         };
         let due = due(&fetched);
         let pod = match self.address {
-            Some(address) => worker::with_addresses(pod, address, self.shared.host),
+            Some(address) => prepare::with_addresses(pod, address, self.shared.host),
             None => pod.clone(),
         };
-        let place = worker::place(&self.shared, &self.dir(), &pod);
+        let place = prepare::place(&self.shared, &self.dir(), &pod);
         let writing = tokio::task::spawn_blocking(move || place.renew(&pod, &names, &fetched));
         writing.await.expect("writing files does not panic").map_err(|error| error.to_string())?;
         Ok(due)
     }
 }
 
-/// The pod, reduced to its volumes that hold tokens.
-fn with_token_volumes(pod: &Pod) -> Pod {
+/// The pod, reduced to its volumes of files.
+pub(super) fn with_file_volumes(pod: &Pod) -> Pod {
     let mut only = pod.clone();
     if let Some(spec) = &mut only.spec {
         spec.containers.clear();
         spec.init_containers = None;
-        spec.volumes.get_or_insert_default().retain(holds_token);
+        spec.volumes.get_or_insert_default().retain(holds_files);
     }
     only
 }
 
-fn holds_token(volume: &Volume) -> bool {
-    let sources = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
-    sources.into_iter().any(|source| source.service_account_token.is_some())
+fn holds_files(volume: &Volume) -> bool {
+    volume.projected.is_some()
+        || volume.config_map.is_some()
+        || volume.secret.is_some()
+        || volume.downward_api.is_some()
+}
+
+fn tells_of_the_pod(volume: &Volume) -> bool {
+    let projected = volume.projected.iter().flat_map(|p| p.sources.iter().flatten());
+    volume.downward_api.is_some() || projected.into_iter().any(|source| source.downward_api.is_some())
 }

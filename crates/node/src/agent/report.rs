@@ -13,6 +13,8 @@ use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::fault::{self, Point};
+
 /// First wait after a failed write; it doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
 /// Longest wait after a failed write.
@@ -102,6 +104,7 @@ async fn write_all(
                     if records {
                         first_ready = None;
                     }
+                    fault::point(Point::StatusWritten);
                     written.send_replace(Some(status));
                     wait = RETRY_FIRST;
                     break;

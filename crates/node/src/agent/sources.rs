@@ -4,10 +4,13 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use ambient::Ambient;
 use futures::future::{join_all, try_join_all};
-use k8s_openapi::api::core::v1::{ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret};
+use k8s_openapi::api::core::v1::{
+    ConfigMap, Container, PersistentVolume, PersistentVolumeClaim, Pod, Secret, Service, Volume,
+};
 use kube::{Api, Client};
 
 use super::api_server::{self, ApiServer};
+use super::services;
 use super::tokens::{self, Holder, Token, Wish};
 
 /// What a pod names, as found. What was not found is absent.
@@ -23,6 +26,17 @@ pub struct Fetched {
     pub tokens: BTreeMap<Wish, Result<Token, String>>,
     /// Where the pod reaches the API server, if it is published.
     pub api_server: Option<ApiServer>,
+    /// The services of its namespace that it is told of.
+    pub services: Vec<Service>,
+}
+
+/// An object that files may be made of.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Object {
+    /// By name.
+    ConfigMap(String),
+    /// By name.
+    Secret(String),
 }
 
 /// Names of what a pod needs.
@@ -35,6 +49,7 @@ pub struct Needs {
     /// Whose tokens, and for which pod.
     holder: Holder,
     host_network: bool,
+    services: bool,
 }
 
 impl Needs {
@@ -44,6 +59,8 @@ impl Needs {
         let Some(spec) = &pod.spec else { return needs };
         needs.holder = Holder::of(pod);
         needs.host_network = spec.host_network == Some(true);
+        let any = spec.init_containers.iter().flatten().chain(&spec.containers).next().is_some();
+        needs.services = any && spec.enable_service_links != Some(false);
         for container in spec.init_containers.iter().flatten().chain(&spec.containers) {
             needs.add_environment(container);
         }
@@ -51,6 +68,7 @@ impl Needs {
             needs.config_maps.extend(volume.config_map.iter().map(|c| c.name.clone()));
             needs.secrets.extend(volume.secret.iter().filter_map(|s| s.secret_name.clone()));
             needs.claims.extend(volume.persistent_volume_claim.iter().map(|c| c.claim_name.clone()));
+            needs.claims.extend(volume.ephemeral.iter().map(|_| ephemeral_claim(pod, volume)));
             for source in volume.projected.iter().flat_map(|p| p.sources.iter().flatten()) {
                 needs.config_maps.extend(source.config_map.iter().map(|c| c.name.clone()));
                 needs.secrets.extend(source.secret.iter().map(|s| s.name.clone()));
@@ -58,6 +76,12 @@ impl Needs {
             }
         }
         needs
+    }
+
+    /// The config maps and secrets among them.
+    pub fn objects(&self) -> Vec<Object> {
+        let maps = self.config_maps.iter().cloned().map(Object::ConfigMap);
+        maps.chain(self.secrets.iter().cloned().map(Object::Secret)).collect()
     }
 
     fn add_environment(&mut self, container: &Container) {
@@ -81,15 +105,23 @@ impl Needs {
         let tokens = join_all(self.tokens.iter().map(|wish| tokens::request(client, ambient, &self.holder, wish)));
         let tokens = async { Ok(tokens.await) };
         let server = api_server::find(client, self.host_network);
-        let (maps, secrets, claims, tokens, api_server) = futures::try_join!(maps, secrets, claims, tokens, server)?;
+        let services = services::of_namespace(client, namespace, self.services);
+        let (maps, secrets, claims, tokens, api_server, services) =
+            futures::try_join!(maps, secrets, claims, tokens, server, services)?;
         Ok(Fetched {
             tokens: self.tokens.iter().cloned().zip(tokens).collect(),
             api_server,
+            services,
             config_maps: found(&self.config_maps, maps),
             secrets: found(&self.secrets, secrets),
             claims: found(&self.claims, claims),
         })
     }
+}
+
+/// The claim that is made for a volume with a claim template.
+pub(crate) fn ephemeral_claim(pod: &Pod, volume: &Volume) -> String {
+    format!("{}-{}", pod.metadata.name.as_deref().unwrap_or_default(), volume.name)
 }
 
 fn found<T>(names: &BTreeSet<String>, values: Vec<Option<T>>) -> BTreeMap<String, T> {
@@ -141,6 +173,7 @@ mod tests {
             tokens: [Wish { audience: "vault".into(), life_s: 600 }].into(),
             // Pods that name no account run as the namespace's own.
             holder: Holder { account: "default".into(), ..Holder::default() },
+            services: true,
             ..Needs::default()
         };
         assert_eq!(needs, expected);

@@ -6,7 +6,7 @@ use std::net::Ipv4Addr;
 use jiff::Timestamp;
 use k8s_openapi::api::core::v1::{
     Container, ContainerState, ContainerStateRunning, ContainerStateTerminated, ContainerStateWaiting, ContainerStatus,
-    EphemeralContainer, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus,
+    EphemeralContainer, HostIP, Pod, PodCondition, PodIP, PodSpec, PodStatus, VolumeMount, VolumeMountStatus,
 };
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
@@ -35,8 +35,10 @@ pub struct Facts<'a> {
     pub host: Ipv4Addr,
     /// Identity of the built-in image, where it is known.
     pub sample_id: &'a str,
-    /// It is being stopped for good.
-    pub leaving: bool,
+    /// Once everything has ended, that is the end of the pod.
+    pub ends: bool,
+    /// Why it is ended for good although nobody asked for it.
+    pub verdict: Option<&'a Verdict>,
     /// Now.
     pub now: Timestamp,
 }
@@ -61,6 +63,45 @@ pub struct Carried {
     pub restarts: u32,
 }
 
+/// Why a pod is ended for good although nobody asked for it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// In upstream's words.
+    pub reason: String,
+    /// One sentence.
+    pub message: String,
+    /// It made place for others, and is not to blame.
+    pub evicted: bool,
+    /// What it gets to end, where that is less than its own grace period.
+    pub grace: Option<std::time::Duration>,
+}
+
+/// Whether a pod can come to its end by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ending {
+    /// Something of it is always started again.
+    Never,
+    /// By the way its containers end.
+    Perhaps,
+    /// Nothing of it is ever started again.
+    Always,
+}
+
+/// Whether a pod can come to its end by itself.
+pub fn ending(spec: &PodSpec) -> Ending {
+    let pods = spec.restart_policy.as_deref().unwrap_or("Always");
+    let all = || super::translate::containers(spec).filter(|c| !is_sidecar(spec, &c.name));
+    let has_rules = |c: &Container| c.restart_policy_rules.as_ref().is_some_and(|rules| !rules.is_empty());
+    let only = |policy: &str| all().all(|c| c.restart_policy.as_deref().unwrap_or(pods) == policy);
+    if pods == "Always" && only("Always") {
+        Ending::Never
+    } else if only("Never") && !all().any(has_rules) {
+        Ending::Always
+    } else {
+        Ending::Perhaps
+    }
+}
+
 /// Why a pod does not start.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hold {
@@ -82,6 +123,8 @@ pub fn build(facts: &Facts<'_>) -> PodStatus {
     let ephemeral = spec.ephemeral_containers.iter().flatten().map(|c| ephemeral_status(facts, &old, c));
     let ephemeral: Vec<_> = ephemeral.collect();
     let phase = phase(facts, spec, &init, &main);
+    let was_over = is_terminal(facts.pod);
+    let verdict = facts.verdict.filter(|_| phase == "Failed" && !was_over);
     let ips = facts.address.map(|a| a.to_string());
     let keep_ip = ips.clone().or_else(|| old.pod_ip.clone());
     PodStatus {
@@ -90,6 +133,8 @@ pub fn build(facts: &Facts<'_>) -> PodStatus {
         init_container_statuses: (!init.is_empty()).then_some(init),
         ephemeral_container_statuses: (!ephemeral.is_empty()).then_some(ephemeral),
         phase: Some(phase.to_owned()),
+        reason: verdict.map(|v| v.reason.clone()).or(old.reason.clone().filter(|_| was_over)),
+        message: verdict.map(|v| v.message.clone()).or(old.message.clone().filter(|_| was_over)),
         host_ip: Some(facts.host.to_string()),
         host_ips: Some(vec![HostIP { ip: facts.host.to_string() }]),
         pod_ip: keep_ip.clone(),
@@ -143,6 +188,7 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
     let sample = image.starts_with(super::translate::SAMPLE_IMAGE);
     let image_id = if sample { facts.sample_id.to_owned() } else { String::new() };
     let carried = facts.carried.get(&container.name);
+    let most = message_bytes(facts.pod);
     let found = facts.state.and_then(|s| s.container(&container.name));
     let mut status = ContainerStatus {
         name: container.name.clone(),
@@ -151,7 +197,11 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
         ready: false,
         started: Some(false),
         restart_count: carried.map_or(0, |c| i32::try_from(c.restarts).unwrap_or(i32::MAX)),
-        last_state: Some(carried.and_then(|c| c.last.as_ref()).map_or_else(ContainerState::default, terminated)),
+        last_state: Some(
+            carried.and_then(|c| c.last.as_ref()).map_or_else(ContainerState::default, |t| terminated(t, most)),
+        ),
+        volume_mounts: volume_mounts(container),
+        stop_signal: container.lifecycle.as_ref().and_then(|l| l.stop_signal.clone()),
         ..ContainerStatus::default()
     };
     let Some(found) = found else {
@@ -160,7 +210,7 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
     };
     status.restart_count = i32::try_from(found.restart_count).unwrap_or(i32::MAX);
     if let Some(last) = &found.last_termination {
-        status.last_state = Some(terminated(last));
+        status.last_state = Some(terminated(last, most));
     }
     if !found.id.is_empty() {
         status.container_id = Some(container_id(&found.id));
@@ -179,7 +229,7 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
             // An init container that did its work counts as ready.
             let init = spec.init_containers.iter().flatten().any(|c| c.name == container.name);
             status.ready = init && termination.exit_code == 0;
-            terminated(termination)
+            terminated(termination, most)
         }
         Status::Waiting { reason, message } => waiting(reason, message),
     });
@@ -198,7 +248,8 @@ fn ephemeral_status(facts: &Facts<'_>, old: &PodStatus, container: &EphemeralCon
     if facts.state.and_then(|s| s.container(&container.name)).is_some() {
         return status;
     }
-    let carried = facts.carried.get(&container.name).and_then(|c| c.last.as_ref()).map(terminated);
+    let carried = facts.carried.get(&container.name).and_then(|c| c.last.as_ref());
+    let carried = carried.map(|termination| terminated(termination, message_bytes(facts.pod)));
     let mut reported = old.ephemeral_container_statuses.iter().flatten().filter(|s| s.name == container.name);
     let reported = reported.find_map(|s| s.state.clone()).filter(|s| s.waiting.is_none());
     let refused = facts.refused.get(&container.name).map(|hold| waiting(&hold.reason, &hold.message));
@@ -222,8 +273,35 @@ fn waiting(reason: &str, message: &str) -> ContainerState {
     ContainerState { waiting: Some(waiting), ..ContainerState::default() }
 }
 
-fn terminated(termination: &Termination) -> ContainerState {
-    let message = (!termination.message.is_empty()).then(|| termination.message.clone());
+/// As much of a termination's message as there is room for: all of a pod's share 12 KiB, as upstream has it.
+fn message_bytes(pod: &Pod) -> usize {
+    const ALL: usize = 12 * 1024;
+    let Some(spec) = &pod.spec else { return ALL };
+    let count = |list: Option<usize>| list.unwrap_or(0);
+    let init = count(spec.init_containers.as_ref().map(Vec::len));
+    let ephemeral = count(spec.ephemeral_containers.as_ref().map(Vec::len));
+    ALL / (spec.containers.len() + init + ephemeral).max(1)
+}
+
+/// What is mounted, and whether it is read-only down to the last mount in it.
+fn volume_mounts(container: &Container) -> Option<Vec<VolumeMountStatus>> {
+    let of = |mount: &VolumeMount| {
+        let read_only = mount.read_only == Some(true);
+        let whole = matches!(mount.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible"));
+        VolumeMountStatus {
+            mount_path: mount.mount_path.clone(),
+            name: mount.name.clone(),
+            read_only: read_only.then_some(true),
+            recursive_read_only: read_only.then(|| if whole { "Enabled" } else { "Disabled" }.to_owned()),
+            ..VolumeMountStatus::default()
+        }
+    };
+    container.volume_mounts.as_ref().map(|mounts| mounts.iter().map(of).collect())
+}
+
+fn terminated(termination: &Termination, most: usize) -> ContainerState {
+    let cut = termination.message.floor_char_boundary(most);
+    let message = (cut > 0).then(|| termination.message[..cut].to_owned());
     let ended = ContainerStateTerminated {
         container_id: (!termination.id.is_empty()).then(|| container_id(&termination.id)),
         exit_code: termination.exit_code,
@@ -251,8 +329,10 @@ fn phase(facts: &Facts<'_>, spec: &PodSpec, init: &[ContainerStatus], main: &[Co
     }
     let ended = |s: &ContainerStatus| s.state.as_ref().and_then(|s| s.terminated.clone());
     let over = facts.state.is_some_and(|s| s.phase == Phase::Finished);
-    let policy = spec.restart_policy.as_deref().unwrap_or("Always");
-    if over && (facts.leaving || policy != "Always") {
+    if facts.verdict.is_some() && (over || facts.state.is_none()) {
+        return "Failed";
+    }
+    if over && facts.ends {
         let plain = |c: &&ContainerStatus| !is_sidecar(spec, &c.name);
         let failed = init.iter().filter(plain).chain(main).any(|s| ended(s).is_none_or(|t| t.exit_code != 0));
         return if failed { "Failed" } else { "Succeeded" };
@@ -322,8 +402,14 @@ fn conditions(
     ];
     let mut conditions: Vec<PodCondition> =
         wanted.into_iter().map(|(kind, to)| condition(facts, old, kind, to)).collect();
+    if let Some(verdict) = facts.verdict.filter(|v| v.evicted) {
+        let to = (true, "TerminationByKubelet".to_owned(), verdict.message.clone());
+        conditions.push(condition(facts, old, "DisruptionTarget", to));
+    }
     // Other writers' conditions (readiness gates, disruption targets) stay.
-    conditions.extend(old.conditions.iter().flatten().filter(|c| !is_ours(&c.type_)).cloned());
+    let have: Vec<String> = conditions.iter().map(|c| c.type_.clone()).collect();
+    let others = old.conditions.iter().flatten().filter(|c| !is_ours(&c.type_) && !have.contains(&c.type_));
+    conditions.extend(others.cloned());
     conditions
 }
 

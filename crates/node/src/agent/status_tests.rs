@@ -30,6 +30,11 @@ fn container(name: &str, state: Status) -> state::ContainerState {
         id: id.to_owned(),
         incarnation: 1,
         log_lines_dropped: 0,
+        started_boot_ms: None,
+        hooking: false,
+        post_start_failures: 0,
+        pre_stop_failures: 0,
+        awaited: false,
     }
 }
 
@@ -59,13 +64,15 @@ struct Case {
     ready: bool,
     hold: Option<Hold>,
     leaving: bool,
+    verdict: Option<Verdict>,
     carried: BTreeMap<String, Carried>,
 }
 
 impl Case {
     fn new(state: Option<PodState>) -> Self {
         let spec = json!({"containers": [{"name": "c", "image": "x"}]});
-        Self { spec, status: json!({}), state, ready: true, hold: None, leaving: false, carried: BTreeMap::new() }
+        let carried = BTreeMap::new();
+        Self { spec, status: json!({}), state, ready: true, hold: None, leaving: false, verdict: None, carried }
     }
 
     fn build(&self) -> PodStatus {
@@ -82,7 +89,8 @@ impl Case {
             address: Some(Ipv4Addr::new(10, 201, 7, 2)),
             host: Ipv4Addr::new(192, 0, 2, 2),
             sample_id: "",
-            leaving: self.leaving,
+            ends: self.leaving || ending(pod.spec.as_ref().expect("a spec")) != Ending::Never,
+            verdict: self.verdict.as_ref(),
             now: at(100),
         })
     }
@@ -242,4 +250,60 @@ fn an_ephemeral_container_that_ran_keeps_how_it_ended_and_holds_nothing_up() {
     assert_eq!(state("new").waiting.and_then(|w| w.reason).as_deref(), Some("ContainerCreating"));
     assert_eq!(state("over").terminated.map(|t| t.exit_code), Some(3));
     assert_eq!(state("lost").terminated.map(|t| t.exit_code), Some(137));
+}
+
+#[test]
+fn a_pod_that_broke_a_limit_has_failed_once_it_ended_and_stays_so() {
+    let verdict = Verdict { reason: "Evicted".into(), message: "too large".into(), evicted: true, grace: None };
+    let mut case = Case::new(Some(sandbox(Phase::Stopping, vec![container("c", running())])));
+    case.verdict = Some(verdict);
+    assert_eq!(case.build().phase.as_deref(), Some("Running"));
+    case.state = Some(sandbox(Phase::Finished, vec![container("c", Status::Terminated(ended(143)))]));
+    let over = case.build();
+    assert_eq!((over.phase.as_deref(), over.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    let disrupted = over.conditions.iter().flatten().find(|c| c.type_ == "DisruptionTarget").expect("a condition");
+    assert_eq!(disrupted.reason.as_deref(), Some("TerminationByKubelet"));
+    // A later agent knows of it from the API alone.
+    case.status = serde_json::to_value(&over).expect("JSON");
+    (case.verdict, case.state) = (None, None);
+    let later = case.build();
+    assert_eq!((later.phase.as_deref(), later.reason.as_deref()), (Some("Failed"), Some("Evicted")));
+    assert!(later.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget"));
+}
+
+#[test]
+fn messages_of_all_containers_share_what_room_there_is() {
+    let mut end = ended(1);
+    end.message = "ä".repeat(5000);
+    let mut case = Case::new(Some(sandbox(Phase::Finished, vec![container("c", Status::Terminated(end))])));
+    case.spec = json!({"restartPolicy": "Never", "containers": [{"name": "c"}, {"name": "d"}, {"name": "e"}]});
+    let status = case.build();
+    let first = status.container_statuses.expect("statuses")[0].state.clone().and_then(|s| s.terminated);
+    assert_eq!(first.and_then(|t| t.message).map(|m| m.len()), Some(4096));
+}
+
+#[test]
+fn containers_policies_decide_whether_a_pod_can_end() {
+    let of = |spec: Value| ending(&serde_json::from_value(spec).expect("a pod spec"));
+    let one = |pods: &str, own: Value| {
+        of(json!({"restartPolicy": pods, "containers": [{"name": "c", "restartPolicy": own}]}))
+    };
+    assert_eq!(one("Always", Value::Null), Ending::Never);
+    assert_eq!(one("Never", Value::Null), Ending::Always);
+    assert_eq!(one("OnFailure", Value::Null), Ending::Perhaps);
+    assert_eq!(one("Always", json!("Never")), Ending::Always);
+    assert_eq!(one("Never", json!("OnFailure")), Ending::Perhaps);
+    let rules = json!([{"action": "Restart", "exitCodes": {"operator": "In", "values": [3]}}]);
+    let ruled = json!({"containers": [{"name": "c", "restartPolicy": "Never", "restartPolicyRules": rules}]});
+    assert_eq!(of(ruled), Ending::Perhaps);
+}
+
+#[test]
+fn read_only_mounts_say_how_deep() {
+    let mut case = Case::new(None);
+    case.spec = json!({"containers": [{"name": "c", "volumeMounts": [{"name": "a", "mountPath": "/a"},
+        {"name": "b", "mountPath": "/b", "readOnly": true, "recursiveReadOnly": "IfPossible"}]}]});
+    let mounts = case.build().container_statuses.expect("statuses")[0].volume_mounts.clone().expect("mounts");
+    assert_eq!((mounts[0].read_only, mounts[0].recursive_read_only.as_deref()), (None, None));
+    assert_eq!((mounts[1].read_only, mounts[1].recursive_read_only.as_deref()), (Some(true), Some("Enabled")));
 }

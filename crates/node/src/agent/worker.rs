@@ -36,24 +36,24 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP};
+use k8s_openapi::api::core::v1::Pod;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::Shared;
 use super::follow::{Follow, Patience};
-use super::held;
+use super::limits;
+use super::prepare::{Preparation, with_addresses};
 use super::renew;
 use super::report::Reporter;
 use super::sources::Needs;
-use super::status::{self, Carried, Facts, Health, Hold};
-use super::translate::{self, Inputs, Refusal};
-use crate::network::files::{self, NameSettings};
+use super::status::{self, Carried, Ending, Facts, Health, Hold, Verdict};
+use super::translate;
+use crate::fault::{self, Point};
 use crate::shim::client::ClientError;
 use crate::shim::spec::ShimSpec;
 use crate::shim::state::{Phase, PodState};
 use crate::shim::{self, Shim};
-use crate::volume::Place;
 
 /// First pause of a held pod; it doubles.
 const HOLD_FIRST: Duration = Duration::from_millis(250);
@@ -102,9 +102,16 @@ pub struct Worker {
     pub(super) refused: BTreeMap<String, Hold>,
     pub(super) leaving: bool,
     pub(super) tries: u32,
-    /// When its tokens are to be replaced, on the monotonic clock; none where it has none.
+    /// When its files are to be written anew, on the monotonic clock; none where nothing in them ends.
     pub(super) renew_at: Option<Duration>,
+    /// Labels and annotations that its files were last made of.
+    pub(super) described: Option<Described>,
+    /// Why it is ended for good.
+    pub(super) verdict: Option<Verdict>,
 }
+
+/// Labels and annotations.
+pub(super) type Described = (Option<BTreeMap<String, String>>, Option<BTreeMap<String, String>>);
 
 /// What is there of a pod when its worker starts.
 enum Found {
@@ -151,6 +158,8 @@ impl Worker {
             leaving: false,
             tries: 0,
             renew_at: None,
+            described: None,
+            verdict: None,
         }
     }
 
@@ -195,6 +204,7 @@ impl Worker {
                 Follow::Leaving | Follow::AgentEnds => found = Found::Living(shim),
                 Follow::Lost => self.note_lost().await,
                 Follow::Over => self.be_over(&shim).await,
+                Follow::Condemned => self.be_ended(&shim).await,
             }
         }
     }
@@ -266,6 +276,7 @@ impl Worker {
             }
         }
         self.health.clear();
+        fault::point(Point::LossNoted);
     }
 
     /// Everything ended by itself: the end is written before the sandbox, which remembers it, is removed.
@@ -275,6 +286,29 @@ impl Worker {
             let _ = shim.acknowledge().await;
             self.note_lost().await;
             return;
+        }
+        self.publish();
+        if self.flush().await {
+            fault::point(Point::EndWritten);
+            let _ = shim.acknowledge().await;
+            fault::point(Point::EndAcknowledged);
+            self.clear_sandbox().await;
+        }
+    }
+
+    /// The pod broke a limit: it is stopped, and has failed.
+    async fn be_ended(&mut self, shim: &Shim) {
+        let (Some(pod), Some(verdict)) = (self.object(), self.verdict.clone()) else { return };
+        self.shared.events.warning(&pod, None, &verdict.reason, &verdict.message);
+        self.tell_killing();
+        if !self.stop(shim).await {
+            // The next agent finds the limit broken as this one did.
+            return;
+        }
+        if self.state.as_ref().is_none_or(|s| s.phase != Phase::Finished) {
+            // Its shim is lost: nothing is said to be over while something may run.
+            self.clear_sandbox().await;
+            self.note_lost().await;
         }
         self.publish();
         if self.flush().await {
@@ -295,9 +329,18 @@ impl Worker {
         if super::stop::is_stopping(&self.shared.config) {
             return Raised::Forbidden;
         }
+        if self.object().is_some_and(|pod| limits::left(&pod, self.shared.ambient.now()) == Some(Duration::ZERO)) {
+            self.verdict = Some(limits::deadline_verdict());
+            self.state = None;
+            self.publish();
+            return Raised::Interrupted;
+        }
         let incarnation = if remains { self.next_incarnation() } else { 1 };
         if remains && let Err(error) = shim::cleanup(&self.dir()).await {
             return Raised::Held(hold("FailedCreatePodSandBox", error.to_string()));
+        }
+        if remains {
+            fault::point(Point::RemainsCleared);
         }
         match self.prepare(incarnation).await {
             Ok(()) => {}
@@ -323,6 +366,7 @@ impl Worker {
     /// Steps 1 to 3: everything that the shim needs, on disk.
     async fn prepare(&mut self, incarnation: u64) -> Result<(), Hold> {
         let pod = self.object().ok_or_else(|| hold("PodDeleted", "the pod is gone".to_owned()))?;
+        fault::point(Point::Seen);
         let needs = Needs::of(&pod);
         let fetched = tokio::select! {
             fetched = needs.fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace) => fetched,
@@ -330,9 +374,11 @@ impl Worker {
         };
         let fetched =
             fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
+        fault::point(Point::Fetched);
         self.renew_at = renew::due(&fetched);
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
+        fault::point(Point::AddressRecorded);
         self.address = Some(address);
         self.publish();
         let pod = with_addresses(&pod, address, self.shared.host);
@@ -355,14 +401,17 @@ impl Worker {
         let dir = self.dir();
         let exe = self.shared.exe().await.map_err(|e| failed(format!("cannot copy the program: {e}")))?;
         let launched = shim::launch(&dir, exe).await.map_err(|e| failed(e.to_string()))?;
+        fault::point(Point::SandboxMade);
         let host_network = ShimSpec::read(&dir).is_ok_and(|s| s.host_network);
         if let (false, Some(address)) = (host_network, self.address) {
             let nonce = self.shared.ambient.suffix(10);
             let attached = self.shared.network.attach(launched.pid, address, &nonce).await;
             attached.map_err(|e| failed(e.to_string()))?;
         }
+        fault::point(Point::InterfaceReady);
         let shim = Shim::connect(&dir).await.map_err(|e| failed(e.to_string()))?;
         shim.start().await.map_err(|e| failed(e.to_string()))?;
+        fault::point(Point::StartAsked);
         Ok(shim)
     }
 
@@ -455,10 +504,11 @@ impl Worker {
             carried: &self.carried,
             hold: self.hold.as_ref(),
             refused: &self.refused,
+            ends: self.leaving || self.ends_for_good(),
+            verdict: self.verdict.as_ref(),
             address: self.address,
             host: self.shared.host,
             sample_id: &self.shared.sample_id.borrow(),
-            leaving: self.leaving,
             now: self.shared.ambient.now(),
         });
         self.reporter.publish(built);
@@ -524,14 +574,14 @@ impl Worker {
         said || self.object().is_some_and(|p| status::is_terminal(&p))
     }
 
-    /// Whether the end of all containers is the end of the pod: by its restart policy, and because a stop of the
+    /// Whether the end of all containers is the end of the pod: by its restart policies, and because a stop of the
     /// node ([`super::stop::stop_pods`]) is no failure of its own.
     fn ends_for_good(&self) -> bool {
-        let policy = self.object().and_then(|p| p.spec.as_ref()?.restart_policy.clone());
-        match policy.as_deref() {
-            Some("Never") => true,
-            Some("OnFailure") => !self.dir().join(super::stop::MARK).exists(),
-            _ => false,
+        let pod = self.object();
+        match pod.as_ref().and_then(|p| p.spec.as_ref()).map(status::ending) {
+            Some(Ending::Always) => true,
+            Some(Ending::Perhaps) => !self.dir().join(super::stop::MARK).exists(),
+            Some(Ending::Never) | None => false,
         }
     }
 
@@ -549,81 +599,7 @@ impl Worker {
     }
 }
 
-/// The part of bringing up that blocks: files and fsyncs.
-struct Preparation {
-    shared: Arc<Shared>,
-    id: Identity,
-    dir: PathBuf,
-    pod: Pod,
-    address: Ipv4Addr,
-    fetched: super::sources::Fetched,
-    incarnation: u64,
-    restarts: BTreeMap<String, u32>,
-}
-
-impl Preparation {
-    fn run(self) -> Result<(), Hold> {
-        let failed = |e: std::io::Error| hold("FailedCreatePodSandBox", format!("cannot write the pod's folder: {e}"));
-        std::fs::create_dir_all(&self.dir).map_err(failed)?;
-        held::sign(&self.dir, &self.id).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
-        let epoch = epoch_of(&self.pod);
-        let place = place(&self.shared, &self.dir, &self.pod);
-        let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| hold("FailedMount", e.to_string()))?;
-        let config = &self.shared.config;
-        let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
-        let settings =
-            NameSettings { server: config.gateway, domain: &config.cluster_domain, host_resolv: &host_resolv };
-        let hosts = files::hosts(&self.pod, self.address, &config.cluster_domain);
-        std::fs::write(self.dir.join("hosts"), hosts).map_err(failed)?;
-        std::fs::write(self.dir.join("resolv.conf"), files::resolv_conf(&self.pod, &settings)).map_err(failed)?;
-        let spec = translate::shim_spec(&Inputs {
-            pod: &self.pod,
-            config,
-            fetched: &self.fetched,
-            volumes: &volumes,
-            epoch,
-            incarnation: self.incarnation,
-            restarts: &self.restarts,
-        });
-        let spec = spec.map_err(|Refusal { container, reason, message }| Hold {
-            container,
-            reason: reason.to_owned(),
-            message,
-        })?;
-        spec.write(&self.dir).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
-        let _ = std::fs::remove_file(self.dir.join(super::stop::MARK));
-        Ok(())
-    }
-}
-
-/// Where the pod's volumes are made.
-pub(super) fn place(shared: &Shared, dir: &std::path::Path, pod: &Pod) -> Place {
-    Place {
-        pod_dir: dir.to_owned(),
-        local: shared.local.clone(),
-        epoch: epoch_of(pod),
-        nonce: shared.ambient.suffix(10),
-    }
-}
-
-/// The epoch that the binding gave the pod; 0 where an older server did not.
-pub(super) fn epoch_of(pod: &Pod) -> u64 {
-    let annotation = pod.metadata.annotations.as_ref().and_then(|a| a.get("statefuld.io/epoch"));
-    annotation.and_then(|e| e.parse().ok()).unwrap_or(0)
-}
-
-/// The pod as its own environment sees it.
-pub(super) fn with_addresses(pod: &Pod, address: Ipv4Addr, host: Ipv4Addr) -> Pod {
-    let mut pod = pod.clone();
-    let status = pod.status.get_or_insert_default();
-    status.pod_ip = Some(address.to_string());
-    status.pod_ips = Some(vec![PodIP { ip: address.to_string() }]);
-    status.host_ip = Some(host.to_string());
-    status.host_ips = Some(vec![HostIP { ip: host.to_string() }]);
-    pod
-}
-
-fn hold(reason: &str, message: String) -> Hold {
+pub(super) fn hold(reason: &str, message: String) -> Hold {
     Hold { container: String::new(), reason: reason.to_owned(), message }
 }
 

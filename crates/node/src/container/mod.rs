@@ -19,6 +19,7 @@ pub mod host;
 mod join;
 mod keeper;
 mod mounts;
+mod propagation;
 pub mod root;
 mod start;
 
@@ -77,7 +78,8 @@ impl StartFailure {
         Self { code: 128, message: format!("{what}: {error}") }
     }
 
-    fn to_bytes(&self) -> Vec<u8> {
+    /// As it goes through a report pipe.
+    pub fn to_bytes(&self) -> Vec<u8> {
         // A pipe takes up to 4096 bytes whole.
         let mut text = format!("{} {}", self.code, self.message);
         while text.len() > 4096 {

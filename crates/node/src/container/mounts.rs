@@ -13,22 +13,52 @@ use rustix::mount::{
 
 use crate::sys;
 
+/// How a copy of a mount differs from what it was copied from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Seal {
+    /// Nothing can be written to it.
+    pub(super) read_only: bool,
+    /// Nor to what is mounted below it.
+    pub(super) recursive: bool,
+    /// Later mounts are seen as the namespace has it, in place of nowhere.
+    pub(super) propagates: bool,
+}
+
+impl Seal {
+    /// Nothing is seen of later mounts, and what is read-only is so with all that is mounted below it.
+    pub(super) fn private(read_only: bool) -> Self {
+        Self { read_only, recursive: true, propagates: false }
+    }
+
+    fn on(self, tree: &OwnedFd) -> io::Result<()> {
+        if !self.propagates {
+            sys::privatise_mount_tree(tree.as_fd())?;
+        }
+        if self.read_only { sys::freeze_mount(tree.as_fd(), self.recursive) } else { Ok(()) }
+    }
+}
+
 /// A copy of what is mounted at a path, with everything below, not yet attached anywhere.
 pub(super) fn copy_tree(path: &Path, read_only: bool) -> io::Result<OwnedFd> {
+    copy_sealed(path, Seal::private(read_only))
+}
+
+/// The same, sealed as asked for.
+pub(super) fn copy_sealed(path: &Path, seal: Seal) -> io::Result<OwnedFd> {
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, path, flags)?;
-    sys::seal_mount_tree(tree.as_fd(), read_only)?;
+    seal.on(&tree)?;
     Ok(tree)
 }
 
-/// As [`copy_tree`], of a place in a folder that may be full of somebody else's links: to the kernel the folder is the
+/// As [`copy_sealed`], of a place in a folder that may be full of somebody else's links: to the kernel the folder is the
 /// root while it looks, and what it found is mounted, whatever has that name afterwards.
-pub(super) fn copy_tree_in(root: &Path, sub: &Path, read_only: bool) -> io::Result<OwnedFd> {
+pub(super) fn copy_tree_in(root: &Path, sub: &Path, seal: Seal) -> io::Result<OwnedFd> {
     let look = ResolveFlags::IN_ROOT | ResolveFlags::NO_MAGICLINKS;
     let found = openat2(open_folder(root)?, sub, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), look)?;
     let flags = OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(&found, "", flags | OpenTreeFlags::AT_EMPTY_PATH)?;
-    sys::seal_mount_tree(tree.as_fd(), read_only)?;
+    seal.on(&tree)?;
     Ok(tree)
 }
 
@@ -168,9 +198,10 @@ mod tests {
         symlink("../outside", volume.join("relative")).expect("link");
         symlink("/inside", volume.join("within")).expect("link");
         for link in ["absolute", "relative"] {
-            assert!(copy_tree_in(&volume, Path::new(link), false).is_err(), "{link}");
+            assert!(copy_tree_in(&volume, Path::new(link), Seal::private(false)).is_err(), "{link}");
         }
-        let tree = copy_tree_in(&volume, Path::new("within"), true).expect("a place of the volume's own");
+        let tree =
+            copy_tree_in(&volume, Path::new("within"), Seal::private(true)).expect("a place of the volume's own");
         assert!(rustix::fs::statat(&tree, "mine", rustix::fs::AtFlags::empty()).is_ok());
     }
 }

@@ -13,9 +13,11 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{CWD, FileType, Mode};
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
-use super::mounts::{attach, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs};
-use super::{During, StartFailure, host};
-use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Root, ShimSpec, Source};
+use super::mounts::{
+    Seal, attach, copy_sealed, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs,
+};
+use super::{During, StartFailure, host, propagation};
+use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Propagation, Root, ShimSpec, Source};
 use crate::sys;
 
 /// The memory file system that is `/` holds mount points and little files, not data.
@@ -68,8 +70,15 @@ impl<'a> Builder<'a> {
 
     /// Builds the root and moves into it.
     pub(super) fn build(mut self) -> Result<(), StartFailure> {
-        mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC).during("separating mounts")?;
-        let mounts = self.prepare_mounts()?;
+        // Copies of shared mounts are shared with them only if they are taken before the separation.
+        let shared = self.prepare_mounts(|p| p == Propagation::Bidirectional)?;
+        // What is mounted on the machine is seen here from now on, and nothing of here there.
+        mount_change("/", MountPropagationFlags::DOWNSTREAM | MountPropagationFlags::REC)
+            .during("separating mounts")?;
+        let mut mounts = self.prepare_mounts(|p| p != Propagation::Bidirectional)?;
+        mounts.extend(shared);
+        // One that lies inside another comes after it, however they were listed.
+        mounts.sort_by_key(|prepared| prepared.mount.target.components().count());
         let files = self.prepare_files()?;
         tmpfs(self.stage, 0o755, Some(ROOT_SIZE), MountFlags::NODEV).during("mounting the root")?;
         match &self.container.root {
@@ -99,24 +108,28 @@ impl<'a> Builder<'a> {
         Ok(())
     }
 
-    fn prepare_mounts(&self) -> Result<Vec<Prepared<'a>>, StartFailure> {
-        let mut sorted: Vec<&Mount> = self.container.mounts.iter().collect();
-        // One that lies inside another comes after it, however they were listed.
-        sorted.sort_by_key(|m| m.target.components().count());
+    /// Copies of the volumes with such a propagation.
+    fn prepare_mounts(&self, which: fn(Propagation) -> bool) -> Result<Vec<Prepared<'a>>, StartFailure> {
         let prepare = |mount: &'a Mount| {
+            let seal = Seal {
+                read_only: mount.read_only,
+                recursive: mount.recursive_read_only,
+                propagates: mount.propagation != Propagation::None,
+            };
             let tree = match &mount.source {
                 Source::Bind { path, sub } => {
                     let doing = format!("volume {}", path.display());
+                    propagation::check(path, mount.propagation)?;
                     Some(match sub {
-                        Some(sub) => copy_tree_in(path, sub, mount.read_only).during(doing)?,
-                        None => copy_tree(path, mount.read_only).during(doing)?,
+                        Some(sub) => copy_tree_in(path, sub, seal).during(doing)?,
+                        None => copy_sealed(path, seal).during(doing)?,
                     })
                 }
                 Source::Tmpfs { .. } => None,
             };
             Ok(Prepared { mount, tree })
         };
-        sorted.into_iter().map(prepare).collect()
+        self.container.mounts.iter().filter(|mount| which(mount.propagation)).map(prepare).collect()
     }
 
     fn prepare_files(&self) -> Result<Vec<(&'static str, OwnedFd)>, StartFailure> {

@@ -20,6 +20,7 @@ use std::net::Ipv4Addr;
 use rtnetlink::packet_route::link::LinkAttribute;
 
 use crate::config::Config;
+use crate::fault::{self, Point};
 
 pub use addresses::Addresses;
 
@@ -66,6 +67,7 @@ impl Network {
             self.detach(address).await?;
             let host_name = interface_name(&self.tag, address, nonce);
             self.netlink.add_veth(&host_name, self.bridge_index, mac_of(address), pid).await?;
+            fault::point(Point::InterfaceMade);
         }
         let eth0 = inside.find("eth0").await?.ok_or(Error::NoSuchPod(shim_pid))?.header.index;
         inside.set_up_by_name("lo").await?;

@@ -15,7 +15,9 @@
 //! that is up in 20 ms is ready in 30 ms and not a period later. Such extra questions can only succeed early;
 //! their failures neither count nor make an event. Questions that count begin one period after the start.
 
+pub mod grpc;
 pub mod run;
+pub mod tls;
 
 use std::time::Duration;
 

@@ -10,14 +10,13 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper_util::rt::TokioIo;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, Probe};
 use k8s_openapi::apimachinery::pkg::util::intstr::IntOrString;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
-use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::{Kind, Timing, Track, Verdict};
+use super::{Kind, Timing, Track, Verdict, grpc, tls};
 use crate::shim::Shim;
 use crate::shim::protocol::ExecRequest;
 
@@ -142,6 +141,7 @@ impl Asker {
     async fn ask(&self, timeout: Duration) -> Result<(), String> {
         let address = |host: Option<&String>| -> Result<IpAddr, String> {
             match host.filter(|h| !h.is_empty()) {
+                Some(host) if host == "localhost" => Ok(Ipv4Addr::LOCALHOST.into()),
                 Some(host) => host.parse().map_err(|_| format!("{host:?} is not an address")),
                 None => Ok(self.subject.address.into()),
             }
@@ -154,6 +154,9 @@ impl Asker {
         } else if let Some(socket) = &self.probe.tcp_socket {
             let target = SocketAddr::new(address(socket.host.as_ref())?, port_of(&self.container, &socket.port)?);
             TcpStream::connect(target).await.map(drop).map_err(|e| format!("dial tcp {target}: {e}"))
+        } else if let Some(action) = &self.probe.grpc {
+            let port = port_of(&self.container, &IntOrString::Int(action.port))?;
+            grpc::ask(SocketAddr::new(self.subject.address.into(), port), action).await
         } else {
             Err("this kind of probe is not supported".to_owned())
         }
@@ -181,6 +184,8 @@ impl Asker {
         if let Some(exec) = &self.probe.exec {
             let command = exec.command.as_deref().unwrap_or_default().join(" ");
             format!("command timed out: {command:?} timed out after {}s", timeout.as_secs())
+        } else if self.probe.grpc.is_some() {
+            format!("timeout: health rpc did not complete within {}s", timeout.as_secs())
         } else {
             format!("no answer from {} within {}s", self.subject.address, timeout.as_secs())
         }
@@ -203,17 +208,22 @@ pub fn port_of(container: &Container, port: &IntOrString) -> Result<u16, String>
     valid.ok_or_else(|| format!("couldn't find port: {port:?}"))
 }
 
+/// The path of a request, which may be written without its slash.
+pub fn path_of(get: &HTTPGetAction) -> String {
+    let path = get.path.as_deref().unwrap_or("/");
+    if path.starts_with('/') { path.to_owned() } else { format!("/{path}") }
+}
+
 async fn ask_http(target: SocketAddr, get: &HTTPGetAction) -> Result<(), String> {
     let scheme = get.scheme.as_deref().unwrap_or("HTTP");
-    let path = get.path.as_deref().unwrap_or("/");
-    let path = if path.starts_with('/') { path.to_owned() } else { format!("/{path}") };
+    let path = path_of(get);
     let named = |what: &str| format!("Get \"{}://{target}{path}\": {what}", scheme.to_ascii_lowercase());
     let stream = TcpStream::connect(target).await.map_err(|e| named(&format!("dial tcp {target}: {e}")))?;
     let _ = stream.set_nodelay(true);
     let request = http_request(target, &path, get).map_err(|e| named(&e))?;
     let status = if scheme.eq_ignore_ascii_case("HTTPS") {
         let name = ServerName::IpAddress(target.ip().into());
-        let stream = tls().connect(name, stream).await.map_err(|e| named(&e.to_string()))?;
+        let stream = tls::connector().connect(name, stream).await.map_err(|e| named(&e.to_string()))?;
         send(stream, request).await
     } else {
         send(stream, request).await
@@ -273,60 +283,6 @@ where
             Err(error) => Err(error.to_string()),
         },
     }
-}
-
-/// Probes over HTTPS take any certificate, as upstream's do: they ask whether a server answers, not who it is.
-#[derive(Debug)]
-struct AnyCertificate(Arc<rustls::crypto::CryptoProvider>);
-
-impl ServerCertVerifier for AnyCertificate {
-    fn verify_server_cert(
-        &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _name: &ServerName<'_>,
-        _ocsp: &[u8],
-        _now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _signature: &rustls::DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Ok(HandshakeSignatureValid::assertion())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<rustls::SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
-    }
-}
-
-fn tls() -> tokio_rustls::TlsConnector {
-    static CONFIG: std::sync::OnceLock<Arc<rustls::ClientConfig>> = std::sync::OnceLock::new();
-    let config = CONFIG.get_or_init(|| {
-        let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let config = rustls::ClientConfig::builder_with_provider(provider.clone())
-            .with_safe_default_protocol_versions()
-            .expect("ring supports the default protocol versions")
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyCertificate(provider)))
-            .with_no_client_auth();
-        Arc::new(config)
-    });
-    tokio_rustls::TlsConnector::from(config.clone())
 }
 
 #[cfg(test)]

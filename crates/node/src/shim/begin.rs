@@ -3,18 +3,21 @@
 use std::fs;
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use ambient::Ambient;
 
 use super::exec::{input_pipe, null, open_slave, output_pipe};
 use super::input::Input;
-use super::life::{Container, Life, Output, Process};
+use super::last_words;
+use super::life::{Container, Life, Output, PostStart, Process};
 use super::pod::Pod;
 use super::process::STAGE_FOLDER;
 use super::spec::{ContainerSpec, Root, ShimSpec};
 use super::state::Termination;
 use crate::container::credentials::Granted;
 use crate::container::{self, Keeper, Program, Start, Stdio};
+use crate::fault::{self, Point};
 use crate::log::{self, LineCutter, LogFile, Stream};
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -36,7 +39,10 @@ impl Pod {
         self.touch();
         let now = (ambient.now(), ambient.boottime());
         match self.spawn(index, ambient) {
-            Ok(process) => self.containers[index].life = Life::Starting(process),
+            Ok(process) => {
+                fault::point(Point::ContainerMade);
+                self.containers[index].life = Life::Starting(process);
+            }
             Err(message) => {
                 let termination = Termination {
                     exit_code: 128,
@@ -61,6 +67,7 @@ impl Pod {
         let mut warnings = group.create().map_err(|e| e.to_string())?;
         warnings.extend(group.limit(&limits));
         warnings.into_iter().for_each(|w| self.warn(w));
+        let (last_words, spec) = self.with_last_words(index)?;
         let container = &self.containers[index];
         let ends = Ends::new(&container.spec).map_err(|e| format!("making its outputs: {e}"))?;
         let oom_kills_before = group.oom_kills();
@@ -73,7 +80,7 @@ impl Pod {
         let target = container.spec.target.as_deref().map(|name| self.running_named(name)).transpose()?;
         let start = Start {
             pod: &self.spec,
-            container: &container.spec,
+            container: &spec,
             program: &program,
             group: &group,
             stage: &stage,
@@ -98,8 +105,20 @@ impl Pod {
             started: ambient.boottime(),
             oom_kills_before,
             program,
+            post_start: container.spec.post_start.as_ref().map(|_| PostStart::Due),
+            last_words,
             ending: None,
         })
+    }
+
+    /// The container with the file of its last words mounted, made anew, and where that is.
+    fn with_last_words(&self, index: usize) -> Result<(Option<PathBuf>, ContainerSpec), String> {
+        let mut spec = self.containers[index].spec.clone();
+        let Some(words) = spec.last_words.clone() else { return Ok((None, spec)) };
+        let made = last_words::prepare(&self.dir, &spec.name, &words);
+        let (path, mount) = made.map_err(|e| format!("making the file of its last words: {e}"))?;
+        spec.mounts.push(mount);
+        Ok((Some(path), spec))
     }
 
     fn log_file(&self, container: &Container) -> LogFile {

@@ -69,6 +69,11 @@ impl Shim {
         self.order(&Request::Restart { container, grace_ms: millis(grace), message }).await
     }
 
+    /// Says that a container's startup probe succeeded. Saying it again changes nothing.
+    pub async fn started(&self, container: &str) -> Result<(), ClientError> {
+        self.order(&Request::Started { container: container.to_owned() }).await
+    }
+
     /// SIGKILL for every container, now.
     pub async fn kill(&self) -> Result<(), ClientError> {
         self.order(&Request::Kill).await

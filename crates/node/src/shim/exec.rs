@@ -14,6 +14,8 @@ use rustix::termios::Winsize;
 use super::input::Input;
 use super::life::{Exit, Process};
 use super::protocol::ExecExit;
+use super::request;
+use super::spec::HttpHook;
 use crate::cgroup::Group;
 use crate::container::{self, Joined, Program, StartFailure, Stdio};
 
@@ -67,6 +69,20 @@ impl Exec {
             outputs,
             input: Input::new(input, wanted.tty),
             tty: wanted.tty,
+            timed_out: false,
+        })
+    }
+
+    /// Makes the request of a hook.
+    pub(super) fn request(hook: &HttpHook, network: Option<&OwnedFd>) -> io::Result<Self> {
+        Ok(Self {
+            client: None,
+            hook: true,
+            deadline: None,
+            process: request::start(hook, network)?,
+            outputs: [None, None],
+            input: Input::new(None, false),
+            tty: false,
             timed_out: false,
         })
     }

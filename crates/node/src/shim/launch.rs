@@ -10,6 +10,7 @@ use super::file::FileError;
 use super::process::UP;
 use super::spec::ShimSpec;
 use crate::cgroup::{Layout, PodCgroup};
+use crate::fault;
 
 /// A shim that is up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,16 +30,10 @@ pub async fn launch(pod_dir: &Path, exe: &SealedExe) -> Result<Launched, LaunchE
 pub fn launch_blocking(pod_dir: &Path, exe: &SealedExe) -> Result<Launched, LaunchError> {
     let spawn = |source| LaunchError::Spawn { pod_dir: pod_dir.to_owned(), source };
     // The first process only makes the shim and waits until it is up, so that the shim is nobody's child here.
-    let output = Command::new(exe.path())
-        .arg0("shim")
-        .arg("shim")
-        .arg(pod_dir)
-        .env_clear()
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stderr(Stdio::null())
-        .output()
-        .map_err(spawn)?;
+    let mut command = Command::new(exe.path());
+    command.arg0("shim").arg("shim").arg(pod_dir).env_clear().current_dir("/").stdin(Stdio::null());
+    fault::pass_on(&mut command);
+    let output = command.stderr(Stdio::null()).output().map_err(spawn)?;
     let text = String::from_utf8_lossy(&output.stdout);
     match text.strip_prefix(UP).and_then(|pid| pid.parse().ok()) {
         Some(pid) => Ok(Launched { pid }),

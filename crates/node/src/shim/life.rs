@@ -11,6 +11,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -37,6 +38,10 @@ pub(super) struct Container {
     pub(super) id: String,
     pub(super) incarnation: u64,
     pub(super) log_lines_dropped: u64,
+    pub(super) post_start_failures: u32,
+    pub(super) pre_stop_failures: u32,
+    /// Somebody said that its startup probe succeeded.
+    pub(super) startup_succeeded: bool,
 }
 
 /// Where a container is in its life.
@@ -77,7 +82,24 @@ pub(super) struct Process {
     pub(super) started: Duration,
     pub(super) oom_kills_before: u64,
     pub(super) program: crate::container::Program,
+    /// Its postStart hook, until that succeeded.
+    pub(super) post_start: Option<PostStart>,
+    /// The file of its last words, on the machine.
+    pub(super) last_words: Option<PathBuf>,
     pub(super) ending: Option<Ending>,
+}
+
+/// How far a postStart hook has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum PostStart {
+    /// The program is not executed yet.
+    Due,
+    /// It runs, as that exec.
+    Exec(u64),
+    /// It sleeps until then (since boot).
+    Sleep(Duration),
+    /// It failed: the container is being ended.
+    Failed,
 }
 
 /// One output of a program.
@@ -126,6 +148,9 @@ impl Container {
             id: String::new(),
             incarnation: 0,
             log_lines_dropped: 0,
+            post_start_failures: 0,
+            pre_stop_failures: 0,
+            startup_succeeded: false,
         }
     }
 
@@ -153,6 +178,19 @@ impl Container {
         }
     }
 
+    /// Whether what comes after it may start: its program runs and its postStart hook is over, and for a sidecar its
+    /// startup probe has succeeded. A sidecar that got so far once holds nobody back, whatever becomes of it.
+    pub(super) fn lets_pass(&self) -> bool {
+        let hooking = self.process().is_some_and(|process| process.post_start.is_some());
+        match self.spec.role {
+            Role::Main => !hooking,
+            Role::Ephemeral => true,
+            Role::Init => self.completed(),
+            Role::Sidecar if self.spec.awaits_startup => self.startup_succeeded,
+            Role::Sidecar => self.last_termination.is_some() || (self.running().is_some() && !hooking),
+        }
+    }
+
     /// Ended for good, successfully.
     pub(super) fn completed(&self) -> bool {
         matches!(&self.life, Life::Done(end) if end.exit_code == 0)
@@ -169,6 +207,7 @@ impl Container {
         let state = match &self.life {
             Life::Idle => waiting("PodInitializing", ""),
             Life::Starting(_) => waiting("ContainerCreating", ""),
+            Life::Running(process) if process.post_start.is_some() => waiting("ContainerCreating", ""),
             Life::Running(process) => Status::Running { started_at: process.started_at, pid: process.pid },
             Life::BackOff { message, .. } => waiting("CrashLoopBackOff", message),
             Life::Done(termination) => Status::Terminated(termination.clone()),
@@ -181,12 +220,26 @@ impl Container {
             id: self.id.clone(),
             incarnation: self.incarnation,
             log_lines_dropped: self.log_lines_dropped,
+            started_boot_ms: self.running().and_then(|process| u64::try_from(process.started.as_millis()).ok()),
+            hooking: self.running().is_some_and(|process| process.post_start.is_some()),
+            post_start_failures: self.post_start_failures,
+            pre_stop_failures: self.pre_stop_failures,
+            awaited: self.spec.awaits_startup && !self.startup_succeeded && self.running().is_some(),
         }
     }
 
-    /// Whether an end with this code is followed by another start, nobody having asked for the pod's end.
+    /// Whether an end with this code is followed by another start, nobody having asked for the pod's end. Its own rules
+    /// come first, then its own policy, then the pod's.
     pub(super) fn restarts(&self, exit_code: i32, policy: RestartPolicy) -> bool {
-        match (self.spec.role, policy) {
+        let may_run_again = match self.spec.role {
+            Role::Ephemeral => false,
+            Role::Init => exit_code != 0,
+            Role::Main | Role::Sidecar => true,
+        };
+        if may_run_again && self.spec.restart_on.iter().any(|codes| codes.contains(exit_code)) {
+            return true;
+        }
+        match (self.spec.role, self.spec.restart_policy.unwrap_or(policy)) {
             (Role::Sidecar, _) => true,
             (Role::Ephemeral, _) | (_, RestartPolicy::Never) => false,
             (Role::Init, _) | (Role::Main, RestartPolicy::OnFailure) => exit_code != 0,
@@ -274,6 +327,20 @@ impl Process {
         StartFailure::from_bytes(&self.failure)
     }
 
+    /// When something is due for it next, since boot.
+    pub(super) fn next_deadline(&self) -> Option<Duration> {
+        let hook = match self.post_start {
+            Some(PostStart::Sleep(until)) => Some(until),
+            _ => None,
+        };
+        let end = self.ending.as_ref().and_then(|ending| match ending.stage {
+            Stage::Killed => None,
+            Stage::Sleep(until) => Some(ending.deadline.min(until)),
+            Stage::Hook(_) | Stage::Signalled => Some(ending.deadline),
+        });
+        hook.into_iter().chain(end).min()
+    }
+
     /// Its descriptor.
     pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
         self.pidfd.as_fd()
@@ -304,7 +371,7 @@ pub(super) fn reap(pidfd: BorrowedFd<'_>) -> io::Result<Option<Exit>> {
 mod tests {
     use super::*;
     use crate::cgroup::{Layout, PodCgroup};
-    use crate::shim::spec::Root;
+    use crate::shim::spec::{ExitCodes, Root};
 
     fn container(role: Role) -> Container {
         let spec = ContainerSpec {
@@ -330,6 +397,22 @@ mod tests {
             assert_eq!(container.restarts(0, policy), after_success, "{role:?} {policy:?}");
             assert_eq!(container.restarts(1, policy), after_failure, "{role:?} {policy:?}");
         }
+    }
+
+    #[test]
+    fn own_rules_come_before_the_own_policy_and_that_before_the_pods() {
+        use RestartPolicy::{Always, Never, OnFailure};
+        let mut main = container(Role::Main);
+        main.spec.restart_policy = Some(Never);
+        assert!(!main.restarts(1, Always));
+        main.spec.restart_on = vec![ExitCodes { not: false, codes: vec![42] }];
+        assert!(main.restarts(42, Always) && !main.restarts(1, Always));
+        let mut init = container(Role::Init);
+        init.spec.restart_policy = Some(OnFailure);
+        assert!(init.restarts(1, Never));
+        // Done is done, whatever a rule says.
+        init.spec.restart_on = vec![ExitCodes { not: true, codes: vec![1] }];
+        assert!(!init.restarts(0, Never) && init.restarts(2, Never));
     }
 
     #[test]

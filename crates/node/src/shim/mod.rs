@@ -17,15 +17,18 @@
 mod begin;
 pub mod client;
 mod connection;
+mod ending;
 pub mod exe;
 mod exec;
 pub mod file;
 mod input;
+mod last_words;
 pub mod launch;
 mod life;
 mod pod;
 mod process;
 pub mod protocol;
+mod request;
 mod serve;
 pub mod spec;
 pub mod state;

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -13,17 +14,14 @@ use jiff::Timestamp;
 
 use super::exec::{Exec, Wanted};
 use super::file::FileError;
-use super::life::{Container, Ending, Exit, Life, Process, Stage};
+use super::last_words;
+use super::life::{Container, Exit, Life, PostStart, Process};
 use super::protocol::{ExecExit, ExecRequest};
-use super::spec::{ContainerSpec, Hook, Role, ShimSpec};
+use super::spec::{ContainerSpec, HttpHook, Role, ShimSpec};
 use super::state::{Phase, PodState, Termination};
 use crate::cgroup::PodCgroup;
 use crate::container::Keeper;
-use crate::sys;
-
-/// What a container always gets between its stop signal and SIGKILL, even if its preStop hook used up the grace
-/// period. As a kubelet does.
-const LEAST_AFTER_HOOK: Duration = Duration::from_secs(2);
+use crate::fault::{self, Point};
 
 /// Most programs run in a pod's containers at the same time.
 const MAX_EXECS: usize = 64;
@@ -41,6 +39,8 @@ pub(super) struct Pod {
     pub(super) spec: ShimSpec,
     pub(super) cgroup: PodCgroup,
     pub(super) keeper: Keeper,
+    /// The machine's network, for the requests of hooks; none where the pod is in it.
+    pub(super) host_network: Option<OwnedFd>,
     pub(super) containers: Vec<Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) phase: Phase,
@@ -63,6 +63,7 @@ impl Pod {
         spec: ShimSpec,
         cgroup: PodCgroup,
         keeper: Keeper,
+        host_network: Option<OwnedFd>,
         warnings: Vec<String>,
         ambient: &Ambient,
     ) -> Result<Self, FileError> {
@@ -73,6 +74,7 @@ impl Pod {
             spec,
             cgroup,
             keeper,
+            host_network,
             containers,
             execs: BTreeMap::new(),
             phase: Phase::Created,
@@ -121,6 +123,9 @@ impl Pod {
         match written {
             Ok(()) => self.lasting = false,
             Err(error) => eprintln!("the state is not recorded: {error}"),
+        }
+        if self.phase == Phase::Finished {
+            fault::point(Point::ShimFinished);
         }
     }
 
@@ -227,66 +232,17 @@ impl Pod {
         Ok(())
     }
 
+    /// A container's startup probe succeeded: what waits for it may start.
+    pub(super) fn startup_succeeded(&mut self, name: &str) -> Result<(), String> {
+        let index = self.index(name)?;
+        let container = &mut self.containers[index];
+        self.changed |= !std::mem::replace(&mut container.startup_succeeded, true);
+        Ok(())
+    }
+
     fn index(&self, name: &str) -> Result<usize, String> {
         let found = self.containers.iter().position(|c| c.spec.name == name);
         found.ok_or_else(|| format!("there is no container {name}"))
-    }
-
-    /// Begins to end a container, or brings an end that has begun forward.
-    fn end(&mut self, index: usize, deadline: Duration, message: String, ambient: &Ambient) {
-        let now = ambient.boottime();
-        let pre_stop = self.containers[index].spec.pre_stop.clone();
-        let Some(process) = self.containers[index].process_mut() else { return };
-        if let Some(ending) = &mut process.ending {
-            ending.deadline = ending.deadline.min(deadline);
-            if deadline <= now {
-                self.kill_container(index);
-            }
-            return;
-        }
-        process.ending = Some(Ending { deadline, stage: Stage::Signalled, message });
-        if deadline <= now || matches!(self.containers[index].life, Life::Starting(_)) {
-            // A program that does not run yet cannot be asked.
-            return self.kill_container(index);
-        }
-        let stage = match pre_stop {
-            None => return self.signal_container(index),
-            Some(Hook::Sleep { ms }) => Stage::Sleep(now.saturating_add(Duration::from_millis(ms))),
-            Some(Hook::Exec { argv }) => match self.start_exec(index, Wanted { argv, ..Wanted::default() }) {
-                Ok(exec) => Stage::Hook(exec),
-                Err(error) => {
-                    self.warn(format!("the preStop hook of {} failed: {error}", self.containers[index].spec.name));
-                    return self.signal_container(index);
-                }
-            },
-        };
-        self.set_stage(index, stage);
-    }
-
-    fn set_stage(&mut self, index: usize, stage: Stage) {
-        if let Some(ending) = self.containers[index].process_mut().and_then(|p| p.ending.as_mut()) {
-            ending.stage = stage;
-        }
-    }
-
-    fn signal_container(&mut self, index: usize) {
-        let container = &self.containers[index];
-        if let Some(process) = container.process() {
-            // An error says that it has ended already: its descriptor tells that, too.
-            let _ = sys::signal_pidfd(process.pidfd(), container.spec.stop_signal);
-        }
-        self.set_stage(index, Stage::Signalled);
-    }
-
-    fn kill_container(&mut self, index: usize) {
-        let container = &self.containers[index];
-        if let Some(process) = container.process() {
-            let _ = sys::signal_pidfd(process.pidfd(), libc::SIGKILL);
-        }
-        if let Err(error) = container.group.kill() {
-            eprintln!("killing by cgroup: {error}");
-        }
-        self.set_stage(index, Stage::Killed);
     }
 
     /// Does what is due.
@@ -294,6 +250,7 @@ impl Pod {
         let now = ambient.boottime();
         self.expire_execs(now);
         for index in 0..self.containers.len() {
+            self.advance_post_start(index, now);
             self.advance_ending(index, now);
         }
         if self.phase == Phase::Running {
@@ -310,38 +267,6 @@ impl Pod {
         }
     }
 
-    /// Takes the next means to end a container, if its time has come.
-    fn advance_ending(&mut self, index: usize, now: Duration) {
-        let Some(ending) = self.containers[index].process_mut().and_then(|p| p.ending.as_mut()) else { return };
-        let late = ending.deadline <= now;
-        match ending.stage {
-            Stage::Killed => {}
-            Stage::Signalled if late => self.kill_container(index),
-            Stage::Signalled => {}
-            Stage::Sleep(until) if late || until <= now => self.hook_ended(index, now),
-            Stage::Sleep(_) => {}
-            Stage::Hook(exec) => {
-                let running = self.execs.get(&exec);
-                match (running, late) {
-                    (Some(exec), true) => {
-                        exec.kill();
-                        self.hook_ended(index, now);
-                    }
-                    (Some(_), false) => {}
-                    (None, _) => self.hook_ended(index, now),
-                }
-            }
-        }
-    }
-
-    /// The hook is over, or its time is: the stop signal, and at least a moment to heed it.
-    fn hook_ended(&mut self, index: usize, now: Duration) {
-        if let Some(ending) = self.containers[index].process_mut().and_then(|p| p.ending.as_mut()) {
-            ending.deadline = ending.deadline.max(now.saturating_add(LEAST_AFTER_HOOK));
-        }
-        self.signal_container(index);
-    }
-
     /// Starts what may be started: init containers one by one, then all others; and again what waited long enough.
     fn start_due(&mut self, now: Duration, ambient: &Ambient) {
         self.start_ephemeral(ambient);
@@ -356,13 +281,7 @@ impl Pod {
                 self.start_container(index, ambient);
             }
             let container = &self.containers[index];
-            let passed = match container.spec.role {
-                Role::Main | Role::Ephemeral => true,
-                Role::Init => container.completed(),
-                // Once it ran, it holds nobody back, whatever becomes of it.
-                Role::Sidecar => container.running().is_some() || container.last_termination.is_some(),
-            };
-            if !passed {
+            if !container.lets_pass() {
                 if container.done() {
                     // An init container failed for good.
                     self.enter_stopping();
@@ -420,11 +339,7 @@ impl Pod {
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         let of_containers = self.containers.iter().filter_map(|c| match &c.life {
             Life::BackOff { until, .. } if self.phase == Phase::Running => Some(*until),
-            Life::Starting(process) | Life::Running(process) => match process.ending.as_ref()? {
-                Ending { stage: Stage::Killed, .. } => None,
-                Ending { stage: Stage::Sleep(until), deadline, .. } => Some(*deadline.min(until)),
-                ending => Some(ending.deadline),
-            },
+            Life::Starting(process) | Life::Running(process) => process.next_deadline(),
             _ => None,
         });
         of_containers.chain(self.execs.values().filter_map(|e| e.deadline)).min()
@@ -438,6 +353,7 @@ impl Pod {
             // Not told yet, or a failure: then its end follows, and tells.
             return;
         }
+        fault::point(Point::ContainerRuns);
         process.started_at = ambient.now();
         process.started = ambient.boottime();
         let life = std::mem::replace(&mut container.life, Life::Idle);
@@ -446,6 +362,7 @@ impl Pod {
             other => other,
         };
         self.changed = true;
+        self.begin_post_start(index, ambient);
     }
 
     /// A container's process was reaped. Gives what it printed last, by output.
@@ -462,11 +379,18 @@ impl Pod {
             // In another container's pid namespace the kernel does not end the rest with the first.
             eprintln!("killing by cgroup: {error}");
         }
+        if let Some(PostStart::Exec(hook)) = process.post_start
+            && let Some(hook) = self.execs.get(&hook)
+        {
+            hook.kill();
+        }
         process.read_report();
         let last = process.drain_output(ambient);
         container.log_lines_dropped += process.log.dropped();
         let oom_killed = exit.signal == Some(libc::SIGKILL) && container.group.oom_kills() > process.oom_kills_before;
-        let termination = termination(&process, exit, oom_killed, &container.id, ambient.now());
+        fault::point(Point::ContainerEnded);
+        let words = last_words::read(&container.spec, &process, exit.code);
+        let termination = termination(&process, exit, oom_killed, words, &container.id, ambient.now());
         let ran = ambient.boottime().saturating_sub(process.started);
         self.settle(index, termination, ran, ambient);
         last
@@ -513,30 +437,40 @@ impl Pod {
         self.start_exec(index, wanted)
     }
 
-    fn start_exec(&mut self, index: usize, wanted: Wanted) -> Result<u64, String> {
+    pub(super) fn start_exec(&mut self, index: usize, wanted: Wanted) -> Result<u64, String> {
         let container = &self.containers[index];
         let Some(process) = container.running() else {
             return Err(format!("container {} is not running", container.spec.name));
         };
+        let make = || Exec::start(wanted, process, &container.group);
+        let exec = if self.execs.len() < MAX_EXECS { make().map_err(|error| error.to_string()) } else { too_many() };
+        Ok(self.keep_exec(exec?))
+    }
+
+    /// Makes the request of a hook.
+    pub(super) fn start_request(&mut self, hook: &HttpHook) -> Result<u64, String> {
         if self.execs.len() >= MAX_EXECS {
-            return Err(format!("{MAX_EXECS} programs are being run in this pod already"));
+            return too_many();
         }
-        let exec = Exec::start(wanted, process, &container.group).map_err(|error| error.to_string())?;
+        let exec = Exec::request(hook, self.host_network.as_ref()).map_err(|error| error.to_string())?;
+        Ok(self.keep_exec(exec))
+    }
+
+    fn keep_exec(&mut self, exec: Exec) -> u64 {
         self.next_exec += 1;
         self.execs.insert(self.next_exec, exec);
-        Ok(self.next_exec)
+        self.next_exec
     }
 
     /// An exec was reaped: what to tell its client, where it has one.
-    pub(super) fn exec_ended(&mut self, id: u64, exit: Exit) -> Option<(u64, ExecExit)> {
+    pub(super) fn exec_ended(&mut self, id: u64, exit: Exit, ambient: &Ambient) -> Option<(u64, ExecExit)> {
         let exec = self.execs.remove(&id)?;
         let exit = exec.exit(exit);
-        match exec.client {
-            Some(client) => return Some((client, exit)),
-            None if exec.hook && exit.code != 0 => {
-                self.warn(format!("a preStop hook ended with {}: {}", exit.code, exit.message));
-            }
-            None => {}
+        if let Some(client) = exec.client {
+            return Some((client, exit));
+        }
+        if exec.hook {
+            self.hook_ended(id, &exit, ambient);
         }
         None
     }
@@ -548,8 +482,20 @@ impl Pod {
     }
 }
 
-fn termination(process: &Process, exit: Exit, oom_killed: bool, id: &str, now: Timestamp) -> Termination {
+fn too_many<T>() -> Result<T, String> {
+    Err(format!("{MAX_EXECS} programs are being run in this pod already"))
+}
+
+fn termination(
+    process: &Process,
+    exit: Exit,
+    oom_killed: bool,
+    words: String,
+    id: &str,
+    now: Timestamp,
+) -> Termination {
     let asked = process.ending.as_ref().map(|e| e.message.clone()).unwrap_or_default();
+    let asked = if words.is_empty() { asked } else { words };
     let (exit_code, reason, message) = match process.start_failure() {
         Some(failure) => (128, "StartError", failure.message),
         None if oom_killed => (exit.code, "OOMKilled", asked),

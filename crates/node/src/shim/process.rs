@@ -20,6 +20,7 @@ use super::serve;
 use super::spec::ShimSpec;
 use crate::cgroup::{CgroupError, Layout, PodCgroup};
 use crate::container::Keeper;
+use crate::fault::{self, Point};
 use crate::sys::{self, Forked};
 
 /// What the launcher reads first when all went well; a process id follows.
@@ -97,6 +98,7 @@ impl Ground {
             Err(rustix::io::Errno::WOULDBLOCK) => return Err(SetupError::Occupied { path: pod_dir.to_owned() }),
             result => result.map_err(io::Error::from)?,
         }
+        fault::point(Point::ShimLocked);
         let spec = ShimSpec::read(pod_dir)?;
         let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?;
         let warnings = cgroup.create(&spec.limits)?;
@@ -137,20 +139,24 @@ fn set_up(pod_dir: &Path, ground: &Ground, born: bool, ambient: &Ambient) -> Res
     let lock = ground.lock.try_clone()?;
     let (spec, cgroup, mut warnings) = (ground.spec.clone(), ground.cgroup.clone(), ground.warnings.clone());
     name_process(&spec.name);
+    fault::point(Point::ShimGrouped);
     cgroup.shim().enter(born)?;
     if fs::write("/proc/self/oom_score_adj", "-999").is_err() {
         warnings.push("the shim cannot be kept from the OOM killer: CAP_SYS_RESOURCE is missing".into());
     }
     rustix::process::chdir("/").map_err(io::Error::from)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    make_namespaces(&spec, &mut warnings)?;
+    let host_network = make_namespaces(&spec, &mut warnings)?;
+    fault::point(Point::ShimSeparated);
     // Any process id but 0 says "me".
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)?;
     let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
     let keeper = Keeper::start(&cgroup.containers())?;
     fs::create_dir_all(pod_dir.join(STAGE_FOLDER))?;
     let listener = listen(pod_dir)?;
-    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, keeper, warnings, ambient)?;
+    fault::point(Point::ShimListening);
+    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, keeper, host_network, warnings, ambient)?;
+    fault::point(Point::ShimRecorded);
     Ok(Sandbox { pod, listener, signals, _lock: lock })
 }
 
@@ -174,8 +180,10 @@ fn name_process(pod: &str) {
     }
 }
 
+/// Moves into namespaces of the pod's own; answers the network that was left, where it was.
 #[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
-fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<(), SetupError> {
+fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>, SetupError> {
+    let before = File::open("/proc/self/ns/net")?;
     let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
     flags.set(UnshareFlags::NEWNET, !spec.host_network);
     rustix::thread::unshare(flags).map_err(|errno| SetupError::Namespaces { source: errno.into() })?;
@@ -184,14 +192,14 @@ fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<(), Se
         rustix::system::setdomainname(domain.as_bytes()).map_err(io::Error::from)?;
     }
     if spec.host_network {
-        return Ok(());
+        return Ok(None);
     }
     sys::loopback_up()?;
     // As container runtimes do: the namespace is the pod's own, so a low port takes nothing from anybody.
     if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
         warnings.push(format!("low ports need a capability: {error}"));
     }
-    Ok(())
+    Ok(Some(before.into()))
 }
 
 fn listen(pod_dir: &Path) -> io::Result<UnixListener> {

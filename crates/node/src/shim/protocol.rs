@@ -95,6 +95,11 @@ pub enum Request {
         /// Put into the termination's message.
         message: String,
     },
+    /// A container's startup probe succeeded: what waits for it may start. Saying it again changes nothing.
+    Started {
+        /// Its name.
+        container: String,
+    },
     /// SIGKILL for everything, now.
     Kill,
     /// The final state was recorded elsewhere: the shim may exit. Refused unless the pod is finished.

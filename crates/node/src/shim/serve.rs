@@ -18,6 +18,7 @@ use super::pod::Pod;
 use super::process::Sandbox;
 use super::protocol::{ExecExit, Kind, MAX_CHUNK, Reply, Request};
 use super::state::Phase;
+use crate::fault::{self, Point};
 use crate::sys;
 
 /// Most connections at the same time; more are closed at once. With those of the execs, the descriptors stay well
@@ -302,7 +303,8 @@ impl Server<'_> {
         for number in 0..2 {
             self.drain_exec_output(id, number);
         }
-        if let Some((client, exit)) = self.pod().exec_ended(id, exit)
+        let ambient = self.ambient;
+        if let Some((client, exit)) = self.pod().exec_ended(id, exit, ambient)
             && let Some(connection) = self.connections.get_mut(&client)
         {
             connection.send(&Reply::Exit(exit));
@@ -443,8 +445,10 @@ impl Server<'_> {
             Request::Restart { container, grace_ms, message } => {
                 answer_of(pod.restart(&container, Duration::from_millis(grace_ms), message, ambient))
             }
+            Request::Started { container } => answer_of(pod.startup_succeeded(&container)),
             Request::Acknowledge if pod.phase == Phase::Finished => {
                 self.acknowledged = true;
+                fault::point(Point::ShimAcknowledged);
                 Reply::Ok
             }
             Request::Acknowledge => Reply::Error { message: "the pod is not finished: stop it first".into() },

@@ -3,6 +3,7 @@
 //! Everything is resolved: numeric users, absolute paths, expanded environment. Paths are the host's,
 //! except where a field says that it is the container's.
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -132,9 +133,26 @@ pub struct ContainerSpec {
     /// Wanted `oom_score_adj`; dropped where the machine does not permit it.
     #[serde(default)]
     pub oom_score_adj: Option<i32>,
+    /// Run as soon as the program was executed. Until it has ended the container does not count as running, and what
+    /// comes after it waits; where it fails, the container is ended.
+    #[serde(default)]
+    pub post_start: Option<Hook>,
     /// Run before the stop signal, inside the grace period.
     #[serde(default)]
     pub pre_stop: Option<Hook>,
+    /// What comes after it waits until a client says that it has started (its startup probe succeeded); only for
+    /// [`Role::Sidecar`].
+    #[serde(default)]
+    pub awaits_startup: bool,
+    /// Where it leaves its last words.
+    #[serde(default)]
+    pub last_words: Option<LastWords>,
+    /// Its own restart policy, in place of the pod's.
+    #[serde(default)]
+    pub restart_policy: Option<RestartPolicy>,
+    /// Exit codes that are followed by another start, whatever the policy.
+    #[serde(default)]
+    pub restart_on: Vec<ExitCodes>,
     /// Signal that asks it to end; default SIGTERM (15).
     #[serde(default = "sigterm")]
     pub stop_signal: i32,
@@ -145,6 +163,35 @@ pub struct ContainerSpec {
 
 fn sigterm() -> i32 {
     15
+}
+
+/// Where a container leaves the message of its termination.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct LastWords {
+    /// Absolute path in the container; an empty file is mounted there at each start.
+    pub path: PathBuf,
+    /// Take the end of its log where it failed and left nothing there.
+    #[serde(default)]
+    pub or_log: bool,
+}
+
+/// A set of exit codes.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ExitCodes {
+    /// All others are meant.
+    #[serde(default)]
+    pub not: bool,
+    /// The codes.
+    pub codes: Vec<i32>,
+}
+
+impl ExitCodes {
+    /// Whether this code is one of them.
+    pub fn contains(&self, code: i32) -> bool {
+        self.codes.contains(&code) != self.not
+    }
 }
 
 /// When a container is started and what its end means.
@@ -182,8 +229,27 @@ pub struct Mount {
     /// Refuse writes.
     #[serde(default)]
     pub read_only: bool,
+    /// Refuse writes to what is mounted below it, too.
+    #[serde(default)]
+    pub recursive_read_only: bool,
+    /// Whether later mounts are seen on the other side.
+    #[serde(default)]
+    pub propagation: Propagation,
     /// What is mounted.
     pub source: Source,
+}
+
+/// Whether mounts that are made below a bind later are seen on the other side.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Propagation {
+    /// Nowhere.
+    #[default]
+    None,
+    /// The machine's in the container.
+    HostToContainer,
+    /// Both ways.
+    Bidirectional,
 }
 
 /// What is mounted.
@@ -272,6 +338,24 @@ pub enum Hook {
         /// How long, milliseconds.
         ms: u64,
     },
+    /// An HTTP request, made from the machine's network; any answer is a success.
+    Http(HttpHook),
+}
+
+/// An HTTP GET of a hook.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct HttpHook {
+    /// Whom to ask.
+    pub address: SocketAddr,
+    /// Over TLS, with whatever certificate.
+    #[serde(default)]
+    pub tls: bool,
+    /// Path and query.
+    pub path: String,
+    /// Headers besides `Host`, `User-Agent`, `Accept` and `Connection`, which are added where absent.
+    #[serde(default)]
+    pub headers: Vec<(String, String)>,
 }
 
 /// When an ended container is started again.
@@ -345,6 +429,14 @@ pub struct HostRoot {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn exit_codes_are_those_named_or_all_others() {
+        let named = ExitCodes { not: false, codes: vec![3, 42] };
+        let others = ExitCodes { not: true, ..named.clone() };
+        assert_eq!([3, 0].map(|c| named.contains(c)), [true, false]);
+        assert_eq!([3, 0].map(|c| others.contains(c)), [false, true]);
+    }
 
     #[test]
     fn the_first_restart_is_at_once_and_waits_double_up_to_five_minutes() {

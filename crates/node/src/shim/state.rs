@@ -102,6 +102,21 @@ pub struct ContainerState {
     /// Output lines that could not be written (disk full).
     #[serde(default)]
     pub log_lines_dropped: u64,
+    /// When its program was executed, on the clock that counts from the boot and that nobody sets, milliseconds.
+    #[serde(default)]
+    pub started_boot_ms: Option<u64>,
+    /// Its program runs, and its postStart hook is not over yet.
+    #[serde(default)]
+    pub hooking: bool,
+    /// How often its postStart hook failed.
+    #[serde(default)]
+    pub post_start_failures: u32,
+    /// How often its preStop hook failed.
+    #[serde(default)]
+    pub pre_stop_failures: u32,
+    /// Others wait for the word that it has started ([`super::protocol::Request::Started`]).
+    #[serde(default)]
+    pub awaited: bool,
 }
 
 /// What a container is doing; shape and reasons as in a pod's status.

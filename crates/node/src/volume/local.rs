@@ -16,6 +16,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::{Error, mounts_below};
 use crate::config::write_durably;
+use crate::fault::{self, Point};
 
 const MARK_MAGIC: &str = "statefuld-epoch";
 const MARK_VERSION: u32 = 1;
@@ -52,6 +53,7 @@ impl LocalVolumes {
         // The record goes first: data of a new owner must never lie beside an old record.
         let text = format!("{MARK_MAGIC} {MARK_VERSION}\n{epoch}\n{uid}\n");
         write_durably(&mark, text.as_bytes()).map_err(|e| Error::io("write", &mark, e))?;
+        fault::point(Point::EpochRecorded);
         let data = home.join(folder);
         // Wide open, as other local provisioners make it: the folder above keeps strangers out, and the pod's user is not known.
         make_folder(&data, 0o777).map_err(|e| Error::io("make", &data, e))?;

@@ -10,6 +10,7 @@
 pub mod local;
 mod owner;
 pub mod payload;
+pub(crate) mod sole;
 mod subpath;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -24,8 +25,9 @@ use k8s_openapi::api::core::v1::{
 };
 
 use crate::agent::quantity;
-use crate::agent::sources::Fetched;
-use crate::shim::spec::{Mount, SPEC_FILE, Source};
+use crate::agent::sources::{Fetched, ephemeral_claim};
+use crate::fault::{self, Point};
+use crate::shim::spec::{Mount, Propagation, SPEC_FILE, Source};
 pub use local::LocalVolumes;
 use owner::own;
 
@@ -62,18 +64,20 @@ impl Place {
         Ok(ready)
     }
 
-    /// Writes the files of these volumes anew, each volume's all in one step. Blocks.
+    /// Writes the files of these volumes anew, each volume's all in one step. One that fails does not keep the others from
+    /// it; the first failure is answered. Blocks.
     pub fn renew(&self, pod: &Pod, names: &BTreeSet<String>, fetched: &Fetched) -> Result<(), Failed> {
+        let mut first = Ok(());
         for volume in pod.spec.iter().flat_map(|s| s.volumes.iter().flatten()).filter(|v| names.contains(&v.name)) {
             let failed = |error| Failed { volume: volume.name.clone(), error };
-            self.prepare_one(pod, volume, fetched).map_err(failed)?;
+            first = first.and(self.prepare_one(pod, volume, fetched).map(drop).map_err(failed));
         }
-        Ok(())
+        first
     }
 
     fn prepare_one(&self, pod: &Pod, volume: &Volume, fetched: &Fetched) -> Result<Ready, Error> {
         let group = fs_group(pod);
-        let folder = self.pod_dir.join("volumes").join(&volume.name);
+        let folder = empty_dir(&self.pod_dir, &volume.name);
         if let Some(files) = payload::files(pod, volume, fetched) {
             let files = files.map_err(Error::Payload)?;
             payload::write(&folder, &files, &self.nonce, group).map_err(|e| Error::io("write", &folder, e))?;
@@ -91,7 +95,13 @@ impl Place {
         if let Some(source) = &volume.persistent_volume_claim {
             return self.attach_claim(pod, source, fetched, group);
         }
-        Err(Error::Unsupported)
+        if volume.ephemeral.is_some() {
+            let claim_name = ephemeral_claim(pod, volume);
+            refuse_foreign(pod, &claim_name, fetched)?;
+            let source = PersistentVolumeClaimVolumeSource { claim_name, read_only: None };
+            return self.attach_claim(pod, &source, fetched, group);
+        }
+        Err(Error::Unsupported(kind_of(volume)))
     }
 
     fn attach_claim(
@@ -126,6 +136,9 @@ impl Place {
             }
         }
         let modes = spec.access_modes.clone().unwrap_or_default();
+        if modes.iter().any(|mode| mode == "ReadWriteOncePod") {
+            sole::take(&self.pod_dir, claim.metadata.uid.as_deref().unwrap_or(name))?;
+        }
         let only_reading = !modes.is_empty() && modes.iter().all(|m| m == "ReadOnlyMany");
         let read_only = source.read_only == Some(true) || only_reading;
         if let Some(local) = &spec.local {
@@ -140,8 +153,27 @@ impl Place {
             check_host_path(host)?;
             return Ok(Ready { path: PathBuf::from(&host.path), read_only });
         }
-        Err(Error::Unsupported)
+        Err(Error::Unsupported("a persistent volume that is neither local nor hostPath"))
     }
+}
+
+/// A claim that was not made for this pod is not its ephemeral volume. Sentences are upstream's.
+fn refuse_foreign(pod: &Pod, claim: &str, fetched: &Fetched) -> Result<(), Error> {
+    let Some((found, _)) = fetched.claims.get(claim) else { return Ok(()) };
+    let mut owners = found.metadata.owner_references.iter().flatten().filter(|o| o.controller == Some(true));
+    if owners.any(|owner| Some(&owner.uid) == pod.metadata.uid.as_ref()) {
+        return Ok(());
+    }
+    let (namespace, name) = (pod.metadata.namespace.as_deref(), pod.metadata.name.as_deref());
+    let (namespace, name) = (namespace.unwrap_or_default(), name.unwrap_or_default());
+    Err(Error::Payload(format!(
+        "PVC {namespace}/{claim} was not created for pod {namespace}/{name} (pod is not owner)"
+    )))
+}
+
+/// Where the pod's own volume of that name is.
+pub(crate) fn empty_dir(pod_dir: &Path, volume: &str) -> PathBuf {
+    pod_dir.join("volumes").join(volume)
 }
 
 /// The mounts of one container. `expand` resolves `subPathExpr`.
@@ -150,8 +182,12 @@ pub fn mounts(
     ready: &BTreeMap<String, Ready>,
     expand: impl Fn(&str) -> String,
 ) -> Result<Vec<Mount>, Error> {
+    let privileged = container.security_context.as_ref().is_some_and(|s| s.privileged == Some(true));
     let mut mounts = Vec::new();
     for wanted in container.volume_mounts.iter().flatten() {
+        if wanted.bind_mount_options.as_ref().is_some_and(|options| !options.is_empty()) {
+            return Err(Error::Unsupported("volumeMounts.bindMountOptions"));
+        }
         let Some(volume) = ready.get(&wanted.name) else {
             return Err(Error::Payload(format!("cannot find volume \"{}\" to mount", wanted.name)));
         };
@@ -164,6 +200,8 @@ pub fn mounts(
         mounts.push(Mount {
             target: PathBuf::from(&wanted.mount_path),
             read_only: volume.read_only || wanted.read_only == Some(true),
+            recursive_read_only: matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
+            propagation: propagation(wanted.mount_propagation.as_deref(), privileged)?,
             source: Source::Bind { path: volume.path.clone(), sub },
         });
     }
@@ -172,12 +210,26 @@ pub fn mounts(
     Ok(mounts)
 }
 
+/// Upstream lets privileged containers alone pass their mounts on to the machine.
+fn propagation(wanted: Option<&str>, privileged: bool) -> Result<Propagation, Error> {
+    match wanted {
+        None | Some("None") => Ok(Propagation::None),
+        Some("HostToContainer") => Ok(Propagation::HostToContainer),
+        Some("Bidirectional") if privileged => Ok(Propagation::Bidirectional),
+        Some("Bidirectional") => Err(Error::Payload(
+            "mountPropagation: Bidirectional mount propagation is available only to privileged containers".to_owned(),
+        )),
+        Some(other) => Err(Error::Payload(format!("mountPropagation: there is no {other:?}"))),
+    }
+}
+
 /// Unmounts what was mounted below the pod's folder and removes the folder. Blocks; calling it twice is fine.
 pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Error> {
     for point in mounts_below(pod_dir)? {
         rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty())
             .map_err(|e| Error::io("unmount", &point, e.into()))?;
     }
+    fault::point(Point::MountsGone);
     match fs::remove_dir_all(pod_dir) {
         Ok(()) => Ok(()),
         Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
@@ -209,9 +261,43 @@ fn unescape(text: &[u8]) -> PathBuf {
     PathBuf::from(std::ffi::OsString::from_vec(plain))
 }
 
+/// The field of a volume that this version does not carry out.
+fn kind_of(volume: &Volume) -> &'static str {
+    let kinds = [
+        (volume.aws_elastic_block_store.is_some(), "awsElasticBlockStore"),
+        (volume.azure_disk.is_some(), "azureDisk"),
+        (volume.azure_file.is_some(), "azureFile"),
+        (volume.cephfs.is_some(), "cephfs"),
+        (volume.cinder.is_some(), "cinder"),
+        (volume.csi.is_some(), "csi"),
+        (volume.fc.is_some(), "fc"),
+        (volume.flex_volume.is_some(), "flexVolume"),
+        (volume.flocker.is_some(), "flocker"),
+        (volume.gce_persistent_disk.is_some(), "gcePersistentDisk"),
+        (volume.git_repo.is_some(), "gitRepo"),
+        (volume.glusterfs.is_some(), "glusterfs"),
+        (volume.image.is_some(), "image"),
+        (volume.iscsi.is_some(), "iscsi"),
+        (volume.nfs.is_some(), "nfs"),
+        (volume.photon_persistent_disk.is_some(), "photonPersistentDisk"),
+        (volume.portworx_volume.is_some(), "portworxVolume"),
+        (volume.quobyte.is_some(), "quobyte"),
+        (volume.rbd.is_some(), "rbd"),
+        (volume.scale_io.is_some(), "scaleIO"),
+        (volume.storageos.is_some(), "storageos"),
+        (volume.vsphere_volume.is_some(), "vsphereVolume"),
+    ];
+    kinds.iter().find(|(there, _)| *there).map_or("this kind of volume", |(_, name)| name)
+}
+
 fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Error> {
     fs::create_dir_all(folder).map_err(|e| Error::io("make", folder, e))?;
-    let memory = source.medium.as_deref() == Some("Memory");
+    let memory = match source.medium.as_deref().unwrap_or_default() {
+        "" => false,
+        "Memory" => true,
+        huge if huge.starts_with("HugePages") => return Err(Error::Unsupported("emptyDir.medium HugePages")),
+        other => return Err(Error::Payload(format!("emptyDir.medium: there is no {other:?}"))),
+    };
     if memory && !mounts_below(folder)?.iter().any(|p| p == folder) {
         let limit = source.size_limit.as_ref().and_then(|q| quantity::bytes(&q.0));
         let options = match limit {
@@ -222,6 +308,7 @@ fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Er
         let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
         rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(options.as_c_str()))
             .map_err(|e| Error::io("mount a memory file system on", folder, e.into()))?;
+        fault::point(Point::MemoryMounted);
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).map_err(|e| Error::io("open up", folder, e))
 }
@@ -351,9 +438,9 @@ pub enum Error {
         /// As written.
         sub: String,
     },
-    /// A kind of volume that this version does not know.
-    #[error("this kind of volume is not supported by this version of statefuld")]
-    Unsupported,
+    /// A kind of volume, or a field of a mount, that this version does not carry out.
+    #[error("{0} is not supported by this version of statefuld")]
+    Unsupported(&'static str),
 }
 
 impl Error {

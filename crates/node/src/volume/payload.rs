@@ -18,6 +18,7 @@ use super::owner::own;
 use crate::agent::fields;
 use crate::agent::sources::Fetched;
 use crate::agent::tokens::Wish;
+use crate::fault::{self, Point};
 
 /// Mode of a file where nothing says otherwise.
 const DEFAULT_MODE: i32 = 0o644;
@@ -98,7 +99,12 @@ fn of_projected(
         } else if let Some(token) = &part.service_account_token {
             token_file(pod, token, fetched, mode)?
         } else {
-            return Err("this kind of projected source is not supported by this version of statefuld".to_owned());
+            let kind = match (&part.cluster_trust_bundle, &part.pod_certificate) {
+                (Some(_), _) => "projected.sources.clusterTrustBundle",
+                (_, Some(_)) => "projected.sources.podCertificate",
+                _ => "a projected source without a kind",
+            };
+            return Err(format!("{kind} is not supported by this version of statefuld"));
         };
         all.extend(found);
     }
@@ -199,9 +205,12 @@ fn insert(files: &mut BTreeMap<String, File>, path: &str, content: Vec<u8>, mode
     Ok(())
 }
 
-/// Replaces the volume's content in one step. `nonce` tells this version of the files from the last; `group` is the
-/// pod's own, which then may read them.
+/// Replaces the volume's content in one step, if it differs. `nonce` tells this version of the files from the last;
+/// `group` is the pod's own, which then may read them.
 pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str, group: Option<u32>) -> io::Result<()> {
+    if is_current(folder, files) {
+        return Ok(());
+    }
     fs::create_dir_all(folder)?;
     fs::set_permissions(folder, fs::Permissions::from_mode(0o755))?;
     let version = format!("..{nonce}");
@@ -217,6 +226,7 @@ pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str, group: 
         fs::set_permissions(&target, fs::Permissions::from_mode(file.mode))?;
     }
     own(&fresh, group, false)?;
+    fault::point(Point::FilesWritten);
     let next = folder.join("..data_next");
     let _ = fs::remove_file(&next);
     symlink(&version, &next)?;
@@ -228,6 +238,7 @@ pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str, group: 
             symlink(format!("..data/{top}"), &link)?;
         }
     }
+    fault::point(Point::FilesShown);
     // What is no longer named goes, and so do earlier versions.
     for entry in fs::read_dir(folder)?.flatten() {
         let name = entry.file_name();
@@ -241,6 +252,24 @@ pub fn write(folder: &Path, files: &BTreeMap<String, File>, nonce: &str, group: 
         }
     }
     own(folder, group, false)
+}
+
+/// Whether a volume holds these files and no others, whole: an earlier writer may have died half-way.
+fn is_current(folder: &Path, files: &BTreeMap<String, File>) -> bool {
+    let data = folder.join("..data");
+    let same = |(path, file): (&String, &File)| fs::read(data.join(path)).is_ok_and(|content| content == file.content);
+    if !data.exists() || !files.iter().all(same) {
+        return false;
+    }
+    let tops: std::collections::BTreeSet<&str> = files.keys().filter_map(|p| p.split('/').next()).collect();
+    let shown = fs::read_dir(folder).into_iter().flatten().flatten().filter_map(|e| e.file_name().into_string().ok());
+    let shown: std::collections::BTreeSet<String> = shown.filter(|name| !name.starts_with("..")).collect();
+    shown.iter().map(String::as_str).eq(tops) && count_files(&data) == files.len()
+}
+
+fn count_files(folder: &Path) -> usize {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.map(|e| if e.path().is_dir() { count_files(&e.path()) } else { 1 }).sum()
 }
 
 #[cfg(test)]
@@ -336,6 +365,8 @@ mod tests {
         assert_eq!(fs::read_to_string(dir.path().join("a")).expect("read"), "3");
         assert!(fs::symlink_metadata(dir.path().join("sub")).is_err());
         assert!(!dir.path().join("..n1").exists());
+        write(dir.path(), &BTreeMap::from([("a".to_owned(), file("3"))]), "n3", None).expect("written");
+        assert!(!dir.path().join("..n3").exists(), "nothing differs, so nothing is replaced");
         let mode = fs::metadata(dir.path().join("a")).expect("there").permissions().mode();
         assert_eq!(mode & 0o777, 0o640);
     }

@@ -157,3 +157,70 @@ fn sub_path_goes_to_the_shim_unresolved() {
     let mounts = mounts(&container, &ready, str::to_owned).expect("mounts");
     assert_eq!(mounts[0].source, Source::Bind { path: dir.path().into(), sub: Some("a".into()) });
 }
+
+#[test]
+fn an_ephemeral_volume_is_the_pods_own_claim_and_no_other() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let place = place(dir.path());
+    let local = json!({"path": dir.path().join("volumes/default/web-0-scratch")});
+    let pod = pod(json!({"containers": [], "volumes": [{"name": "scratch", "ephemeral": {}}]}));
+    let prepare = |owner: &str| {
+        let owners = json!([{"apiVersion": "v1", "kind": "Pod", "name": "web-0", "uid": owner, "controller": true}]);
+        let claim = json!({"metadata": {"name": "web-0-scratch", "uid": "c", "ownerReferences": owners}});
+        let volume = json!({"metadata": {"name": "pv"}, "spec": {"local": local, "claimRef": {"uid": "c"}}});
+        let parsed =
+            (serde_json::from_value(claim).expect("a claim"), Some(serde_json::from_value(volume).expect("a volume")));
+        let mut fetched = Fetched::default();
+        fetched.claims.insert("web-0-scratch".into(), parsed);
+        place.prepare(&pod, &fetched)
+    };
+    assert!(prepare("u").expect("ready")["scratch"].path.ends_with("web-0-scratch"));
+    let refused = prepare("other").expect_err("another pod's").to_string();
+    assert!(refused.ends_with("was not created for pod /web-0 (pod is not owner)"), "{refused}");
+}
+
+#[test]
+fn what_is_not_supported_is_refused_by_its_fields_name() {
+    let dir = tempfile::tempdir().expect("a temporary folder");
+    let refused = |volume: serde_json::Value| {
+        let mut whole = json!({"name": "v"});
+        whole.as_object_mut().expect("a map").extend(volume.as_object().expect("a map").clone());
+        let pod = pod(json!({"containers": [], "volumes": [whole]}));
+        place(dir.path()).prepare(&pod, &Fetched::default()).expect_err("refused").error.to_string()
+    };
+    for (volume, field) in [
+        (json!({"nfs": {"server": "s", "path": "/"}}), "nfs"),
+        (json!({"iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0}}), "iscsi"),
+        (json!({"csi": {"driver": "d"}}), "csi"),
+        (json!({"image": {"reference": "r"}}), "image"),
+        (json!({"emptyDir": {"medium": "HugePages-2Mi"}}), "emptyDir.medium HugePages"),
+        (
+            json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}),
+            "projected.sources.clusterTrustBundle",
+        ),
+    ] {
+        assert_eq!(refused(volume), format!("{field} is not supported by this version of statefuld"));
+    }
+}
+
+#[test]
+fn mounts_carry_what_was_asked_of_them() {
+    let mount = |value: serde_json::Value, privileged: bool| {
+        let mut wanted = json!({"name": "data", "mountPath": "/data"});
+        wanted.as_object_mut().expect("a map").extend(value.as_object().expect("a map").clone());
+        let container = json!({"name": "c", "volumeMounts": [wanted], "securityContext": {"privileged": privileged}});
+        let ready = BTreeMap::from([("data".to_owned(), Ready { path: "/v".into(), read_only: false })]);
+        let container = serde_json::from_value(container).expect("a container");
+        mounts(&container, &ready, str::to_owned).map(|mut m| m.remove(0)).map_err(|e| e.to_string())
+    };
+    let plain = mount(json!({"readOnly": true}), false).expect("a mount");
+    assert_eq!((plain.read_only, plain.recursive_read_only, plain.propagation), (true, false, Propagation::None));
+    assert!(
+        mount(json!({"readOnly": true, "recursiveReadOnly": "Enabled"}), false).expect("a mount").recursive_read_only
+    );
+    let seen = mount(json!({"mountPropagation": "HostToContainer"}), false).expect("a mount");
+    assert_eq!(seen.propagation, Propagation::HostToContainer);
+    assert!(mount(json!({"mountPropagation": "Bidirectional"}), true).is_ok());
+    assert!(mount(json!({"mountPropagation": "Bidirectional"}), false).expect_err("refused").contains("privileged"));
+    assert!(mount(json!({"bindMountOptions": ["noexec"]}), false).expect_err("refused").contains("bindMountOptions"));
+}

@@ -51,6 +51,14 @@ impl Drop for Cluster {
 impl Cluster {
     /// Starts everything and waits for the node.
     pub(crate) async fn start() -> Self {
+        let mut cluster = Self::prepare().await;
+        cluster.start_agent();
+        cluster.node_is_ready().await;
+        cluster
+    }
+
+    /// Starts everything but the agent.
+    pub(crate) async fn prepare() -> Self {
         let folder = tempfile::Builder::new().prefix("statefuld-agent-test-").tempdir_in("/tmp").expect("a folder");
         let path = folder.path().join("store");
         let store = store::embedded::Embedded::open(&path, Ambient::system(), store::embedded::Options::default());
@@ -58,16 +66,19 @@ impl Cluster {
             ApiServer::start(Options::new(store.expect("a store"), Ambient::system())).await.expect("an API server");
         let wishes = Wishes { node_name: Some("node-a".to_owned()), ..Wishes::default() };
         let config = Config::choose(folder.path(), &wishes).expect("a configuration");
-        let mut cluster = Self { api, config, mute: Arc::default(), agent: None, _folder: folder };
+        let cluster = Self { api, config, mute: Arc::default(), agent: None, _folder: folder };
         cluster.publish_authority().await;
-        cluster.start_agent();
-        let nodes: Api<Node> = Api::all(cluster.admin());
+        cluster
+    }
+
+    /// Waits until an agent has said that the node is there.
+    pub(crate) async fn node_is_ready(&self) {
+        let nodes: Api<Node> = Api::all(self.admin());
         until("the node is registered", || async {
             let node = nodes.get_opt("node-a").await.ok()??;
             node.status?.conditions?.iter().any(|c| c.type_ == "Ready" && c.status == "True").then_some(())
         })
         .await;
-        cluster
     }
 
     /// What the controller does that gives pods the certificate of the API server's authority.

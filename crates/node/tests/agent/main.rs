@@ -1,4 +1,7 @@
 //! The agent on a real machine, under a real API server, with real containers. Needs root.
 
+mod apart;
+mod faults;
 mod harness;
 mod life;
+mod pods;

@@ -12,7 +12,7 @@ use statefuld_node::log::Line;
 use statefuld_node::shim::client::Ran;
 use statefuld_node::shim::protocol::ExecRequest;
 use statefuld_node::shim::spec::{
-    BackOff, ContainerSpec, HostRoot, LogSpec, Mount, RestartPolicy, Role, Root, ShimSpec, Source,
+    BackOff, ContainerSpec, HostRoot, LogSpec, Mount, Propagation, RestartPolicy, Role, Root, ShimSpec, Source,
 };
 use statefuld_node::shim::state::{ContainerState, Phase, PodState, Status, Termination};
 use statefuld_node::shim::{SealedExe, Shim, launch};
@@ -190,5 +190,11 @@ pub(crate) async fn prints(shim: &Shim, container: &str, script: &str) -> String
 
 /// A folder or file of the machine as a volume.
 pub(crate) fn bind(path: &Path, target: &str) -> Mount {
-    Mount { target: target.into(), read_only: false, source: Source::Bind { path: path.to_owned(), sub: None } }
+    Mount {
+        target: target.into(),
+        read_only: false,
+        recursive_read_only: false,
+        propagation: Propagation::None,
+        source: Source::Bind { path: path.to_owned(), sub: None },
+    }
 }

@@ -4,5 +4,7 @@ mod attach;
 mod ephemeral;
 mod exec;
 mod harness;
+mod hooks;
 mod life;
+mod propagation;
 mod roots;

@@ -6,7 +6,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::path::Path;
 
 use statefuld_node::shim::Shim;
-use statefuld_node::shim::spec::{Capabilities, ContainerSpec, Mount, Root, Source, User};
+use statefuld_node::shim::spec::{Capabilities, ContainerSpec, Mount, Propagation, Root, Source, User};
 
 use crate::harness::*;
 
@@ -106,6 +106,8 @@ async fn volumes_are_mounted_where_asked_also_through_links_and_into_one_another
         Mount {
             target: "/scratch".into(),
             read_only: false,
+            recursive_read_only: false,
+            propagation: Propagation::None,
             source: Source::Tmpfs { size_bytes: Some(1 << 20), mode: Some(0o750) },
         },
     ];

@@ -119,6 +119,15 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         (
+            "ephemeral-volume-controller",
+            vec![
+                rule(pod_readers, &[""], &["pods"]),
+                rule(change, &[""], &["pods/finalizers"]),
+                rule(&["get", "list", "watch", "create"], &[""], &["persistentvolumeclaims"]),
+                events(),
+            ],
+        ),
+        (
             "pv-protection-controller",
             vec![
                 rule(&["get", "list", "watch", "update", "patch"], &[""], &["persistentvolumes"]),

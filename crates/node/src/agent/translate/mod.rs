@@ -144,7 +144,12 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
         target: None,
         limits: resources::of_container(container),
         oom_score_adj: Some(resources::oom_score(spec, container)),
-        pre_stop: life::pre_stop(container)?,
+        post_start: life::post_start(inputs.pod, container)?,
+        pre_stop: life::pre_stop(inputs.pod, container)?,
+        awaits_startup: role == Role::Sidecar && container.startup_probe.is_some(),
+        last_words: life::last_words(container),
+        restart_policy: life::own_restart_policy(container),
+        restart_on: life::restart_on(container)?,
         stop_signal: life::stop_signal(container)?,
         restart_count_base: inputs.restarts.get(&container.name).copied().unwrap_or(0),
     })

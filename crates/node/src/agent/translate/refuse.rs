@@ -18,17 +18,9 @@ pub(super) fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
         return Err(config_error("", format!("{what} is not supported by this version of statefuld")));
     }
     for container in containers(spec) {
-        let lifecycle = container.lifecycle.clone().unwrap_or_default();
-        let pre_stop = lifecycle.pre_stop.clone().unwrap_or_default();
-        let probes = [&container.startup_probe, &container.readiness_probe, &container.liveness_probe];
-        let words = [
-            (lifecycle.post_start.is_some(), "postStart"),
-            (pre_stop.http_get.is_some() || pre_stop.tcp_socket.is_some(), "preStop by httpGet"),
-            (probes.iter().any(|p| p.as_ref().is_some_and(|p| p.grpc.is_some())), "a grpc probe"),
-            (container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()), "volumeDevices"),
-        ];
-        if let Some((_, what)) = words.iter().find(|(asked, _)| *asked) {
-            return Err(config_error(&container.name, format!("{what} is not supported by this version of statefuld")));
+        if container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()) {
+            let message = "volumeDevices is not supported by this version of statefuld".to_owned();
+            return Err(config_error(&container.name, message));
         }
     }
     Ok(())

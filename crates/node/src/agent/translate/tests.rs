@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::*;
-use crate::shim::spec::{Hook, Mount, Root, Source};
+use crate::shim::spec::{Hook, Mount, Propagation, Root, Source};
 
 fn config() -> Config {
     Config {
@@ -46,8 +46,14 @@ fn a_plain_pod_is_carried_over() {
     assert_eq!(spec.cgroup, "statefuld-x/pod-u");
     let c = &spec.containers[0];
     assert_eq!(c.argv, ["/statefuld", "sample", "--port", "80"]);
-    let source = Source::Bind { path: "/v/data".into(), sub: None };
-    assert_eq!(c.mounts, [Mount { target: "/data".into(), read_only: true, source }]);
+    let mount = Mount {
+        target: "/data".into(),
+        read_only: true,
+        recursive_read_only: false,
+        propagation: Propagation::None,
+        source: Source::Bind { path: "/v/data".into(), sub: None },
+    };
+    assert_eq!(c.mounts, [mount]);
     assert_eq!((c.limits.cpu_quota_us, c.limits.memory_bytes), (Some(50_000), Some(64 << 20)));
     assert_eq!((spec.limits.cpu_quota_us, spec.limits.memory_bytes), (Some(50_000), Some(64 << 20)));
     assert_eq!((c.pre_stop.clone(), c.restart_count_base), (Some(Hook::Sleep { ms: 2000 }), 4));
