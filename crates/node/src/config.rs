@@ -217,6 +217,11 @@ impl Config {
         self.node_dir().join("dns")
     }
 
+    /// `DATA/node/images`: the images of this machine; shared with the commands that manage them.
+    pub fn images_dir(&self) -> PathBuf {
+        self.node_dir().join("images")
+    }
+
     /// `DATA/volumes`: what claims of class `local` hold.
     pub fn volumes_dir(&self) -> PathBuf {
         self.data_dir.join("volumes")

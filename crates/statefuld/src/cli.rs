@@ -38,6 +38,8 @@ pub enum Command {
     Plan(Plan),
     /// Say what waits, for what, and what would unblock it
     Why(Why),
+    /// Images of this machine: pull, import, list, remove, prune
+    Image(crate::images::ImageArgs),
     /// Serve the API and run controllers, without being a node
     Server(Serve),
     /// Claims and their folders: look, take data over, give it away

@@ -12,6 +12,7 @@
 //! | `connect` | the server that a command is about |
 //! | `up`, `down`, `server`, `bench` | the commands |
 //! | `volume` | claims and their folders |
+//! | `images` | `image`: the images of this machine |
 //! | `daemon` | the parts, put together; start and stop |
 //! | `ranges` | address and port ranges, as flags give them |
 //! | `place` | the data directory and its lock |
@@ -34,6 +35,7 @@ mod control;
 mod daemon;
 mod doctor;
 mod down;
+mod images;
 mod inside;
 mod install;
 mod manifest;
@@ -72,6 +74,7 @@ fn main() -> ExitCode {
             Command::Down(down) => down::run(down).await,
             Command::Plan(plan) => plan::run(plan).await,
             Command::Why(why) => why::run(why).await,
+            Command::Image(args) => images::run(args).await,
             Command::Server(server) => server::run(server).await,
             Command::Volume(volume) => volume::run(volume).await,
             Command::Bench(bench) => bench::run(bench).await,

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 use super::Shared;
+use super::images;
 use super::prepare::{epoch_of, with_addresses};
 use super::sources::Needs;
 use super::status::Hold;
@@ -52,7 +53,7 @@ impl Worker {
         told || reported.filter(|s| s.name == name).filter_map(|s| s.state.as_ref()).any(|s| s.waiting.is_none())
     }
 
-    async fn add_ephemeral(&self, shim: &Shim, pod: &Pod, container: &EphemeralContainer) -> Result<(), Hold> {
+    async fn add_ephemeral(&mut self, shim: &Shim, pod: &Pod, container: &EphemeralContainer) -> Result<(), Hold> {
         let refused = |reason: &str, message: String| Hold {
             container: container.name.clone(),
             reason: reason.to_owned(),
@@ -63,11 +64,14 @@ impl Worker {
         let fetched = Needs::of(&alone).fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace).await;
         let fetched =
             fetched.map_err(|e| refused("CreateContainerConfigError", format!("cannot read what it names: {e}")))?;
+        let images = self.ready_images(&alone).await?;
+        self.images.extend(images.iter().map(|(name, ready)| (name.clone(), ready.noted.clone())));
         let job = Preparation {
             shared: self.shared.clone(),
             dir: self.dir(),
             pod: with_addresses(&alone, self.address.unwrap_or(self.shared.host), self.shared.host),
             fetched,
+            images,
             plain,
             target: container.target_container_name.clone().filter(|t| !t.is_empty()),
         };
@@ -83,6 +87,7 @@ struct Preparation {
     /// With this container alone.
     pod: Pod,
     fetched: super::sources::Fetched,
+    images: BTreeMap<String, images::Ready>,
     plain: Container,
     target: Option<String>,
 }
@@ -106,11 +111,16 @@ impl Preparation {
             config: &self.shared.config,
             fetched: &self.fetched,
             volumes: &volumes,
+            images: &self.images,
             epoch,
             incarnation: 0,
             restarts: &BTreeMap::new(),
         };
-        let spec = translate::ephemeral(&inputs, &self.plain, self.target);
+        let refused =
+            |message: String| Hold { container: self.plain.name.clone(), reason: "ErrImagePull".to_owned(), message };
+        images::note(&self.dir, &self.images).map_err(|e| refused(e.to_string()))?;
+        images::are_there(&self.shared.images, &self.images).map_err(refused)?;
+        let spec = translate::ephemeral(&inputs, &self.plain, self.target.clone());
         spec.map_err(|Refusal { container, reason, message }| Hold { container, reason: reason.to_owned(), message })
     }
 }

@@ -17,6 +17,7 @@
 //! | [`api_server`] | where pods reach the API server |
 //! | `held` | pods that are gone and were not reported gone |
 //! | [`translate`], [`env`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
+//! | [`images`] | what containers run from: found, fetched, in use |
 //! | [`status`], [`report`], [`events`] | what the API is told |
 //! | [`register`], [`machine`] | the node itself |
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
@@ -34,6 +35,7 @@ pub mod fields;
 mod follow;
 pub mod handler;
 mod held;
+pub mod images;
 mod leave;
 mod limits;
 mod live;
@@ -121,6 +123,7 @@ where
     tasks.spawn(warm_up(shared.clone()));
     tasks.spawn(names::run(shared.clone()));
     tasks.spawn(reclaim::run(shared.clone()));
+    tasks.spawn(images::gc::run(shared.clone()));
     tasks.spawn(register_and_keep(shared.clone()));
     tasks.spawn(serve(shared.clone(), conn));
     let config = shared.config.clone();
@@ -142,6 +145,10 @@ pub struct Shared {
     pub(crate) events: Events,
     /// What running pods have files of.
     pub(crate) configs: live::Configs,
+    pub(crate) images: Arc<image::Store>,
+    pub(crate) puller: image::registry::Puller,
+    /// An image did not fit on the disk.
+    pub(crate) disk_full: tokio::sync::Notify,
     /// The machine's own address.
     pub(crate) host: Ipv4Addr,
     program: Option<PathBuf>,
@@ -169,6 +176,7 @@ impl Shared {
         }
         stop::clear(&config);
         let addresses = Addresses::open(&config.node_dir().join("addresses"), config.pod_cidr)?;
+        let images = images::open(&config, &ambient)?;
         let network = Network::ensure(&config).await?;
         Ok(Arc::new(Self {
             events: Events::start(client.clone(), &config.node_name, ambient.clone()),
@@ -178,6 +186,9 @@ impl Shared {
             exe: OnceCell::new(),
             sample_id: watch::Sender::new(String::new()),
             configs: live::Configs::new(client.clone()),
+            puller: images::puller(&images, &config, &ambient),
+            disk_full: tokio::sync::Notify::new(),
+            images,
             client,
             config,
             ambient,
@@ -449,6 +460,9 @@ pub enum Error {
     /// The node's network could not be made.
     #[error(transparent)]
     Network(#[from] network::Error),
+    /// The store of images cannot be used.
+    #[error(transparent)]
+    Images(#[from] image::store::StoreError),
     /// The record of addresses cannot be used.
     #[error(transparent)]
     Addresses(#[from] addresses::Error),

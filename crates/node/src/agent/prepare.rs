@@ -9,6 +9,7 @@ use k8s_openapi::api::core::v1::{HostIP, Pod, PodIP};
 
 use super::Shared;
 use super::held;
+use super::images;
 use super::status::Hold;
 use super::translate::{self, Inputs, Refusal};
 use super::worker::{Identity, hold};
@@ -24,6 +25,7 @@ pub(super) struct Preparation {
     pub(super) pod: Pod,
     pub(super) address: Ipv4Addr,
     pub(super) fetched: super::sources::Fetched,
+    pub(super) images: BTreeMap<String, images::Ready>,
     pub(super) incarnation: u64,
     pub(super) restarts: BTreeMap<String, u32>,
 }
@@ -51,6 +53,7 @@ impl Preparation {
             config,
             fetched: &self.fetched,
             volumes: &volumes,
+            images: &self.images,
             epoch,
             incarnation: self.incarnation,
             restarts: &self.restarts,
@@ -60,6 +63,8 @@ impl Preparation {
             reason: reason.to_owned(),
             message,
         })?;
+        images::note(&self.dir, &self.images).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
+        images::are_there(&self.shared.images, &self.images).map_err(|e| hold("ErrImagePull", e))?;
         spec.write(&self.dir).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         fault::point(Point::SpecWritten);
         let _ = std::fs::remove_file(self.dir.join(super::stop::MARK));

@@ -29,6 +29,8 @@ const LAPSED: Duration = Duration::from_secs(LEASE_S as u64);
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// Most pods that a node takes.
 const MAX_PODS: u32 = 110;
+/// Most images that the node's status lists.
+const MAX_IMAGES: usize = 50;
 /// The version of Kubernetes whose behaviour is followed.
 const KUBERNETES: &str = "v1.37.0";
 
@@ -64,6 +66,8 @@ pub async fn keep(
     term: CancellationToken,
 ) {
     let mut spoke = ambient.boottime();
+    // Not that of now: what came before the node was registered may not be in its status.
+    let mut told = None;
     loop {
         let at = ambient.boottime();
         let pause = match renew(&client, &config, &node, &ambient).await {
@@ -80,9 +84,10 @@ pub async fn keep(
                 RETRY_AFTER
             }
         };
-        if at.saturating_sub(spoke) >= HEARTBEAT {
+        let images = images_stamp(&config);
+        if at.saturating_sub(spoke) >= HEARTBEAT || images != told {
             match register(&client, &config, &host, &ambient).await {
-                Ok(_) => spoke = at,
+                Ok(_) => (spoke, told) = (at, images),
                 Err(error) => tracing::warn!(%error, "the node's conditions were not written; trying again"),
             }
         }
@@ -153,6 +158,7 @@ fn status(config: &Config, host: &str, found: &Node, ambient: &Ambient) -> Value
             "lastHeartbeatTime": seconds(now), "lastTransitionTime": before.unwrap_or_else(|| seconds(now))})
     };
     json!({
+        "images": images(config, ambient),
         "capacity": resources,
         "allocatable": resources,
         "addresses": [
@@ -178,6 +184,22 @@ fn status(config: &Config, host: &str, found: &Node, ambient: &Ambient) -> Value
             "architecture": machine::architecture(),
         },
     })
+}
+
+/// The images that are there, the largest first, as many as the kubelet tells.
+fn images(config: &Config, ambient: &Ambient) -> Vec<Value> {
+    let found = image::Store::open(&config.images_dir(), ambient.clone()).and_then(|store| store.images());
+    let mut images = found.unwrap_or_else(|error| {
+        tracing::warn!(%error, "which images there are is not known");
+        Vec::new()
+    });
+    images.sort_by_key(|image| std::cmp::Reverse(image.size));
+    images.iter().take(MAX_IMAGES).map(|i| json!({"names": i.names, "sizeBytes": i.size})).collect()
+}
+
+/// Changes with the list of images.
+fn images_stamp(config: &Config) -> Option<std::time::SystemTime> {
+    std::fs::metadata(config.images_dir().join("index.json")).and_then(|m| m.modified()).ok()
 }
 
 /// Times of objects have whole seconds.

@@ -11,6 +11,7 @@ use k8s_openapi::api::core::v1::{
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::ephemeral::as_container;
+use super::images::Noted;
 use super::translate::qos_class;
 use crate::shim::state::{self, Phase, PodState, Status, Termination};
 
@@ -35,6 +36,8 @@ pub struct Facts<'a> {
     pub host: Ipv4Addr,
     /// Identity of the built-in image, where it is known.
     pub sample_id: &'a str,
+    /// What its containers run from, by their names.
+    pub images: &'a BTreeMap<String, Noted>,
     /// Once everything has ended, that is the end of the pod.
     pub ends: bool,
     /// Why it is ended for good although nobody asked for it.
@@ -186,7 +189,12 @@ pub fn is_ready(status: &PodStatus) -> bool {
 fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) -> ContainerStatus {
     let image = container.image.clone().unwrap_or_default();
     let sample = image.starts_with(super::translate::SAMPLE_IMAGE);
-    let image_id = if sample { facts.sample_id.to_owned() } else { String::new() };
+    let (image, image_id) = match facts.images.get(&container.name) {
+        // As the runtime knows it, not as the pod wrote it.
+        Some(noted) => (noted.image.clone(), noted.image_id.clone()),
+        None if sample => (image, facts.sample_id.to_owned()),
+        None => (image, String::new()),
+    };
     let carried = facts.carried.get(&container.name);
     let most = message_bytes(facts.pod);
     let found = facts.state.and_then(|s| s.container(&container.name));

@@ -89,6 +89,7 @@ impl Case {
             address: Some(Ipv4Addr::new(10, 201, 7, 2)),
             host: Ipv4Addr::new(192, 0, 2, 2),
             sample_id: "",
+            images: &BTreeMap::new(),
             ends: self.leaving || ending(pod.spec.as_ref().expect("a spec")) != Ending::Never,
             verdict: self.verdict.as_ref(),
             now: at(100),

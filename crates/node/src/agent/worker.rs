@@ -42,6 +42,7 @@ use tokio::sync::{oneshot, watch};
 
 use super::Shared;
 use super::follow::{Follow, Patience};
+use super::images;
 use super::limits;
 use super::prepare::{Preparation, with_addresses};
 use super::renew;
@@ -102,6 +103,12 @@ pub struct Worker {
     pub(super) refused: BTreeMap<String, Hold>,
     pub(super) leaving: bool,
     pub(super) tries: u32,
+    /// What its containers run from.
+    pub(super) images: BTreeMap<String, images::Noted>,
+    /// Images that could not be fetched.
+    pub(super) pulls: images::BackOffs,
+    /// How long the next hold lasts, where that is known.
+    pub(super) pause: Option<Duration>,
     /// When its files are to be written anew, on the monotonic clock; none where nothing in them ends.
     pub(super) renew_at: Option<Duration>,
     /// Labels and annotations that its files were last made of.
@@ -157,6 +164,9 @@ impl Worker {
             refused: BTreeMap::new(),
             leaving: false,
             tries: 0,
+            images: BTreeMap::new(),
+            pulls: images::BackOffs::default(),
+            pause: None,
             renew_at: None,
             described: None,
             verdict: None,
@@ -217,6 +227,7 @@ impl Worker {
             return Found::Nothing;
         }
         self.remember_reported();
+        self.images = images::noted(&dir);
         let mut patience = Patience::default();
         loop {
             let error = match Shim::connect(&dir).await {
@@ -344,6 +355,8 @@ impl Worker {
         }
         match self.prepare(incarnation).await {
             Ok(()) => {}
+            // Whatever was cut short says nothing of the pod.
+            Err(_) if self.interrupted() => return Raised::Interrupted,
             Err(hold) => return Raised::Held(hold),
         }
         if self.interrupted() {
@@ -381,6 +394,8 @@ impl Worker {
         fault::point(Point::AddressRecorded);
         self.address = Some(address);
         self.publish();
+        let images = self.ready_images(&pod).await?;
+        self.images = images.iter().map(|(name, ready)| (name.clone(), ready.noted.clone())).collect();
         let pod = with_addresses(&pod, address, self.shared.host);
         let job = Preparation {
             shared: self.shared.clone(),
@@ -389,6 +404,7 @@ impl Worker {
             pod,
             address,
             fetched,
+            images,
             incarnation,
             restarts: self.carried.iter().map(|(name, c)| (name.clone(), c.restarts)).collect(),
         };
@@ -440,23 +456,24 @@ impl Worker {
             match hold.reason.as_str() {
                 "FailedMount" => self.shared.events.warning(pod, None, "FailedMount", &hold.message),
                 "FailedCreatePodSandBox" => self.shared.events.warning(pod, None, &hold.reason, &hold.message),
+                // What exactly was said when it happened.
+                reason if reason.contains("Image") => {
+                    self.shared.events.warning(pod, container, "Failed", &format!("Error: {reason}"));
+                }
                 _ => self.shared.events.warning(pod, container, "Failed", &format!("Error: {}", hold.message)),
             }
         }
         match hold.reason.as_str() {
             // Upstream leaves the container's reason alone for what lies outside of it.
             "FailedMount" | "FailedCreatePodSandBox" => hold.reason = "ContainerCreating".to_owned(),
-            "ErrImagePull" if self.tries > 0 => {
-                hold.reason = "ImagePullBackOff".to_owned();
-                hold.message = format!("Back-off pulling image: {}", hold.message);
-            }
             _ => {}
         }
         self.hold = Some(hold);
         self.publish();
         let pause = HOLD_FIRST.saturating_mul(1 << self.tries.min(10)).min(HOLD_MAX);
         self.tries = self.tries.saturating_add(1);
-        self.wait_for_change(Some(self.shared.ambient.jitter(pause, 0.2))).await;
+        let pause = self.pause.take().unwrap_or_else(|| self.shared.ambient.jitter(pause, 0.2));
+        self.wait_for_change(Some(pause)).await;
     }
 
     /// Waits for another version of the object, the agent's end, or the time.
@@ -509,6 +526,7 @@ impl Worker {
             address: self.address,
             host: self.shared.host,
             sample_id: &self.shared.sample_id.borrow(),
+            images: &self.images,
             now: self.shared.ambient.now(),
         });
         self.reporter.publish(built);

@@ -16,6 +16,7 @@
 
 pub mod credentials;
 pub mod host;
+mod image;
 mod join;
 mod keeper;
 mod mounts;

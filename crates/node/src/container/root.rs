@@ -16,7 +16,7 @@ use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_chang
 use super::mounts::{
     Seal, attach, copy_sealed, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs,
 };
-use super::{During, StartFailure, host, propagation};
+use super::{During, StartFailure, host, image, propagation};
 use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Propagation, Root, ShimSpec, Source};
 use crate::sys;
 
@@ -80,12 +80,20 @@ impl<'a> Builder<'a> {
         // One that lies inside another comes after it, however they were listed.
         mounts.sort_by_key(|prepared| prepared.mount.target.components().count());
         let files = self.prepare_files()?;
-        tmpfs(self.stage, 0o755, Some(ROOT_SIZE), MountFlags::NODEV).during("mounting the root")?;
         match &self.container.root {
-            Root::Host => self.host_root()?,
-            Root::Sample => self.sample_root()?,
+            Root::Image { layers, .. } => self.image_root(layers)?,
+            kind => {
+                tmpfs(self.stage, 0o755, Some(ROOT_SIZE), MountFlags::NODEV).during("mounting the root")?;
+                match kind {
+                    Root::Sample => self.sample_root()?,
+                    _ => self.host_root()?,
+                }
+            }
         }
         self.pivot()?;
+        if let Root::Image { .. } = &self.container.root {
+            image::plain_folders()?;
+        }
         // /dev first: masks of files are made of its null device.
         self.devices()?;
         self.kernel_mounts()?;
@@ -97,9 +105,12 @@ impl<'a> Builder<'a> {
             mount_volume(prepared)?;
         }
         self.working_directory()?;
+        if let (Root::Image { volumes, .. }, true) = (&self.container.root, self.container.read_only_root) {
+            image::volumes(volumes, &self.container.mounts)?;
+        }
         // The built-in image is one that is never written to; what a program needs to write is mounted there.
-        let image = !matches!(self.container.root, Root::Host);
-        if self.container.read_only_root || image {
+        let sample = matches!(self.container.root, Root::Sample { .. });
+        if self.container.read_only_root || sample {
             let frozen = if self.container.read_only_root { &self.writable[..] } else { &self.writable[..1] };
             for path in frozen {
                 sys::read_only_mount(path).during(format!("making {} read-only", path.display()))?;
@@ -221,6 +232,11 @@ impl<'a> Builder<'a> {
         Ok(layers)
     }
 
+    /// The image's layers, under an overlay of this start's own.
+    fn image_root(&self, layers: &[PathBuf]) -> Result<(), StartFailure> {
+        image::mount(layers, &self.layers_folder()?, self.stage)
+    }
+
     /// One program and the folders that every program expects.
     fn sample_root(&self) -> Result<(), StartFailure> {
         // Everything that is executed here is executed by a process that runs from the sealed copy of it already: the
@@ -253,6 +269,10 @@ impl<'a> Builder<'a> {
             for path in FROZEN {
                 freeze(Path::new(path)).during(format!("freezing {path}"))?;
             }
+        }
+        if matches!(self.container.root, Root::Image { .. }) {
+            // An image has its own, as it wants them.
+            return Ok(());
         }
         let mut scratch = vec![("/tmp", 0o1777), ("/run", 0o755)];
         if self.container.root == Root::Sample {
@@ -299,7 +319,12 @@ impl<'a> Builder<'a> {
     }
 
     fn pod_files(&self, files: Vec<(&'static str, OwnedFd)>) -> Result<(), StartFailure> {
-        make_folder(Path::new("/etc"), 0o755)?;
+        let etc = Path::new("/etc");
+        if fs::metadata(etc).is_err() {
+            make_folder(etc, 0o755)?;
+        }
+        // Whatever an image has there, a pipe even, is not written to.
+        let _ = fs::remove_file("/etc/hostname");
         fs::write("/etc/hostname", format!("{}\n", self.pod.hostname)).during("writing /etc/hostname")?;
         for (target, tree) in files {
             let path = Path::new(target);

@@ -218,6 +218,14 @@ pub enum Root {
     Host,
     /// The built-in image: nothing but our binary as `/statefuld`, read-only.
     Sample,
+    /// An image's layers under an overlay that takes the writes of one start of the container.
+    Image {
+        /// Folders with the layers, the lowest first.
+        layers: Vec<PathBuf>,
+        /// Folders that the image wants to write to, also where the root is read-only.
+        #[serde(default)]
+        volumes: Vec<PathBuf>,
+    },
 }
 
 /// A mount on top of the root.

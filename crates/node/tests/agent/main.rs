@@ -3,5 +3,6 @@
 mod apart;
 mod faults;
 mod harness;
+mod images;
 mod life;
 mod pods;

@@ -5,6 +5,7 @@ mod ephemeral;
 mod exec;
 mod harness;
 mod hooks;
+mod images;
 mod life;
 mod propagation;
 mod roots;

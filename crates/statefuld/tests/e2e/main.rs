@@ -12,6 +12,7 @@ mod explain;
 mod first_day;
 mod first_light;
 mod harness;
+mod images;
 mod inside;
 mod journal;
 mod kubectl;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod, PodSpec};
 
 use super::{Refusal, config_error};
+use crate::agent::images;
 use crate::probe::run::{path_of, port_of};
 use crate::shim::spec::{ExitCodes, Hook, HttpHook, LastWords, RestartPolicy};
 
@@ -101,9 +102,10 @@ pub(super) fn last_words(container: &Container) -> Option<LastWords> {
 }
 
 /// The signal that asks a container to end.
-pub(super) fn stop_signal(container: &Container) -> Result<i32, Refusal> {
+pub(super) fn stop_signal(container: &Container, image: Option<&images::Ready>) -> Result<i32, Refusal> {
     let Some(name) = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref()) else {
-        return Ok(libc::SIGTERM);
+        let of_image = image.map_or(Ok(libc::SIGTERM), images::Ready::stop_signal);
+        return of_image.map_err(|message| config_error(&container.name, message));
     };
     signal(name).ok_or_else(|| config_error(&container.name, format!("lifecycle.stopSignal: there is no {name}")))
 }

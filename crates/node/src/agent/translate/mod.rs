@@ -21,14 +21,14 @@ use std::collections::BTreeMap;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
 
-use super::env;
 use super::sources::Fetched;
+use super::{env, images};
 use crate::config::Config;
 use crate::network::files;
 use crate::shim::spec::{BackOff, Capabilities, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
 use crate::volume::{self, Ready};
 pub use resources::qos_class;
-pub use root::{HOST_CLASS, SAMPLE_IMAGE, on_host_root};
+pub use root::{HOST_CLASS, SAMPLE_IMAGE, is_sample, on_host_root};
 
 /// Grace period where neither pod nor deletion names one.
 pub const DEFAULT_GRACE_S: i64 = 30;
@@ -44,6 +44,8 @@ pub struct Inputs<'a> {
     pub fetched: &'a Fetched,
     /// Its volumes.
     pub volumes: &'a BTreeMap<String, Ready>,
+    /// The images of its containers, by the containers' names.
+    pub images: &'a BTreeMap<String, images::Ready>,
     /// The epoch of its binding.
     pub epoch: u64,
     /// Incarnation of the first container started in this sandbox.
@@ -116,19 +118,21 @@ pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
 fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -> Result<ContainerSpec, Refusal> {
     let refuse = |message: String| config_error(&container.name, message);
     let environment = env::variables(inputs.pod, container, inputs.fetched).map_err(refuse)?;
+    let image = inputs.images.get(&container.name).filter(|_| !on_host_root(spec));
     let lookup = |name: &str| environment.iter().rev().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
     let expand = |text: &str| env::expand(text, lookup);
-    let (root, argv) = root::root_and_argv(spec, container, expand)?;
+    let (root, argv) = root::root_and_argv(spec, container, image, expand)?;
     let mounts = volume::mounts(container, inputs.volumes, expand).map_err(|e| refuse(e.to_string()))?;
     let security = container.security_context.clone().unwrap_or_default();
-    let user = user::of(inputs.pod, spec, container, &security)?;
+    let user = user::of(inputs.pod, spec, container, &security, image)?;
+    let environment = image.map_or_else(|| environment.clone(), |image| image.environment(&environment, user.uid));
     Ok(ContainerSpec {
         name: container.name.clone(),
         role,
         root,
         argv,
-        env: environment.clone(),
-        cwd: container.working_dir.clone().unwrap_or_default(),
+        env: environment,
+        cwd: root::working_directory(container, image),
         mounts,
         user,
         capabilities: Capabilities {
@@ -150,7 +154,7 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
         last_words: life::last_words(container),
         restart_policy: life::own_restart_policy(container),
         restart_on: life::restart_on(container)?,
-        stop_signal: life::stop_signal(container)?,
+        stop_signal: life::stop_signal(container, image)?,
         restart_count_base: inputs.restarts.get(&container.name).copied().unwrap_or(0),
     })
 }

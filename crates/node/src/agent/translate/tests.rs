@@ -26,6 +26,7 @@ fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
         config: &config(),
         fetched: &Fetched::default(),
         volumes: &volumes,
+        images: &BTreeMap::new(),
         epoch: 9,
         incarnation: 1,
         restarts: &BTreeMap::from([("c".to_owned(), 4)]),
@@ -79,7 +80,6 @@ fn what_cannot_be_done_is_refused_with_upstreams_reason() {
         json!({"containers": [container]})
     };
     assert_eq!(reason(image(json!({}))), "ErrImagePull");
-    assert_eq!(reason(image(json!({"imagePullPolicy": "Never"}))), "ErrImageNeverPull");
     let sample = json!({"name": "c", "image": SAMPLE_IMAGE, "securityContext": {"runAsNonRoot": true}});
     assert_eq!(reason(json!({"containers": [sample]})), "CreateContainerConfigError");
     assert_eq!(reason(json!({"hostPID": true, "containers": []})), "CreateContainerConfigError");
