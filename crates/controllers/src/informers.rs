@@ -1,20 +1,22 @@
 //! The informers that scheduler, volumes, endpoints and nodes have in common: one per kind and process.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use ambient::Ambient;
 use k8s_openapi::api::coordination::v1::Lease;
 use k8s_openapi::api::core::v1::{
-    Endpoints, Namespace, Node, NodeSelectorTerm, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod,
-    Service, ServiceAccount, Toleration,
+    Endpoints, Namespace, Node, ObjectReference, PersistentVolume, PersistentVolumeClaim, Pod, Service, ServiceAccount,
 };
 use k8s_openapi::api::discovery::v1::EndpointSlice;
+use k8s_openapi::api::policy::v1::PodDisruptionBudget;
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference;
 use kube::{Api, Client};
 
 use crate::Term;
 use crate::informer::{Informer, Key};
+use crate::scheduler::needs::Needs;
 
 /// The namespace of the nodes' leases.
 pub const NODE_LEASES: &str = "kube-node-lease";
@@ -44,6 +46,8 @@ pub struct Informers {
     pub namespaces: Informer<Namespace>,
     /// The service accounts called `default`.
     pub accounts: Informer<ServiceAccount>,
+    /// All disruption budgets.
+    pub budgets: Informer<PodDisruptionBudget>,
 }
 
 impl Informers {
@@ -71,6 +75,7 @@ impl Informers {
             accounts: Informer::builder(Api::all(client.clone()), Some)
                 .fields("metadata.name=default")
                 .start(term, ambient),
+            budgets: Informer::builder(Api::all(client.clone()), Some).start(term, ambient),
         }
     }
 }
@@ -78,7 +83,8 @@ impl Informers {
 /// What the controllers here need of a pod.
 ///
 /// Index keys: `node:<name>` for a pod that takes room on a node, `claim:<namespace>/<claim>` for each claim
-/// of a pod that has not ended, `unscheduled` for a pod that waits for a node.
+/// of a pod that has not ended, `unscheduled` for a pod that waits for a node, and `unscheduled:looking` where its place
+/// depends on where others are.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct PodView {
     /// Namespace.
@@ -99,12 +105,8 @@ pub struct PodView {
     pub scheduler: String,
     /// It has scheduling gates.
     pub gated: bool,
-    /// Labels that its node must have.
-    pub node_selector: BTreeMap<String, String>,
-    /// Required node affinity; one of the terms must match.
-    pub node_affinity: Option<Vec<NodeSelectorTerm>>,
-    /// Taints that it bears.
-    pub tolerations: Vec<Toleration>,
+    /// What it asks of its node.
+    pub needs: Arc<Needs>,
     /// The claims that it mounts.
     pub claims: Vec<String>,
     /// Some of them are made from templates in it.
@@ -128,6 +130,9 @@ pub struct PodView {
 impl PodView {
     pub(crate) fn of(pod: Pod) -> Option<Self> {
         let (meta, spec, status) = (pod.metadata, pod.spec.unwrap_or_default(), pod.status.unwrap_or_default());
+        let labels = meta.labels.unwrap_or_default();
+        let namespace = meta.namespace.unwrap_or_default();
+        let needs = Arc::new(Needs::of(&namespace, &labels, &spec, &status));
         let conditions = status.conditions.unwrap_or_default();
         let condition = |kind: &str| conditions.iter().find(|condition| condition.type_ == kind);
         let name = meta.name.unwrap_or_default();
@@ -136,7 +141,6 @@ impl PodView {
             volume.persistent_volume_claim.as_ref().map(|source| source.claim_name.clone()).or(ephemeral)
         });
         let ephemeral = spec.volumes.iter().flatten().any(|volume| volume.ephemeral.is_some());
-        let affinity = spec.affinity.and_then(|a| a.node_affinity);
         let containers = spec.containers.iter().chain(spec.init_containers.iter().flatten());
         let ports = containers.flat_map(|c| c.ports.iter().flatten()).filter_map(|port| {
             let protocol = port.protocol.clone().unwrap_or_else(|| "TCP".into());
@@ -156,18 +160,14 @@ impl PodView {
                 let text = |text: &Option<String>| text.clone().unwrap_or_default();
                 (c.status.clone(), text(&c.reason), text(&c.message))
             }),
-            namespace: meta.namespace.unwrap_or_default(),
+            namespace,
             uid: meta.uid.unwrap_or_default(),
-            labels: meta.labels.unwrap_or_default().into_iter().collect(),
+            labels,
             deleting: meta.deletion_timestamp.is_some(),
             node: spec.node_name.filter(|node| !node.is_empty()),
             scheduler: spec.scheduler_name.unwrap_or_default(),
             gated: spec.scheduling_gates.is_some_and(|gates| !gates.is_empty()),
-            node_selector: spec.node_selector.unwrap_or_default().into_iter().collect(),
-            node_affinity: affinity
-                .and_then(|a| a.required_during_scheduling_ignored_during_execution)
-                .map(|required| required.node_selector_terms),
-            tolerations: spec.tolerations.unwrap_or_default(),
+            needs,
             hostname: spec.hostname.unwrap_or_default(),
             subdomain: spec.subdomain.unwrap_or_default(),
             phase: status.phase.unwrap_or_default(),
@@ -183,8 +183,17 @@ impl PodView {
 
     /// It waits for the default scheduler to find it a node.
     pub fn wants_node(&self) -> bool {
+        self.is_homeless() && !self.gated
+    }
+
+    /// It waits until the default scheduler may look for a node.
+    pub fn is_gated(&self) -> bool {
+        self.is_homeless() && self.gated
+    }
+
+    fn is_homeless(&self) -> bool {
         let ours = self.scheduler.is_empty() || self.scheduler == "default-scheduler";
-        ours && self.node.is_none() && !self.deleting && !self.gated && !self.is_over()
+        ours && self.node.is_none() && !self.deleting && !self.is_over()
     }
 
     /// Namespace and name.
@@ -213,6 +222,9 @@ impl PodView {
         keys.extend(self.claims.iter().map(|claim| format!("claim:{}/{claim}", self.namespace)));
         if self.wants_node() {
             keys.push("unscheduled".to_owned());
+            if self.needs.looks_at_others() {
+                keys.push("unscheduled:looking".to_owned());
+            }
         }
         keys
     }

@@ -13,7 +13,9 @@
 //! - [`statefulset`]: the driver of the pure planner.
 //! - [`roster`]: all controllers by name, and which of them a process runs.
 //! - [`informers`]: the copies that the following share.
-//! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`gc`]: what a set needs around it, each one `run`.
+//! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`taint_eviction`], [`gc`]: what a set needs around it, each one
+//!   `run`.
+//! - [`governing`]: tells sets whose service is not as it should be.
 //! - [`workloads`]: the drivers of the planners of Deployments, ReplicaSets, Jobs and CronJobs.
 //! - [`root_ca`], [`tokens`], [`aggregation`]: what accounts and roles need.
 
@@ -21,6 +23,7 @@ pub mod aggregation;
 pub mod endpoints;
 pub mod events;
 pub mod gc;
+pub mod governing;
 pub mod informer;
 pub mod informers;
 mod lean;
@@ -31,6 +34,7 @@ pub mod root_ca;
 pub mod roster;
 pub mod scheduler;
 pub mod statefulset;
+pub mod taint_eviction;
 mod term;
 pub mod tokens;
 pub mod volumes;

@@ -12,7 +12,10 @@ use kube::Client;
 use tokio::task::JoinSet;
 
 use crate::informers::Informers;
-use crate::{Term, aggregation, endpoints, gc, nodes, quota, root_ca, scheduler, statefulset, tokens, volumes, workloads};
+use crate::{
+    Term, aggregation, endpoints, gc, governing, nodes, quota, root_ca, scheduler, statefulset, taint_eviction, tokens,
+    volumes, workloads,
+};
 
 /// One controller.
 pub struct Controller {
@@ -91,6 +94,13 @@ pub static CONTROLLERS: &[Controller] = &[
         run: |client, p| boxed(gc::run(client, p.term(), p.ambient())),
     },
     Controller {
+        name: "governing-service-controller",
+        alias: "governing-service",
+        does: "tells sets whose service is missing or not headless",
+        account: Account::Service("statefulset-controller"),
+        run: |client, p| boxed(governing::run(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
         name: "job-controller",
         alias: "job",
         does: "Jobs",
@@ -107,7 +117,7 @@ pub static CONTROLLERS: &[Controller] = &[
     Controller {
         name: "node-lifecycle-controller",
         alias: "nodelifecycle",
-        does: "taints nodes that are not ready, and evicts",
+        does: "taints nodes that are not ready",
         account: Account::Service("node-controller"),
         run: |client, p| boxed(nodes::run(client, p.term(), p.ambient(), p.informers())),
     },
@@ -186,6 +196,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "StatefulSets",
         account: Account::Service("statefulset-controller"),
         run: |client, p| boxed(statefulset::run(client, p.term(), p.ambient(), statefulset::Options::default())),
+    },
+    Controller {
+        name: "taint-eviction-controller",
+        alias: "",
+        does: "takes pods off nodes whose taints they do not bear",
+        account: Account::Service("taint-eviction-controller"),
+        run: |client, p| boxed(taint_eviction::run(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
         name: "ttl-after-finished-controller",

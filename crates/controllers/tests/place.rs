@@ -14,6 +14,22 @@ fn bound_to(node: &'static str) -> impl Fn(&Value) -> bool {
     move |pod| pod["spec"]["nodeName"] == node
 }
 
+/// Its condition PodScheduled says so, at least to begin with.
+fn told(words: &'static str) -> impl Fn(&Value) -> bool {
+    move |pod| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        let says = |c: &Value| c["message"].as_str().is_some_and(|message| message.starts_with(words));
+        conditions.iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "Unschedulable" && says(c))
+    }
+}
+
+/// Requires to be apart from pods of the same label on the same machine.
+fn apart(pod: &mut Value) {
+    pod["metadata"]["labels"] = json!({"app": "web"});
+    pod["spec"]["affinity"] = json!({"podAntiAffinity": {"requiredDuringSchedulingIgnoredDuringExecution": [
+        {"topologyKey": "kubernetes.io/hostname", "labelSelector": {"matchLabels": {"app": "web"}}}]}});
+}
+
 #[tokio::test]
 async fn a_pod_with_a_new_claim_gets_node_volume_and_folder() {
     let cluster = Cluster::start().await;
@@ -51,14 +67,6 @@ async fn a_pod_with_a_new_claim_gets_node_volume_and_folder() {
 async fn a_pod_without_a_place_is_told_why_and_goes_when_there_is_one() {
     let cluster = Cluster::start().await;
     cluster.pod("early", &[], |_| ()).await;
-    let told = |words: &'static str| {
-        move |pod: &Value| {
-            let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
-            conditions.iter().any(|c| {
-                c["type"] == "PodScheduled" && c["reason"] == "Unschedulable" && c["message"].as_str() == Some(words)
-            })
-        }
-    };
     cluster.until("Pod", "default", "early", told("no nodes available to schedule pods")).await;
     cluster.node("n1").await;
     cluster.until("Pod", "default", "early", bound_to("n1")).await;
@@ -181,5 +189,153 @@ async fn a_claim_of_a_class_that_is_not_there_waits_for_it() {
         "provisioner": "statefuld.io/local", "volumeBindingMode": "Immediate"});
     cluster.create("StorageClass", "", class).await;
     cluster.until("PersistentVolumeClaim", "default", "c", phase("Bound")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn pods_that_must_be_apart_wait_for_a_node_of_their_own_also_while_volumes_are_made() {
+    let cluster = Cluster::start().await;
+    for node in ["n1", "n2"] {
+        cluster.node(node).await;
+    }
+    // All at once, each with a volume that ties it to the node that was chosen first.
+    for i in 0..3 {
+        cluster.claim(&format!("c{i}")).await;
+    }
+    for i in 0..3 {
+        cluster.pod(&format!("web-{i}"), &[&format!("c{i}")], apart).await;
+    }
+    let waits = "0/2 nodes are available: 2 node(s) didn't match pod anti-affinity rules. preemption: 0/2 nodes are \
+                 available: 2 No preemption victims found for incoming pod.";
+    let placed = |pods: &[Value]| pods.iter().filter(|pod| pod["spec"]["nodeName"].is_string()).count();
+    let settled = async {
+        loop {
+            let pods = cluster.list("Pod", "default").await;
+            if placed(&pods) == 2 && pods.iter().any(told(waits)) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    };
+    tokio::time::timeout(support::PATIENCE, settled).await.expect("two are placed, and one waits");
+    cluster.node("n3").await;
+    for i in 0..3 {
+        cluster.until("Pod", "default", &format!("web-{i}"), |pod| pod["spec"]["nodeName"].is_string()).await;
+    }
+    let homes: std::collections::BTreeSet<String> =
+        cluster.list("Pod", "default").await.iter().map(|pod| pod["spec"]["nodeName"].to_string()).collect();
+    assert_eq!(homes.len(), 3);
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_gated_pod_says_so_and_goes_when_its_gates_do() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    cluster.pod("gated", &[], |pod| pod["spec"]["schedulingGates"] = json!([{"name": "example.com/wait"}])).await;
+    let gated = |pod: &Value| {
+        let conditions = pod["status"]["conditions"].as_array().cloned().unwrap_or_default();
+        conditions.iter().any(|c| c["type"] == "PodScheduled" && c["reason"] == "SchedulingGated")
+    };
+    cluster.until("Pod", "default", "gated", gated).await;
+    cluster.patch("Pod", "default", "gated", json!({"spec": {"schedulingGates": []}})).await;
+    cluster.until("Pod", "default", "gated", bound_to("n1")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_more_important_pod_takes_the_place_of_a_less_important_one() {
+    let cluster = Cluster::start().await;
+    cluster.node("n1").await;
+    let room = json!({"conditions": [{"type": "Ready", "status": "True"}], "allocatable": {"pods": "9", "cpu": "2"}});
+    cluster.patch_status("Node", "", "n1", room).await;
+    let class = json!({"apiVersion": "scheduling.k8s.io/v1", "kind": "PriorityClass", "metadata": {"name": "high"},
+        "value": 1000});
+    cluster.create("PriorityClass", "", class).await;
+    let asks = |pod: &mut Value| pod["spec"]["containers"][0]["resources"] = json!({"requests": {"cpu": "2"}});
+    cluster
+        .pod("low", &[], |pod| {
+            asks(pod);
+            pod["metadata"]["finalizers"] = json!(["example.com/look"]);
+        })
+        .await;
+    cluster.until("Pod", "default", "low", bound_to("n1")).await;
+    cluster
+        .pod("high", &[], |pod| {
+            asks(pod);
+            pod["spec"]["priorityClassName"] = json!("high");
+        })
+        .await;
+    let leaving = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
+    let victim = cluster.until("Pod", "default", "low", leaving).await;
+    let conditions = victim["status"]["conditions"].as_array().expect("conditions");
+    let target = conditions.iter().find(|c| c["type"] == "DisruptionTarget").expect("it was told");
+    assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("PreemptionByScheduler")));
+    cluster.until("Pod", "default", "high", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
+    cluster.patch("Pod", "default", "low", json!({"metadata": {"finalizers": []}})).await;
+    cluster.delete("Pod", "default", "low", DeleteParams::default().grace_period(0)).await;
+    cluster.until("Pod", "default", "high", bound_to("n1")).await;
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn a_claim_that_waits_is_given_a_volume_made_by_hand_where_its_pod_fits() {
+    let cluster = Cluster::start().await;
+    for node in ["n1", "n2"] {
+        cluster.node(node).await;
+    }
+    let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "by-hand"},
+        "provisioner": "kubernetes.io/no-provisioner", "volumeBindingMode": "WaitForFirstConsumer"});
+    cluster.create("StorageClass", "", class).await;
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "c"}, "spec": {
+        "storageClassName": "by-hand", "accessModes": ["ReadWriteOnce"], "selector": {"matchLabels": {"disk": "ssd"}},
+        "resources": {"requests": {"storage": "1Gi"}}}});
+    cluster.create("PersistentVolumeClaim", "default", claim).await;
+    cluster.pod("user", &["c"], |_| ()).await;
+    let waits = "0/2 nodes are available: 2 node(s) didn't find available persistent volumes to bind.";
+    cluster.until("Pod", "default", "user", told(waits)).await;
+    let volume = |name: &str, disk: &str, host: &str| {
+        json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": name, "labels": {"disk": disk}},
+            "spec": {"capacity": {"storage": "2Gi"}, "accessModes": ["ReadWriteOnce"], "storageClassName": "by-hand",
+                "local": {"path": "/disks/1"}, "nodeAffinity": {"required": {"nodeSelectorTerms": [
+                    {"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": [host]}]}]}}}})
+    };
+    cluster.create("PersistentVolume", "", volume("slow", "hdd", "n1")).await;
+    cluster.create("PersistentVolume", "", volume("fast", "ssd", "n2")).await;
+    cluster.until("Pod", "default", "user", bound_to("n2")).await;
+    let claim = cluster.get("PersistentVolumeClaim", "default", "c").await.expect("there");
+    assert_eq!((&claim["spec"]["volumeName"], &claim["status"]["phase"]), (&json!("fast"), &json!("Bound")));
+    cluster.stop().await;
+}
+
+#[tokio::test]
+async fn pods_leave_a_node_whose_taints_they_do_not_bear() {
+    let (ambient, clock) = ambient::Ambient::manual("2026-01-02T03:04:05Z".parse().expect("a time"), 1);
+    let cluster = Cluster::start_with(ambient).await;
+    cluster.node("n1").await;
+    let bears = |seconds: Value| {
+        move |pod: &mut Value| {
+            pod["metadata"]["finalizers"] = json!(["example.com/look"]);
+            pod["spec"]["tolerations"] = json!([{"key": "gone", "operator": "Exists", "tolerationSeconds": seconds}]);
+        }
+    };
+    cluster.pod("at-once", &[], |pod| pod["metadata"]["finalizers"] = json!(["example.com/look"])).await;
+    cluster.pod("later", &[], bears(json!(3600))).await;
+    cluster.pod("never", &[], bears(Value::Null)).await;
+    for pod in ["at-once", "later", "never"] {
+        cluster.until("Pod", "default", pod, bound_to("n1")).await;
+    }
+    let taint = json!([{"key": "gone", "effect": "NoExecute"}]);
+    cluster.patch("Node", "", "n1", json!({"spec": {"taints": taint}})).await;
+    let leaving = |pod: &Value| pod["metadata"]["deletionTimestamp"].is_string();
+    let gone = cluster.until("Pod", "default", "at-once", leaving).await;
+    let conditions = gone["status"]["conditions"].as_array().expect("conditions");
+    assert!(conditions.iter().any(|c| c["reason"] == "DeletionByTaintManager"), "{conditions:?}");
+    assert!(!leaving(&cluster.get("Pod", "default", "later").await.expect("there")));
+    clock.advance(std::time::Duration::from_secs(3601));
+    // The clock stands still otherwise: a change wakes the controller.
+    cluster.patch("Pod", "default", "later", json!({"metadata": {"labels": {"wake": "up"}}})).await;
+    cluster.until("Pod", "default", "later", leaving).await;
+    assert!(!leaving(&cluster.get("Pod", "default", "never").await.expect("there")));
     cluster.stop().await;
 }

@@ -73,6 +73,9 @@ pub struct Endpoint {
     pub hostname: Option<String>,
 }
 
+/// The annotation that asked for unready pods before there was a field.
+const OLD_UNREADY: &str = "service.alpha.kubernetes.io/tolerate-unready-endpoints";
+
 impl Service {
     /// Reads a Kubernetes Service; `None` without a name and namespace.
     pub fn from_json(service: &Value) -> Option<Self> {
@@ -88,7 +91,8 @@ impl Service {
             cluster_ips: if external { Vec::new() } else { cluster_ips.into_iter().collect() },
             headless: !external && address == "None",
             external_name: external.then(|| spec["externalName"].as_str().unwrap_or("").to_owned()),
-            publish_not_ready: spec["publishNotReadyAddresses"] == true,
+            publish_not_ready: spec["publishNotReadyAddresses"] == true
+                || service["metadata"]["annotations"][OLD_UNREADY] == "true",
             ports: ports(&spec["ports"]),
             expected: Vec::new(),
         })

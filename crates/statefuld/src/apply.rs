@@ -2,9 +2,11 @@
 //! says now, and what the file dropped since the last time is dropped, inside lists too. `kubectl apply` goes on from there:
 //! it finds its record of what was applied last.
 //!
-//! Every object is first tried as a dry run. Only if the server would accept all of them is anything written.
+//! Every object is first tried as a dry run. Only if the server would accept all of them is anything written. What lies in
+//! a namespace, or is of a kind, that the same run creates cannot be tried before that is there.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail};
 use http::Request;
@@ -17,6 +19,11 @@ use crate::manifest::Object;
 const LAST_APPLIED: &str = "kubectl.kubernetes.io/last-applied-configuration";
 /// How often a write is tried again when somebody else changed the object in between.
 const MAX_CONFLICTS: u32 = 5;
+
+/// How long a new definition may take until objects of its kind can be made.
+const DEFINED_LIMIT: Duration = Duration::from_secs(10);
+/// Pause between looks at it.
+const DEFINED_POLL: Duration = Duration::from_millis(10);
 
 /// What became of one object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -40,12 +47,46 @@ impl Outcome {
     }
 }
 
+/// What is not there yet and comes with the objects themselves.
+#[derive(Debug, Default)]
+pub struct Coming {
+    /// Namespaces.
+    pub namespaces: BTreeSet<String>,
+    /// Kinds: group and plural.
+    pub kinds: BTreeSet<(String, String)>,
+}
+
+impl Coming {
+    /// Asks the server which of the objects' namespaces and definitions are new.
+    pub async fn find(client: &Client, objects: &[Object]) -> Result<Self> {
+        let mut coming = Self::default();
+        for object in objects {
+            let new = match object.resource.kind.as_str() {
+                "Namespace" | "CustomResourceDefinition" => {
+                    !exists(client, &format!("{}/{}", collection(object), object.name)).await?
+                }
+                _ => false,
+            };
+            if new && object.resource.kind == "Namespace" {
+                coming.namespaces.insert(object.name.clone());
+            } else if new && let Some((plural, group)) = object.name.split_once('.') {
+                coming.kinds.insert((group.to_owned(), plural.to_owned()));
+            }
+        }
+        Ok(coming)
+    }
+
+    /// Whether the server cannot say anything of the object before that.
+    pub fn holds(&self, object: &Object) -> bool {
+        let kind = (object.resource.group.clone(), object.resource.plural.clone());
+        self.namespaces.contains(&object.namespace) || self.kinds.contains(&kind)
+    }
+}
+
 /// Checks all objects against the server, writing nothing.
-pub async fn check(client: &Client, objects: &[Object]) -> Result<()> {
-    let new = new_namespaces(client, objects).await?;
+pub async fn check(client: &Client, objects: &[Object], coming: &Coming) -> Result<()> {
     let mut refusals = Vec::new();
-    // An object in a namespace that this run creates cannot be tried before: the namespace is not there.
-    for object in objects.iter().filter(|object| !new.contains(&object.namespace)) {
+    for object in objects.iter().filter(|object| !coming.holds(object)) {
         if let Err(error) = preview(client, object).await {
             refusals.push(format!("{error:#}"));
         }
@@ -56,19 +97,57 @@ pub async fn check(client: &Client, objects: &[Object]) -> Result<()> {
     }
 }
 
-/// The namespaces among these objects that do not exist yet.
-pub async fn new_namespaces(client: &Client, objects: &[Object]) -> Result<BTreeSet<String>> {
-    let mut new = BTreeSet::new();
-    for object in objects.iter().filter(|object| object.resource.kind == "Namespace") {
-        match read(client, &format!("/api/v1/namespaces/{}", object.name)).await {
-            Ok(_) => {}
-            Err(error) if code(&error) == 404 => {
-                new.insert(object.name.clone());
-            }
-            Err(error) => return Err(error).context("the API does not answer"),
+/// The namespaces that objects name and that neither exist nor come with them, each with the first object that needs it.
+pub async fn missing_namespaces<'a>(
+    client: &Client,
+    objects: &'a [Object],
+    coming: &Coming,
+) -> Result<Vec<(&'a str, &'a Object)>> {
+    let mut seen = BTreeSet::new();
+    let mut missing = Vec::new();
+    for object in objects.iter().filter(|object| object.resource.namespaced) {
+        let name = object.namespace.as_str();
+        if coming.namespaces.contains(name) || !seen.insert(name) {
+            continue;
+        }
+        if !exists(client, &format!("/api/v1/namespaces/{name}")).await? {
+            missing.push((name, object));
         }
     }
-    Ok(new)
+    Ok(missing)
+}
+
+/// Waits until objects of a kind that was just defined can be made.
+pub async fn until_defined(client: &Client, definition: &Object) -> Result<()> {
+    let path = format!("{}/{}", collection(definition), definition.name);
+    let established = async {
+        loop {
+            let found = read(client, &path).await.context("the API does not answer")?;
+            let conditions = found.pointer("/status/conditions").and_then(Value::as_array);
+            if conditions.into_iter().flatten().any(|c| c["type"] == "Established" && c["status"] == "True") {
+                return Ok(());
+            }
+            tokio::time::sleep(DEFINED_POLL).await;
+        }
+    };
+    match tokio::time::timeout(DEFINED_LIMIT, established).await {
+        Ok(done) => done,
+        Err(_) => bail!(
+            "{}: {}: the server does not serve the kind that it defines; see `kubectl describe crd {}`",
+            definition.place,
+            definition.title(),
+            definition.name
+        ),
+    }
+}
+
+/// Whether there is something at this path.
+pub async fn exists(client: &Client, path: &str) -> Result<bool> {
+    match read(client, path).await {
+        Ok(_) => Ok(true),
+        Err(error) if code(&error) == 404 => Ok(false),
+        Err(error) => Err(error).context("the API does not answer"),
+    }
 }
 
 /// Applies one object.
@@ -156,7 +235,8 @@ pub fn collection(object: &Object) -> String {
     }
 }
 
-async fn read(client: &Client, path: &str) -> Result<Value, kube::Error> {
+/// What is at this path.
+pub async fn read(client: &Client, path: &str) -> Result<Value, kube::Error> {
     let request = Request::get(path).body(Vec::new()).map_err(kube::Error::HttpError)?;
     client.request::<Value>(request).await
 }

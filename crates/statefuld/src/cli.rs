@@ -92,6 +92,11 @@ pub struct Node {
     /// The node's name (default: the host's name); fixed at the first start
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+
+    /// How many nodes run on this machine, each with its own name, addresses and volumes (default: as many as before, at
+    /// first one)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=crate::nodes::MOST))]
+    pub nodes: Option<u32>,
 }
 
 /// Who may come in, and what is noted of it.
@@ -175,6 +180,7 @@ impl Start {
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = self.api.arguments();
         arguments.extend(self.node.node_name.iter().map(|name| format!("--node-name={name}")));
+        arguments.extend(self.node.nodes.iter().map(|count| format!("--nodes={count}")));
         arguments
     }
 }
@@ -225,6 +231,18 @@ pub struct Up {
     /// Namespace of objects that name none
     #[arg(long, short, value_name = "NAME", default_value = "default")]
     pub namespace: String,
+
+    /// Create the namespaces that the manifests name and that do not exist
+    #[arg(long)]
+    pub create_namespaces: bool,
+
+    /// Have storage classes that exist nowhere stand for class local
+    #[arg(long)]
+    pub storage_class_fallback: bool,
+
+    /// Refuse kinds that are not served, instead of skipping them
+    #[arg(long)]
+    pub strict: bool,
 
     /// How long to wait for the manifests' pods, such as 90s or 5m
     #[arg(long, value_name = "TIME", default_value = "10m", value_parser = parse_duration)]
@@ -277,6 +295,10 @@ pub struct Plan {
     /// Namespace of objects that name none
     #[arg(long, short, value_name = "NAME", default_value = "default")]
     pub namespace: String,
+
+    /// Refuse kinds that are not served, instead of skipping them
+    #[arg(long)]
+    pub strict: bool,
 
     /// Also say what the same manifests mean otherwise there
     #[arg(long = "for", value_name = "SYSTEM")]

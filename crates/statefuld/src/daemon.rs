@@ -1,8 +1,8 @@
 //! One instance: all parts put together in one process, started in order and stopped in order.
 //!
 //! ```text
-//!  start: lock ─▶ node's choices ─▶ store ─▶ API ─▶ listener ─▶ controllers ─▶ agent ─▶ control socket
-//!  stop:  controllers settle ─▶ pods stop from the top ordinal (unless kept) ─▶ agent ─▶ listener ─▶ store
+//!  start: lock ─▶ nodes' choices ─▶ store ─▶ API ─▶ listener ─▶ controllers ─▶ agents ─▶ control socket
+//!  stop:  controllers settle ─▶ pods stop from the top ordinal (unless kept) ─▶ agents ─▶ listener ─▶ store
 //! ```
 //!
 //! Nothing here is global: several instances can live in one process, and many on one machine. `statefuld server` is the
@@ -37,6 +37,7 @@ use crate::cli;
 use crate::control::{self, Answer, Call, Request};
 use crate::inside::{self, Inside};
 use crate::install::notify;
+use crate::nodes::{self, Nodes};
 use crate::place::{DataDir, Lock};
 use crate::say;
 
@@ -55,8 +56,8 @@ pub struct Daemon {
     /// Ends the controllers.
     term: Term,
     controllers: JoinSet<Result<(), String>>,
-    /// The node of this machine, where there is one.
-    agent: Option<Agent>,
+    /// The nodes of this machine; none where it is only a server.
+    agents: Vec<Agent>,
     /// Ends the listener.
     listener_token: CancellationToken,
     calls: mpsc::Receiver<Call>,
@@ -75,7 +76,7 @@ pub struct Parts<'a> {
     pub api: &'a cli::Api,
     /// Its controllers.
     pub controllers: Selection,
-    /// Its node agent, if this machine is to be a node.
+    /// Its node agents, if this machine is to be a node, or several.
     pub node: Option<&'a cli::Node>,
 }
 
@@ -95,7 +96,8 @@ impl Daemon {
         }
         let data = DataDir::new(&parts.instance.data_dir)?;
         let lock = data.lock()?;
-        let node = parts.node.map(|node| choose_node(&data, node)).transpose()?;
+        let chosen = parts.node.map(|node| nodes::choose(&data, node)).transpose()?;
+        let Nodes { configs, dropped } = chosen.unwrap_or_else(|| Nodes { configs: Vec::new(), dropped: Vec::new() });
         let listen_on = parts.api.listen;
         let listener = TcpListener::bind(listen_on).await.with_context(|| cannot_listen(listen_on))?;
         let address = listener.local_addr().context("the listener has no address")?;
@@ -106,18 +108,16 @@ impl Daemon {
         let audit = options.audit.clone().map(|log| (log, ambient.clone()));
         let api = ApiServer::start(options).await?;
         let listener_token = CancellationToken::new();
-        let inside = match &node {
-            Some(node) => open_inside(node, address, &api).await,
-            None => Some(Inside { published: inside::without_node(address), listeners: Vec::new() }),
-        };
-        let gateway = node.as_ref().map(|node| node.gateway);
-        let serving = Serving { address, gateway, audit };
+        nodes::forget(&in_process(&api, Identity::user("kubernetes-admin", &["system:masters"])), &dropped).await?;
+        let inside = open_inside(&configs, address, &api).await;
+        let gateways = configs.iter().map(|node| node.gateway).collect();
+        let serving = Serving { address, gateways, audit };
         listen(&data, &authority, &api, listener, serving, inside, &listener_token)?;
 
         let term = Term::new();
         let trust = trust(&authority, issuer);
         let controllers = start_controllers(&parts.controllers, &api, &term, &ambient, trust);
-        let agent = node.map(|node| Agent::start(&api, node, &ambient));
+        let agents = configs.into_iter().map(|node| Agent::start(&api, node, &ambient)).collect();
         let (caller, calls) = control::listen(&data.control_socket())?;
         lock.write_pid()?;
         Ok(Self {
@@ -128,7 +128,7 @@ impl Daemon {
             address,
             term,
             controllers,
-            agent,
+            agents,
             listener_token,
             calls,
             caller,
@@ -220,9 +220,10 @@ impl Daemon {
             self.controllers.shutdown().await;
         }
         let mut stopped = Ok(());
-        if let Some(agent) = self.agent.as_ref().filter(|_| !keep_pods) {
+        let configs: Vec<node::Config> = self.agents.iter().map(|agent| agent.config.clone()).collect();
+        if !configs.is_empty() && !keep_pods {
             tokio::select! {
-                result = node::agent::stop_pods(&agent.config, None, &self.ambient) => {
+                result = node::agent::stop_nodes(&configs, None, &self.ambient) => {
                     stopped = result.context("not all pods could be stopped");
                 }
                 _ = signals.next() => {
@@ -233,7 +234,7 @@ impl Daemon {
                 }
             }
         }
-        if let Some(agent) = self.agent {
+        for agent in self.agents {
             agent.stop().await;
         }
         self.listener_token.cancel();
@@ -309,11 +310,6 @@ fn require_cgroups() -> Result<()> {
     Ok(())
 }
 
-fn choose_node(data: &DataDir, node: &cli::Node) -> Result<node::Config> {
-    let wishes = node::Wishes { node_name: node.node_name.clone(), ..Default::default() };
-    Ok(node::Config::choose(data.path(), &wishes)?)
-}
-
 fn api_options(
     api: &cli::Api,
     store: &Arc<Embedded>,
@@ -379,23 +375,31 @@ pub async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedd
     Ok((opened.context("opening the store panicked")??, receiver))
 }
 
-/// Opens the API to the node's pods. Pods run without it, so a failure is said and nothing more.
-async fn open_inside(node: &node::Config, address: SocketAddr, api: &Arc<ApiServer>) -> Option<Inside> {
-    match Inside::open(node, address, api.service_address()).await {
-        Ok(inside) => Some(inside),
-        Err(error) => {
-            tracing::warn!(%error, "pods cannot reach the API at {}", api.service_address());
-            None
+/// Opens the API to the pods of all nodes. Pods run without it, so a failure is said and nothing more.
+async fn open_inside(nodes: &[node::Config], address: SocketAddr, api: &Arc<ApiServer>) -> Option<Inside> {
+    if nodes.is_empty() {
+        return Some(Inside { published: inside::without_node(address), listeners: Vec::new() });
+    }
+    let mut all: Option<Inside> = None;
+    for node in nodes {
+        match (Inside::open(node, address, api.service_address()).await, &mut all) {
+            (Ok(inside), None) => all = Some(inside),
+            // Where it is found is told once: every node's pods reach the first one's address.
+            (Ok(inside), Some(all)) => all.listeners.extend(inside.listeners),
+            (Err(error), _) => {
+                tracing::warn!(%error, node = %node.node_name, "pods cannot reach the API at {}", api.service_address());
+            }
         }
     }
+    all
 }
 
 /// What listeners are told.
 struct Serving {
     /// Where clients outside of pods find the API.
     address: SocketAddr,
-    /// The node's own address among its pods.
-    gateway: Option<std::net::Ipv4Addr>,
+    /// The nodes' own addresses among their pods.
+    gateways: Vec<std::net::Ipv4Addr>,
     /// Where refused requests are noted.
     audit: Option<(Arc<audit::Log>, Ambient)>,
 }
@@ -409,9 +413,9 @@ fn listen(
     inside: Option<Inside>,
     token: &CancellationToken,
 ) -> Result<()> {
-    let Serving { address, gateway, audit } = serving;
+    let Serving { address, gateways, audit } = serving;
     let mut addresses = vec![reachable(address).ip(), api.service_address().into()];
-    addresses.extend(gateway.map(std::net::IpAddr::from));
+    addresses.extend(gateways.into_iter().map(std::net::IpAddr::from));
     let mut options = ListenOptions::new(tls::server_config(authority, &[], &addresses)?);
     options.tokens = Some(api.tokens());
     options.audit = audit;

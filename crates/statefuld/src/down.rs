@@ -9,10 +9,10 @@ use anyhow::{Context as _, Result};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
-use crate::cli;
 use crate::control::{self, Request};
 use crate::place::DataDir;
 use crate::say;
+use crate::{cli, nodes};
 
 /// How long the daemon's process may take to end after its last answer.
 const END_LIMIT: Duration = Duration::from_secs(5);
@@ -34,10 +34,9 @@ pub async fn run(args: cli::Down) -> Result<ExitCode> {
     }
     // The daemon is dead; its pods may live.
     let _lock = data.lock()?;
-    if let Some(config) = node::Config::load(data.path())?
-        && !args.keep_pods
-    {
-        node::agent::stop_pods(&config, None, &Ambient::system()).await.context("not all pods could be stopped")?;
+    let configs = nodes::recorded(&data)?;
+    if !configs.is_empty() && !args.keep_pods {
+        node::agent::stop_nodes(&configs, None, &Ambient::system()).await.context("not all pods could be stopped")?;
     }
     said(&data, args.keep_pods);
     Ok(ExitCode::SUCCESS)

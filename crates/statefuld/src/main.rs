@@ -14,10 +14,12 @@
 //! | `volume` | claims and their folders |
 //! | `images` | `image`: the images of this machine |
 //! | `daemon` | the parts, put together; start and stop |
+//! | `nodes` | the nodes of one instance |
 //! | `ranges` | address and port ranges, as flags give them |
 //! | `place` | the data directory and its lock |
 //! | `control` | the socket between the commands and the daemon |
-//! | `manifest`, `apply` | files read, files applied |
+//! | `manifest`, `served`, `apply` | files read, sorted by what is served, applied |
+//! | `classes` | storage classes that exist nowhere |
 //! | `watch` | progress, in sentences |
 //! | `say` | what is printed |
 //!
@@ -29,6 +31,7 @@
 mod apply;
 mod backup;
 mod bench;
+mod classes;
 mod cli;
 mod connect;
 mod control;
@@ -40,10 +43,12 @@ mod inside;
 mod install;
 mod manifest;
 mod manual;
+mod nodes;
 mod place;
 mod plan;
 mod ranges;
 mod say;
+mod served;
 mod server;
 mod up;
 mod volume;

@@ -51,6 +51,11 @@ impl DataDir {
         self.0.join("store").join("statefuld.redb")
     }
 
+    /// The folders of further nodes than the first.
+    pub fn nodes(&self) -> PathBuf {
+        self.0.join("nodes")
+    }
+
     /// The authority's and the server's keys.
     pub fn pki(&self) -> PathBuf {
         self.0.join("pki")

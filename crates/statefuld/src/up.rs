@@ -11,14 +11,16 @@ use anyhow::{Context as _, Result, bail};
 use comfy_table::{ContentArrangement, Table, presets};
 use kube::Client;
 use serde::Serialize;
+use serde_json::{Value, json};
 
+use crate::apply::{self, Coming};
 use crate::cli::{self, Output};
 use crate::control::{self, Call, Request};
 use crate::daemon::{Daemon, Parts, Signals};
-use crate::manifest::{self, Object};
+use crate::manifest::{Document, Object, Rules};
 use crate::place::DataDir;
 use crate::watch::{self, End, PodRow, Wanted};
-use crate::{apply, doctor, say};
+use crate::{classes, doctor, nodes, say, served};
 
 /// How often a starting daemon is asked whether it serves.
 const READY_POLL: Duration = Duration::from_millis(10);
@@ -32,29 +34,41 @@ struct Report {
     data_dir: PathBuf,
     pid: Option<i32>,
     pods: Vec<PodRow>,
+    /// Objects that were not applied, because their kinds are not served.
+    skipped: Vec<String>,
+    /// What was changed on the way, or will not work as it may seem.
+    warnings: Vec<String>,
+}
+
+/// What was applied.
+#[derive(Debug, Default)]
+struct Applied {
+    wanted: Wanted,
+    skipped: Vec<String>,
+    warnings: Vec<String>,
 }
 
 /// Runs the command.
 pub async fn run(args: cli::Up) -> Result<ExitCode> {
-    let objects = manifest::read(&api::resource::Registry::builtin(), &args.files, &args.namespace)?;
+    let documents = served::read(&args.files, rules(&args))?;
     let data = DataDir::new(&args.instance.data_dir)?;
     let ambient = Ambient::system();
     if data.owner().is_some() {
-        if objects.is_empty() {
+        if documents.is_empty() {
             // Says in one sentence who has the directory.
             data.lock()?;
         }
-        return with_running(&args, &data, &objects, &ambient).await;
+        return with_running(&args, &data, documents, &ambient).await;
     }
     if args.detach {
         start_in_background(&args, &data).await?;
         tokio::spawn(warn_of_machine(data.path().to_owned(), ambient.clone()));
-        return with_running(&args, &data, &objects, &ambient).await;
+        return with_running(&args, &data, documents, &ambient).await;
     }
-    in_foreground(&args, &objects, ambient).await
+    in_foreground(&args, documents, ambient).await
 }
 
-async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> Result<ExitCode> {
+async fn in_foreground(args: &cli::Up, documents: Vec<Document>, ambient: Ambient) -> Result<ExitCode> {
     let signals = Signals::listen()?;
     let daemon = Daemon::start(Parts::all(&args.instance, &args.start), ambient.clone()).await?;
     let (client, caller) = (daemon.client(), daemon.caller());
@@ -65,11 +79,11 @@ async fn in_foreground(args: &cli::Up, objects: &[Object], ambient: Ambient) -> 
     let work = async {
         tell(args, &format!("API ready at {server}"));
         tokio::spawn(warn_of_machine(data.path().to_owned(), ambient.clone()));
-        let wanted = apply_all(args, &client, objects).await?;
-        if let Err(slow) = wait(args, &client, &wanted, &ambient).await {
+        let applied = apply_all(args, &client, documents).await?;
+        if let Err(slow) = wait(args, &client, &applied.wanted, &ambient).await {
             say::note(format_args!("statefuld: {slow:#}"));
         }
-        report(args, &client, &wanted, &server, &data).await
+        report(args, &client, applied, &server, &data).await
     };
     let outcome = tokio::select! {
         outcome = work => outcome,
@@ -103,32 +117,120 @@ async fn warn_of_machine(data: PathBuf, ambient: Ambient) {
 const STOPPING: &str = "stopping pods from the top ordinal; Ctrl-C again leaves the rest of them running";
 
 /// Applies to a daemon that runs already, and waits as asked.
-async fn with_running(args: &cli::Up, data: &DataDir, objects: &[Object], ambient: &Ambient) -> Result<ExitCode> {
+async fn with_running(args: &cli::Up, data: &DataDir, documents: Vec<Document>, ambient: &Ambient) -> Result<ExitCode> {
     let kubeconfig = data.kubeconfig();
     let config = kube::config::Kubeconfig::read_from(&kubeconfig)
         .with_context(|| format!("{} cannot be used", kubeconfig.display()))?;
     let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)?;
-    let wanted = apply_all(args, &client, objects).await?;
-    if !(args.detach && objects.is_empty()) {
-        wait(args, &client, &wanted, ambient).await?;
+    let running = nodes::recorded(data)?.len();
+    if let Some(asked) = args.start.node.nodes.filter(|asked| *asked as usize != running) {
+        bail!(
+            "this instance runs with {running} node(s), not {asked}; stop it first: `statefuld down --data-dir {}`",
+            data.path().display()
+        );
     }
-    report(args, &client, &wanted, server.trim_end_matches('/'), data).await?;
+    let nothing = documents.is_empty();
+    let applied = apply_all(args, &client, documents).await?;
+    if !(args.detach && nothing) {
+        wait(args, &client, &applied.wanted, ambient).await?;
+    }
+    report(args, &client, applied, server.trim_end_matches('/'), data).await?;
     Ok(ExitCode::SUCCESS)
 }
 
+/// How the files are sorted.
+fn rules(args: &cli::Up) -> Rules<'_> {
+    Rules { namespace: &args.namespace, strict: args.strict }
+}
+
 /// Applies all objects, or none where the server would refuse one.
-async fn apply_all(args: &cli::Up, client: &Client, objects: &[Object]) -> Result<Wanted> {
-    if objects.is_empty() {
-        return Ok(Wanted::everything());
+async fn apply_all(args: &cli::Up, client: &Client, documents: Vec<Document>) -> Result<Applied> {
+    if documents.is_empty() {
+        return Ok(Applied { wanted: Wanted::everything(), ..Applied::default() });
     }
-    apply::check(client, objects).await?;
-    for object in objects {
+    let mut sorted = served::sort(client, documents, rules(args)).await?;
+    let mut coming = Coming::find(client, &sorted.objects).await?;
+    let mut first = new_namespaces(args, client, &sorted.objects, &mut coming).await?;
+    let classes = classes::settle(client, &mut sorted.objects, args.storage_class_fallback).await?;
+    first.extend(classes.made);
+    sorted.warnings.extend(classes.words);
+    sorted.warnings.extend(services(client, &sorted.objects).await?);
+    for skipped in &sorted.skipped {
+        tell(args, &format!("skipped: {skipped}"));
+    }
+    for warning in &sorted.warnings {
+        tell(args, &format!("warning: {warning}"));
+    }
+    apply::check(client, &sorted.objects, &coming).await?;
+    for object in first.iter().chain(&sorted.objects) {
         let outcome = apply::apply(client, object).await?;
         tell(args, &format!("{}/{} {}", object.resource.singular, object.name, outcome.word()));
+        if object.resource.kind == "CustomResourceDefinition" && !coming.kinds.is_empty() {
+            apply::until_defined(client, object).await?;
+        }
     }
-    Ok(Wanted::of(objects))
+    let wanted = Wanted::of(&sorted.objects);
+    Ok(Applied { wanted, skipped: sorted.skipped, warnings: sorted.warnings })
+}
+
+/// The namespaces that have to be made first. Refused where nobody said that they may be.
+async fn new_namespaces(
+    args: &cli::Up,
+    client: &Client,
+    objects: &[Object],
+    coming: &mut Coming,
+) -> Result<Vec<Object>> {
+    let missing = apply::missing_namespaces(client, objects, coming).await?;
+    if !missing.is_empty() && !args.create_namespaces {
+        let sentence = |(name, first): &(&str, &Object)| {
+            format!("{}: {}: namespace {name:?} does not exist", first.place, first.title())
+        };
+        let sentences: Vec<String> = missing.iter().map(sentence).collect();
+        bail!("{}\ncreate it, or let `up` do it with --create-namespaces; nothing was applied", sentences.join("\n"));
+    }
+    let made: Vec<Object> = missing
+        .into_iter()
+        .map(|(name, first)| Object {
+            place: first.place.clone(),
+            resource: served::builtin("", "v1", "Namespace"),
+            namespace: String::new(),
+            name: name.to_owned(),
+            value: json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}),
+        })
+        .collect();
+    coming.namespaces.extend(made.iter().map(|namespace| namespace.name.clone()));
+    Ok(made)
+}
+
+/// Sets whose governing service will not be as it should be.
+async fn services(client: &Client, objects: &[Object]) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    for set in objects.iter().filter(|object| object.resource.kind == "StatefulSet") {
+        let Some(wanted) = set.value.pointer("/spec/serviceName").and_then(Value::as_str).filter(|s| !s.is_empty())
+        else {
+            continue;
+        };
+        let same = |o: &&Object| o.resource.kind == "Service" && o.name == wanted && o.namespace == set.namespace;
+        let mut service = match objects.iter().find(same) {
+            Some(object) => Some(object.value.clone()),
+            None => {
+                let path = format!("/api/v1/namespaces/{}/services/{wanted}", set.namespace);
+                if apply::exists(client, &path).await? { Some(apply::read(client, &path).await?) } else { None }
+            }
+        };
+        if let Some(service) = &mut service {
+            // One that comes with the set has no uid yet.
+            service["metadata"]["uid"] = json!("coming");
+        }
+        // What is no service the server refuses.
+        let service = service.and_then(|service| serde_json::from_value(service).ok());
+        if let Some(trouble) = controllers::governing::trouble(wanted, service.as_ref()) {
+            words.push(format!("{}: {}: {trouble}", set.place, set.title()));
+        }
+    }
+    Ok(words)
 }
 
 async fn wait(args: &cli::Up, client: &Client, wanted: &Wanted, ambient: &Ambient) -> Result<()> {
@@ -150,8 +252,8 @@ fn tell(args: &cli::Up, text: &str) {
     }
 }
 
-async fn report(args: &cli::Up, client: &Client, wanted: &Wanted, server: &str, data: &DataDir) -> Result<()> {
-    let pods = watch::rows(client, wanted).await?;
+async fn report(args: &cli::Up, client: &Client, applied: Applied, server: &str, data: &DataDir) -> Result<()> {
+    let pods = watch::rows(client, &applied.wanted).await?;
     match args.output {
         Output::Json => {
             let report = Report {
@@ -160,6 +262,8 @@ async fn report(args: &cli::Up, client: &Client, wanted: &Wanted, server: &str, 
                 data_dir: data.path().to_owned(),
                 pid: data.owner(),
                 pods,
+                skipped: applied.skipped,
+                warnings: applied.warnings,
             };
             say::print(serde_json::to_string_pretty(&report)?);
         }

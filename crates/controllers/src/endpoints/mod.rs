@@ -92,7 +92,7 @@ fn watch_services(queue: &Queue<Key>, informers: &Informers) {
 
 /// Whether a change of a pod is none to the services that take it.
 fn same_to_services(old: &PodView, new: &PodView) -> bool {
-    let looked_at = |pod: &PodView| PodView { scheduled: None, tolerations: Vec::new(), ..pod.clone() };
+    let looked_at = |pod: &PodView| PodView { scheduled: None, needs: Arc::default(), ..pod.clone() };
     looked_at(old) == looked_at(new)
 }
 

@@ -59,9 +59,14 @@ pub(super) fn headless(service: &Service) -> bool {
     service.spec.as_ref().and_then(|spec| spec.cluster_ip.as_deref()) == Some("None")
 }
 
-/// Whether pods are published that are not ready.
+/// The annotation that asked for unready pods before there was a field.
+const OLD_UNREADY: &str = "service.alpha.kubernetes.io/tolerate-unready-endpoints";
+
+/// Whether pods are published that are not ready: by the field, or by the annotation that stood in its place.
 pub(super) fn publishes_unready(service: &Service) -> bool {
-    service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
+    let annotations = service.metadata.annotations.as_ref();
+    let annotated = annotations.and_then(|a| a.get(OLD_UNREADY)).is_some_and(|value| value == "true");
+    annotated || service.spec.as_ref().and_then(|spec| spec.publish_not_ready_addresses) == Some(true)
 }
 
 /// The pods behind a service, grouped by address family and resolved ports.
@@ -322,6 +327,8 @@ mod tests {
     fn conditions_tell_unready_and_terminating_pods_apart() {
         let plain = service(|_| ());
         let eager = service(|s| s["spec"]["publishNotReadyAddresses"] = json!(true));
+        let old = service(|s| s["metadata"]["annotations"] = json!({OLD_UNREADY: "true"}));
+        assert!(publishes_unready(&eager) && publishes_unready(&old) && !publishes_unready(&service(|_| ())));
         for (ready, deleting, of_plain, of_eager) in [
             (true, false, true, true),
             (false, false, false, true),

@@ -63,6 +63,8 @@ pub(super) fn of(spec: Option<&PodSpec>, status: &PodStatus) -> (Trouble, Option
 
 /// Every reason for which no node takes the pod lies in its template.
 fn is_misfit(message: &str) -> bool {
+    // What preemption could do about it is another sentence.
+    let message = message.split(" preemption: ").next().unwrap_or_default();
     let Some((_, reasons)) = message.split_once(" nodes are available: ") else { return false };
     let mut parts = reasons.trim_end_matches('.').split(", ").peekable();
     let of_template = |part: &str| {
@@ -106,6 +108,8 @@ mod tests {
     fn only_reasons_in_the_template_blame_the_template() {
         let affinity = "1 node(s) didn't match Pod's node affinity/selector";
         assert_eq!(unscheduled(&format!("0/1 nodes are available: {affinity}.")), Trouble::Misfit);
+        let more = "preemption: 0/1 nodes are available: 1 Preemption is not helpful for scheduling.";
+        assert_eq!(unscheduled(&format!("0/1 nodes are available: {affinity}. {more}")), Trouble::Misfit);
         let full = format!("0/2 nodes are available: 1 Too many pods, {affinity}.");
         assert_eq!(unscheduled(&full), Trouble::Outside, "room may come");
         let lost = "0/1 nodes are available: 1 node(s) had untolerated taint {node.kubernetes.io/unreachable: }.";

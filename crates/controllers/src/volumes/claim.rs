@@ -1,6 +1,7 @@
 //! What is next for a claim. No I/O.
 
-use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim};
+use api::selector::LabelSelector;
+use k8s_openapi::api::core::v1::{PersistentVolume, PersistentVolumeClaim, PersistentVolumeClaimSpec};
 use k8s_openapi::api::storage::v1::StorageClass;
 use k8s_openapi::apimachinery::pkg::api::resource::Quantity;
 
@@ -8,6 +9,8 @@ use super::{NO_PROVISIONER, PROVISIONED_BY, PROVISIONER};
 use crate::scheduler::SELECTED_NODE;
 use crate::work::{name, namespace, uid};
 
+/// The annotation that named a claim's class before there was a field for it. It still counts, and counts first.
+const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// The annotation that makes a class the default.
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 /// Marks a claim whose binding is whole.
@@ -53,7 +56,7 @@ pub(super) fn next(facts: &Facts<'_>) -> Step {
     let spec = claim.spec.clone().unwrap_or_default();
     match spec.volume_name.as_deref().filter(|name| !name.is_empty()) {
         Some(volume) => bound(facts, volume),
-        None => unbound(facts, spec.storage_class_name.as_deref()),
+        None => unbound(facts, class_of(claim)),
     }
 }
 
@@ -92,7 +95,7 @@ fn bound(facts: &Facts<'_>, volume: &str) -> Step {
 fn growth(facts: &Facts<'_>, volume: &PersistentVolume) -> Option<Quantity> {
     let ours = volume.metadata.annotations.as_ref()?.get(PROVISIONED_BY)? == PROVISIONER;
     let spec = facts.claim.spec.as_ref()?;
-    let class = facts.classes.iter().find(|c| Some(name(&***c)) == spec.storage_class_name.as_deref())?;
+    let class = facts.classes.iter().find(|c| Some(name(&***c)) == class_of(facts.claim))?;
     let wanted = spec.resources.as_ref()?.requests.as_ref()?.get("storage")?;
     let has = bytes(volume.spec.as_ref()?.capacity.as_ref()?.get("storage")?)?;
     let grows = ours && class.allow_volume_expansion == Some(true) && bytes(wanted)? > has;
@@ -124,9 +127,9 @@ fn unbound(facts: &Facts<'_>, class: Option<&str>) -> Step {
     };
     let found = facts.classes.iter().find(|c| name(&***c) == class);
     let delayed = found.is_some_and(|c| c.volume_binding_mode.as_deref() == Some("WaitForFirstConsumer"));
-    // Matching a delayed claim with volumes made by hand is the scheduler's choice; it makes none yet.
-    if !delayed && let Some(volume) = best_match(claim, class, facts.volumes) {
-        return Step::Reserve(volume);
+    // Matching a delayed claim with volumes made by hand is the scheduler's choice.
+    if !delayed && let Some(volume) = matching(claim, class, facts.volumes).first() {
+        return Step::Reserve(Box::new((**volume).clone()));
     }
     if class.is_empty() {
         return none();
@@ -194,18 +197,24 @@ fn default_class(classes: &[std::sync::Arc<StorageClass>]) -> Option<String> {
     classes.iter().filter(marked).min_by_key(newest).map(|class| name(&**class).to_owned())
 }
 
-/// The smallest free volume made by hand that satisfies the claim.
-fn best_match(
+/// The free volumes made by hand that satisfy the claim, the smallest first.
+pub(crate) fn matching(
     claim: &PersistentVolumeClaim,
     class: &str,
     volumes: &[std::sync::Arc<PersistentVolume>],
-) -> Option<Box<PersistentVolume>> {
-    let spec = claim.spec.as_ref()?;
-    let wanted = bytes(spec.resources.as_ref()?.requests.as_ref()?.get("storage")?)?;
-    // A label selector needs the matcher of crate `api`'s grammar; such claims wait for their volume to name them.
-    if spec.selector.is_some() {
-        return None;
-    }
+) -> Vec<std::sync::Arc<PersistentVolume>> {
+    let none = PersistentVolumeClaimSpec::default();
+    let spec = claim.spec.as_ref().unwrap_or(&none);
+    let wanted = spec.resources.as_ref().and_then(|r| bytes(r.requests.as_ref()?.get("storage")?));
+    let Some(wanted) = wanted else { return Vec::new() };
+    let selector = match &spec.selector {
+        None => LabelSelector::everything(),
+        Some(selector) => {
+            let value = serde_json::to_value(selector).unwrap_or_default();
+            LabelSelector::from_json(&value).unwrap_or_else(|_| LabelSelector::nothing())
+        }
+    };
+    let bare = std::collections::BTreeMap::new();
     let fits = |volume: &&std::sync::Arc<PersistentVolume>| {
         let Some(offer) = volume.spec.as_ref() else { return false };
         let modes = offer.access_modes.as_deref().unwrap_or_default();
@@ -216,10 +225,24 @@ fn best_match(
             && offer.storage_class_name.as_deref().unwrap_or_default() == class
             && wants.iter().all(|wanted| modes.contains(wanted))
             && mode(&spec.volume_mode) == mode(&offer.volume_mode)
+            && selector.matches(volume.metadata.labels.as_ref().unwrap_or(&bare))
             && size(volume) >= Some(wanted)
     };
-    let best = volumes.iter().filter(fits).min_by_key(|v| (size(v), name(&***v).to_owned()))?;
-    Some(Box::new((**best).clone()))
+    let mut fitting: Vec<_> = volumes.iter().filter(fits).cloned().collect();
+    fitting.sort_by_key(|v| (size(v), name(&**v).to_owned()));
+    fitting
+}
+
+/// Whether the volume was given to this very claim.
+pub(crate) fn holds(volume: &PersistentVolume, claim: &PersistentVolumeClaim) -> bool {
+    relation(claim, volume) == Relation::Held
+}
+
+/// The class that a claim names, in its field or, as was done before there was one, by annotation; the field may be
+/// empty, which is no class.
+pub(crate) fn class_of(claim: &PersistentVolumeClaim) -> Option<&str> {
+    let annotated = claim.metadata.annotations.as_ref().and_then(|a| a.get(OLD_CLASS));
+    annotated.or_else(|| claim.spec.as_ref()?.storage_class_name.as_ref()).map(String::as_str)
 }
 
 fn size(volume: &PersistentVolume) -> Option<u128> {

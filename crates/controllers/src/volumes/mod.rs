@@ -15,6 +15,9 @@ pub mod protection;
 mod provision;
 mod volume;
 
+pub(crate) use self::claim::{class_of, holds, matching};
+pub(crate) use self::provision::claim_ref;
+
 use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -38,7 +41,7 @@ use crate::work::{self, Stop, call, call_opt, name, namespace, reference, revisi
 pub const PROVISIONER: &str = "statefuld.io/local";
 /// The finalizer that the node's agent takes off once the data is gone.
 pub const LOCAL_DATA: &str = "statefuld.io/local-data";
-const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
+pub(crate) const NO_PROVISIONER: &str = "kubernetes.io/no-provisioner";
 const PVC_PROTECTION: &str = "kubernetes.io/pvc-protection";
 const PV_PROTECTION: &str = "kubernetes.io/pv-protection";
 const PROVISIONED_BY: &str = "pv.kubernetes.io/provisioned-by";

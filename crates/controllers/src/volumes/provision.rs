@@ -78,7 +78,7 @@ pub(super) fn volume(
 }
 
 /// How a volume names its claim.
-pub(super) fn claim_ref(claim: &PersistentVolumeClaim) -> ObjectReference {
+pub(crate) fn claim_ref(claim: &PersistentVolumeClaim) -> ObjectReference {
     ObjectReference {
         api_version: Some("v1".into()),
         kind: Some("PersistentVolumeClaim".into()),

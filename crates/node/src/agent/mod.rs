@@ -78,7 +78,7 @@ use crate::network::{self, Addresses, Network, addresses};
 use crate::shim::SealedExe;
 use crate::volume::LocalVolumes;
 use events::Events;
-pub use stop::{running_pods, stop_pods};
+pub use stop::{running_pods, stop_nodes, stop_pods};
 use worker::{Identity, Worker};
 
 /// Pause between tries to register while the API is not there yet.

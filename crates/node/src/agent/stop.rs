@@ -45,12 +45,21 @@ const REACH_LIMIT: Duration = Duration::from_secs(60);
 /// Pods of one set stop one after the other from the top ordinal; sets side by side. Afterwards name server and
 /// bridge are taken away. What cannot be stopped does not keep the others from it; the first error is answered. May be dropped while it runs: pods that were not reached go on.
 pub async fn stop_pods(config: &Config, limit: Option<Duration>, ambient: &Ambient) -> Result<(), Error> {
-    let mark = config.node_dir().join(STOPPING);
-    std::fs::write(&mark, "").map_err(|source| Error::Mark { path: mark.clone(), source })?;
-    // Dropped or done: a later start may bring pods up again.
-    let guard = Stopping { mark };
-    wait_for_launches(config).await?;
-    let (sets, unknown) = by_set(config);
+    stop_nodes(std::slice::from_ref(config), limit, ambient).await
+}
+
+/// As [`stop_pods`], for several nodes of one machine: a set whose pods are on different nodes stops from the top ordinal
+/// all the same.
+pub async fn stop_nodes(configs: &[Config], limit: Option<Duration>, ambient: &Ambient) -> Result<(), Error> {
+    let mut marks = Vec::new();
+    for config in configs {
+        let mark = config.node_dir().join(STOPPING);
+        std::fs::write(&mark, "").map_err(|source| Error::Mark { path: mark.clone(), source })?;
+        // Dropped or done: a later start may bring pods up again.
+        marks.push(Stopping { mark });
+        wait_for_launches(config).await?;
+    }
+    let (sets, unknown) = by_set(configs);
     let stopped = join_all(sets.into_values().map(|pods| async move {
         let mut first_error = Ok(());
         for pod in pods {
@@ -63,14 +72,18 @@ pub async fn stop_pods(config: &Config, limit: Option<Duration>, ambient: &Ambie
         first_error
     }))
     .await;
-    names::stop(config).await;
+    for config in configs {
+        names::stop(config).await;
+    }
     let all: Result<(), Error> = stopped.into_iter().collect();
     all?;
     if let Some(error) = unknown.into_iter().next() {
         return Err(error);
     }
-    network::remove_bridge(config).await?;
-    guard.keep();
+    for config in configs {
+        network::remove_bridge(config).await?;
+    }
+    marks.into_iter().for_each(Stopping::keep);
     Ok(())
 }
 
@@ -170,8 +183,19 @@ struct Stoppable {
 type Sets = BTreeMap<(String, String), Vec<Stoppable>>;
 
 /// Pods by set, the top ordinal first; and why there may be more than these.
-fn by_set(config: &Config) -> (Sets, Vec<Error>) {
+fn by_set(configs: &[Config]) -> (Sets, Vec<Error>) {
     let (mut sets, mut unknown) = (Sets::new(), Vec::new());
+    for config in configs {
+        collect(config, &mut sets, &mut unknown);
+    }
+    for pods in sets.values_mut() {
+        pods.sort_by_key(|p| std::cmp::Reverse(p.ordinal));
+    }
+    (sets, unknown)
+}
+
+/// The pods of one node.
+fn collect(config: &Config, sets: &mut Sets, unknown: &mut Vec<Error>) {
     let pods = config.pods_dir();
     let entries = match std::fs::read_dir(&pods) {
         Ok(entries) => Some(entries),
@@ -205,10 +229,6 @@ fn by_set(config: &Config) -> (Sets, Vec<Error>) {
         let pod = Stoppable { dir, name: spec.name.clone(), ordinal, grace, cgroup: spec.cgroup };
         sets.entry(key).or_default().push(pod);
     }
-    for pods in sets.values_mut() {
-        pods.sort_by_key(|p| std::cmp::Reverse(p.ordinal));
-    }
-    (sets, unknown)
 }
 
 /// A pod's set and ordinal, by its name.

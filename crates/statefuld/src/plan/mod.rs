@@ -18,12 +18,12 @@ use serde::Serialize;
 use serde_json::Value;
 use sim::{Imagined, Step, Stop};
 
-use crate::apply::{self, Outcome};
+use crate::apply::{self, Coming, Outcome};
 use crate::cli::{Output, Plan};
-use crate::manifest::{self, Object};
+use crate::manifest::{Object, Rules, Sorted};
 use crate::why::Finding;
 use crate::why::facts::Facts;
-use crate::{connect, say, why};
+use crate::{connect, say, served, why};
 
 /// The exit code that says that something would change. 0: nothing would; 1: it cannot be said.
 const CHANGES: u8 = 2;
@@ -75,20 +75,30 @@ pub async fn run(args: Plan) -> Result<ExitCode> {
     if args.files.is_empty() {
         bail!("no manifest is named; use -f FILE, -f DIRECTORY or -f -");
     }
-    let registry = api::resource::Registry::builtin();
-    let objects = manifest::read(&registry, &args.files, &args.namespace)?;
-    if objects.is_empty() {
+    let rules = Rules { namespace: &args.namespace, strict: args.strict };
+    let documents = served::read(&args.files, rules)?;
+    if documents.is_empty() {
         bail!("the files hold no objects");
     }
     let client = connect::client(&args.server).await?;
+    let Sorted { objects, skipped, mut warnings } = served::sort(&client, documents, rules).await?;
     let now = Ambient::system().now();
     let mut facts: BTreeMap<String, Facts> = BTreeMap::new();
     let mut changes = Vec::new();
-    let new_namespaces = apply::new_namespaces(&client, &objects).await?;
+    let mut coming = Coming::find(&client, &objects).await?;
+    for (namespace, first) in apply::missing_namespaces(&client, &objects, &coming).await? {
+        let title = format!("{}: {}", first.place, first.title());
+        warnings.push(format!("{title}: namespace {namespace:?} does not exist: `up` wants --create-namespaces"));
+    }
+    let namespaces = objects.iter().filter(|object| object.resource.namespaced).map(|object| object.namespace.clone());
+    for namespace in namespaces.collect::<std::collections::BTreeSet<_>>() {
+        if !apply::exists(&client, &format!("/api/v1/namespaces/{namespace}")).await? {
+            coming.namespaces.insert(namespace);
+        }
+    }
     for object in &objects {
-        let made_here = new_namespaces.contains(&object.namespace);
-        let mut change = match made_here {
-            // The server cannot try an object in a namespace that is not there.
+        let mut change = match coming.holds(object) {
+            // The server cannot try an object in a namespace or of a kind that is not there.
             true => Change::of(object, Outcome::Created, None, &object.value),
             false => {
                 let written = apply::preview(&client, object).await?;
@@ -110,9 +120,15 @@ pub async fn run(args: Plan) -> Result<ExitCode> {
     let any = changes.iter().any(Change::is_change);
     match args.output {
         Output::Json => {
-            say::print(serde_json::to_string_pretty(&serde_json::json!({"changes": any, "objects": changes}))?);
+            say::print(serde_json::to_string_pretty(
+                &serde_json::json!({"changes": any, "objects": changes, "skipped": skipped, "warnings": warnings}),
+            )?);
         }
-        Output::Table => changes.iter().for_each(tell),
+        Output::Table => {
+            changes.iter().for_each(tell);
+            skipped.iter().for_each(|skipped| say::print(format_args!("skipped: {skipped}")));
+            warnings.iter().for_each(|warning| say::print(format_args!("warning: {warning}")));
+        }
     }
     Ok(if any { ExitCode::from(CHANGES) } else { ExitCode::SUCCESS })
 }

@@ -38,6 +38,8 @@ pub struct Facts {
     pub events: Vec<Event>,
     /// Nodes.
     pub nodes: Vec<Node>,
+    /// Services; none where they could not be read.
+    pub services: Option<Vec<Service>>,
     /// Storage classes.
     pub classes: Vec<StorageClass>,
     /// The last line that a container of an unready pod printed, by pod and container.
@@ -57,6 +59,7 @@ impl Facts {
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
         let nodes: Api<Node> = Api::all(client.clone());
         let classes: Api<StorageClass> = Api::all(client.clone());
+        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let (sets, pod_list, claims, revisions, events) = tokio::try_join!(
             sets.list(&everything),
             pods.list(&everything),
@@ -65,7 +68,6 @@ impl Facts {
             events.list(&everything),
         )
         .context("the API does not answer")?;
-        // One deadlock is known by them; most answers do without.
         let services = services.list(&everything).await.map(|list| list.items).ok();
         // These two belong to the cluster: an account of one namespace may be kept from them, and most answers do without.
         let nodes = nodes.list(&everything).await.map(|list| list.items).unwrap_or_default();
@@ -89,6 +91,7 @@ impl Facts {
             revisions: revisions.items,
             events,
             nodes,
+            services,
             classes,
             lines,
         })
@@ -106,6 +109,7 @@ impl Facts {
             revisions: Vec::new(),
             events: Vec::new(),
             nodes: Vec::new(),
+            services: None,
             classes: Vec::new(),
             lines: BTreeMap::new(),
         }

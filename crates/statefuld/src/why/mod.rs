@@ -154,7 +154,9 @@ fn about(facts: &Facts, object: &str) -> Result<Vec<Finding>> {
     match kind {
         "sts" | "statefulset" | "statefulsets" => {
             let set = facts.set(name).ok_or_else(missing)?;
-            set::explain(facts, set)
+            let mut found = set::explain(facts, set)?;
+            found.extend(set::governing_service(facts, set));
+            Ok(found)
         }
         "po" | "pod" | "pods" => match facts.pod(name) {
             Some(pod) => {
@@ -186,6 +188,7 @@ fn everything(facts: &Facts) -> Vec<Finding> {
                 all.push(Finding::of(Link::new(format!("sts/{name}"), format!("cannot be carried out: {error:#}"))));
             }
         }
+        all.extend(set::governing_service(facts, set));
     }
     let of_set = |pod: &&k8s_openapi::api::core::v1::Pod| {
         pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))

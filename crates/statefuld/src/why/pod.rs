@@ -78,6 +78,8 @@ fn unscheduled(facts: &Facts, pod: &Pod, this: &str) -> Finding {
     let claims = claims.filter_map(|volume| volume.persistent_volume_claim.as_ref()).map(|source| &source.claim_name);
     let said = condition(pod, "PodScheduled").filter(|c| c.status != "True");
     let message = said.and_then(|condition| condition.message.clone()).filter(|message| !message.is_empty());
+    // What preemption could do about it is another sentence, for those who read conditions.
+    let message = message.map(|message| message.split(" preemption: ").next().unwrap_or_default().to_owned());
     let link = Link::new(this, message.clone().unwrap_or_else(|| "waits for a node".to_owned()));
     for name in claims {
         let Some(found) = facts.claim(name) else {
@@ -94,24 +96,45 @@ fn unscheduled(facts: &Facts, pod: &Pod, this: &str) -> Finding {
         }
     }
     match message {
-        Some(message) => Finding::of(link).helped_by(scheduling_remedy(&message)),
+        Some(message) => Finding::of(link).helped_by(scheduling_remedy(facts, pod, &message)),
         None => Finding::of(link),
     }
 }
 
-fn scheduling_remedy(message: &str) -> String {
+/// What helps a pod that finds no place. Of several obstacles the one that is listed first here counts.
+fn scheduling_remedy(facts: &Facts, pod: &Pod, message: &str) -> String {
+    if message.contains("didn't match pod anti-affinity rules") && keeps_own_kind_away(pod) && facts.nodes.len() == 1 {
+        return "its anti-affinity wants every pod of its kind on a machine of its own, and there is one: `statefuld up \
+                --nodes 3` runs several nodes on one machine; or make the anti-affinity preferred instead of required"
+            .to_owned();
+    }
     let remedies = [
-        ("Insufficient", "lower the pod's requests, or stop something else: the node has no room left"),
-        ("affinity", "change the pod's node selector or affinity, or label a node so that it matches"),
-        ("taint", "add a toleration to the pod, or remove the taint from a node"),
-        ("anti-affinity", "add a node, or make the anti-affinity preferred instead of required"),
-        ("ports", "free the host port, or choose another one"),
-        ("hold", "wait until the former pod of that name is confirmed to be gone"),
         ("no nodes", "start a node: `statefuld up` runs one"),
+        ("hold", "wait until the former pod of that name is confirmed to be gone"),
+        ("didn't have free ports", "free the host port, or choose another one"),
+        ("anti-affinity", "add a node, or make the anti-affinity preferred instead of required"),
+        ("topology spread", "add a node to the emptiest domain, or set whenUnsatisfiable: ScheduleAnyway"),
+        ("taint", "add a toleration to the pod, or remove the taint from a node"),
+        ("unschedulable", "kubectl uncordon a node"),
+        ("persistent volumes", "create a volume that the claim fits, where the pod may run"),
+        ("PersistentVolume's node affinity", "bring the node back where the volume is; its data is there alone"),
+        ("affinity", "change the pod's node selector or affinity, or label a node so that it matches"),
+        ("Insufficient", "lower the pod's requests, or stop something else: the node has no room left"),
     ];
-    // The more exact word wins: anti-affinity is an affinity too.
-    let found = remedies.iter().rev().find(|(word, _)| message.contains(word));
+    let found = remedies.iter().find(|(word, _)| message.contains(word));
     found.map_or("see the message above".to_owned(), |(_, remedy)| (*remedy).to_owned())
+}
+
+/// Whether the pod must be apart from pods with its own labels.
+fn keeps_own_kind_away(pod: &Pod) -> bool {
+    let spec = pod.spec.clone().unwrap_or_default();
+    let apart = spec.affinity.and_then(|a| a.pod_anti_affinity);
+    let terms = apart.and_then(|a| a.required_during_scheduling_ignored_during_execution);
+    let labels = pod.metadata.labels.clone().unwrap_or_default();
+    terms.into_iter().flatten().any(|term| {
+        let selector = serde_json::to_value(term.label_selector).unwrap_or_default();
+        api::selector::LabelSelector::from_json(&selector).is_ok_and(|selector| selector.matches(&labels))
+    })
 }
 
 /// Since when a node is not Ready.

@@ -28,6 +28,14 @@ pub fn explain(facts: &Facts, set: &DynamicObject) -> Result<Vec<Finding>> {
     Ok(found)
 }
 
+/// What is wrong with a set's governing service. Nothing waits for it; but its pods may not find each other.
+pub fn governing_service(facts: &Facts, set: &DynamicObject) -> Option<Finding> {
+    let wanted = set.data["spec"]["serviceName"].as_str().filter(|name| !name.is_empty())?;
+    let service = facts.services.as_ref()?.iter().find(|service| service.name_any() == wanted);
+    let words = controllers::governing::trouble(wanted, service)?;
+    Some(Finding::of(Link::new(format!("sts/{}", set.name_any()), format!("has no service as it should be: {words}"))))
+}
+
 /// Why one pod of a set waits, whether it exists or not.
 pub fn explain_member(facts: &Facts, name: &str) -> Result<Vec<Finding>> {
     let object = format!("pod/{name}");
@@ -151,6 +159,20 @@ mod tests {
             "{sentences:?}"
         );
         assert!(sentences.iter().any(|s| s == "web-0 is not Ready for 1m0s: starts"), "{sentences:?}");
+    }
+
+    #[test]
+    fn a_service_that_is_missing_or_not_headless_is_told() {
+        let mut facts = facts(Vec::new());
+        let web = set(json!({"serviceName": "web"}));
+        assert_eq!(governing_service(&facts, &web), None, "services could not be read");
+        facts.services = Some(Vec::new());
+        let told = governing_service(&facts, &web).expect("a finding").sentence(facts.now);
+        assert!(told.starts_with("sts/web has no service as it should be: service \"web\""), "{told}");
+        let service = json!([{"metadata": {"name": "web", "uid": "u"}, "spec": {"clusterIP": "10.96.0.7"}}]);
+        facts.services = Some(serde_json::from_value(service).unwrap());
+        assert!(governing_service(&facts, &web).is_some_and(|f| f.sentence(facts.now).contains("not headless")));
+        assert_eq!(governing_service(&facts, &set(json!({}))), None);
     }
 
     #[test]

@@ -186,6 +186,15 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         (
+            "taint-eviction-controller",
+            vec![
+                rule(READ, &[""], &["nodes"]),
+                rule(&["get", "list", "watch", "delete"], &[""], &["pods"]),
+                rule(change, &[""], &["pods/status"]),
+                events(),
+            ],
+        ),
+        (
             "pod-garbage-collector",
             vec![
                 rule(&["get", "list", "watch", "delete"], &[""], &["pods"]),
