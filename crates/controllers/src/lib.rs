@@ -15,11 +15,13 @@
 //! - [`informers`]: the copies that the following share.
 //! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`taint_eviction`], [`gc`]: what a set needs around it, each one
 //!   `run`.
+//! - [`balancers`]: addresses of services of type LoadBalancer.
 //! - [`governing`]: tells sets whose service is not as it should be.
 //! - [`workloads`]: the drivers of the planners of Deployments, ReplicaSets, Jobs and CronJobs.
 //! - [`root_ca`], [`tokens`], [`aggregation`]: what accounts and roles need.
 
 pub mod aggregation;
+pub mod balancers;
 pub mod endpoints;
 pub mod events;
 pub mod gc;

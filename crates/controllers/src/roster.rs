@@ -13,8 +13,8 @@ use tokio::task::JoinSet;
 
 use crate::informers::Informers;
 use crate::{
-    Term, aggregation, endpoints, gc, governing, nodes, quota, root_ca, scheduler, statefulset, taint_eviction, tokens,
-    volumes, workloads,
+    Term, aggregation, balancers, endpoints, gc, governing, nodes, quota, root_ca, scheduler, statefulset,
+    taint_eviction, tokens, volumes, workloads,
 };
 
 /// One controller.
@@ -78,6 +78,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "EndpointSlices of services",
         account: Account::Service("endpointslice-controller"),
         run: |client, p| boxed(endpoints::run(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
+        name: "endpointslice-mirroring-controller",
+        alias: "endpointslicemirroring",
+        does: "EndpointSlices of Endpoints written by hand",
+        account: Account::Service("endpointslicemirroring-controller"),
+        run: |client, p| boxed(endpoints::run_mirror(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
         name: "ephemeral-volume-controller",
@@ -172,6 +179,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "finds pods a node",
         account: Account::User("system:kube-scheduler"),
         run: |client, p| boxed(scheduler::run(client, p.term(), p.ambient(), p.informers())),
+    },
+    Controller {
+        name: "service-lb-controller",
+        alias: "service",
+        does: "addresses of services of type LoadBalancer: the machines' own",
+        account: Account::Service("service-controller"),
+        run: |client, p| boxed(balancers::run(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
         name: "serviceaccount-controller",

@@ -26,6 +26,8 @@ const VERSION: u32 = 1;
 const RANGE_FIRST: u32 = u32::from_be_bytes([10, 201, 0, 0]);
 /// How many /24 ranges there are to pick from.
 const RANGE_COUNT: u32 = 20 * 256;
+/// What the names of all nodes' bridges begin with.
+pub const BRIDGE_PREFIX: &str = "sfd-";
 /// Where nodes on one machine tell each other which range is taken.
 const CLAIMS: &str = "/run/statefuld/ranges";
 
@@ -46,6 +48,22 @@ pub struct Config {
     pub cgroup_root: String,
     /// The DNS zone of the cluster.
     pub cluster_domain: String,
+    /// How services are served. Not recorded: every start says it anew.
+    pub service_mode: ServiceMode,
+    /// Whether other machines reach pods and services at their own addresses. Not recorded.
+    pub expose_lan: bool,
+}
+
+/// How what is sent to services reaches their endpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ServiceMode {
+    /// By the kernel's packet filter, or by sockets where it takes no rules.
+    #[default]
+    Auto,
+    /// By the kernel's packet filter alone.
+    Nftables,
+    /// By sockets of the agent.
+    Sockets,
 }
 
 /// What the caller wants to decide itself; the rest is chosen.
@@ -154,6 +172,8 @@ impl Config {
             gateway: recorded.gateway,
             cgroup_root: recorded.cgroup_root,
             cluster_domain: recorded.cluster_domain,
+            service_mode: ServiceMode::default(),
+            expose_lan: false,
         };
         Ok(Some((config, recorded.data_dir)))
     }
@@ -169,11 +189,13 @@ impl Config {
         Ok(Self {
             data_dir: data_dir.to_path_buf(),
             node_name: if is_dns1123(&name) { name } else { "localhost".to_owned() },
-            bridge: format!("sfd-{tag}"),
+            bridge: format!("{BRIDGE_PREFIX}{tag}"),
             pod_cidr,
             gateway: pod_cidr.host(1),
             cgroup_root: format!("statefuld-{tag}"),
             cluster_domain: "cluster.local".to_owned(),
+            service_mode: ServiceMode::default(),
+            expose_lan: false,
         })
     }
 

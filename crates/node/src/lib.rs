@@ -4,6 +4,8 @@
 //! |---|---|---|
 //! | [`agent`] | from the API to running pods and back: the life of each pod, the node object, logs and exec | agent |
 //! | [`network`] | bridge, interfaces, sticky addresses, name files | agent |
+//! | [`services`] | service addresses, node ports and host ports: who answers there, and how it is reached | agent, kernel |
+//! | [`nft`] | tables of the kernel's packet filter, and the way into it | agent |
 //! | [`volume`] | from a manifest's volumes to paths | agent |
 //! | [`probe`] | when to ask a container how it is, and what the answer means | agent |
 //! | [`config`] | names and address range of a node, chosen once | agent |
@@ -24,8 +26,10 @@ pub mod container;
 pub mod fault;
 pub mod log;
 pub mod network;
+pub mod nft;
 pub mod probe;
 pub mod sample;
+pub mod services;
 pub mod shim;
 pub mod sys;
 pub mod volume;

@@ -44,6 +44,8 @@ pub enum Command {
     Server(Serve),
     /// Claims and their folders: look, take data over, give it away
     Volume(Volume),
+    /// Let this machine's own programs find pods and services by name, or no longer
+    Dns(Dns),
     /// Measure this machine with this program
     Bench(Bench),
     /// About the machine itself
@@ -97,6 +99,47 @@ pub struct Node {
     /// first one)
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=crate::nodes::MOST))]
     pub nodes: Option<u32>,
+
+    /// Let other machines reach pods and services at their own addresses, if they route these to this machine; node
+    /// ports, host ports and balancers are open to them anyway
+    #[arg(long)]
+    pub expose_lan: bool,
+
+    /// How services reach their endpoints
+    #[arg(long, value_enum, default_value_t = Services::Auto)]
+    pub services: Services,
+}
+
+impl Node {
+    /// The same as arguments.
+    fn arguments(&self) -> Vec<String> {
+        let name = self.node_name.iter().map(|name| format!("--node-name={name}"));
+        let count = self.nodes.iter().map(|count| format!("--nodes={count}"));
+        let exposed = self.expose_lan.then(|| "--expose-lan".to_owned());
+        let services = self.services.to_possible_value().map(|value| format!("--services={}", value.get_name()));
+        name.chain(count).chain(exposed).chain(services).collect()
+    }
+}
+
+/// How services reach their endpoints.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Services {
+    /// By the kernel's packet filter, or by sockets where it takes no rules
+    Auto,
+    /// By the kernel's packet filter alone
+    Nftables,
+    /// By sockets: endpoints see this machine as their client, and pods reach nothing outside of it
+    Sockets,
+}
+
+impl From<Services> for node::config::ServiceMode {
+    fn from(services: Services) -> Self {
+        match services {
+            Services::Auto => Self::Auto,
+            Services::Nftables => Self::Nftables,
+            Services::Sockets => Self::Sockets,
+        }
+    }
 }
 
 /// Who may come in, and what is noted of it.
@@ -179,8 +222,7 @@ impl Start {
     /// The same as arguments, for a daemon in the background.
     pub fn arguments(&self) -> Vec<String> {
         let mut arguments = self.api.arguments();
-        arguments.extend(self.node.node_name.iter().map(|name| format!("--node-name={name}")));
-        arguments.extend(self.node.nodes.iter().map(|count| format!("--nodes={count}")));
+        arguments.extend(self.node.arguments());
         arguments
     }
 }
@@ -263,6 +305,35 @@ pub struct Down {
     /// Stop statefuld only; the next `up` takes the running pods over
     #[arg(long)]
     pub keep_pods: bool,
+}
+
+/// `statefuld dns`.
+#[derive(Debug, Args)]
+pub struct Dns {
+    /// What to do
+    #[command(subcommand)]
+    pub command: DnsCommand,
+}
+
+/// What is done with the names of pods and services on this machine.
+#[derive(Debug, Subcommand)]
+pub enum DnsCommand {
+    /// Tell systemd-resolved where these names are known; where there is none, print the line that does it
+    Install(Resolver),
+    /// Undo it
+    Uninstall(Resolver),
+}
+
+/// Whose names, and where.
+#[derive(Clone, Debug, Args)]
+pub struct Resolver {
+    /// Where the instance lives
+    #[command(flatten)]
+    pub instance: Instance,
+
+    /// The root of the file system whose settings are written; services are not reloaded for another than /
+    #[arg(long, value_name = "DIR", default_value = "/")]
+    pub root: PathBuf,
 }
 
 /// Which server a command is about.

@@ -109,7 +109,7 @@ impl Daemon {
         let api = ApiServer::start(options).await?;
         let listener_token = CancellationToken::new();
         nodes::forget(&in_process(&api, Identity::user("kubernetes-admin", &["system:masters"])), &dropped).await?;
-        let inside = open_inside(&configs, address, &api).await;
+        let inside = open_inside(configs.first(), address, &api).await;
         let gateways = configs.iter().map(|node| node.gateway).collect();
         let serving = Serving { address, gateways, audit };
         listen(&data, &authority, &api, listener, serving, inside, &listener_token)?;
@@ -375,23 +375,17 @@ pub async fn open_store(data: &DataDir, ambient: &Ambient) -> Result<(Arc<Embedd
     Ok((opened.context("opening the store panicked")??, receiver))
 }
 
-/// Opens the API to the pods of all nodes. Pods run without it, so a failure is said and nothing more.
-async fn open_inside(nodes: &[node::Config], address: SocketAddr, api: &Arc<ApiServer>) -> Option<Inside> {
-    if nodes.is_empty() {
-        return Some(Inside { published: inside::without_node(address), listeners: Vec::new() });
-    }
-    let mut all: Option<Inside> = None;
-    for node in nodes {
-        match (Inside::open(node, address, api.service_address()).await, &mut all) {
-            (Ok(inside), None) => all = Some(inside),
-            // Where it is found is told once: every node's pods reach the first one's address.
-            (Ok(inside), Some(all)) => all.listeners.extend(inside.listeners),
-            (Err(error), _) => {
-                tracing::warn!(%error, node = %node.node_name, "pods cannot reach the API at {}", api.service_address());
-            }
+/// Opens the API to the pods of all nodes, at an address of the first one. Pods run without it, so a failure is said and
+/// nothing more.
+async fn open_inside(first: Option<&node::Config>, address: SocketAddr, api: &Arc<ApiServer>) -> Option<Inside> {
+    let Some(node) = first else { return Some(Inside { published: inside::without_node(address), listener: None }) };
+    match Inside::open(node, address).await {
+        Ok(inside) => Some(inside),
+        Err(error) => {
+            tracing::warn!(%error, "pods cannot reach the API at {}", api.service_address());
+            None
         }
     }
-    all
 }
 
 /// What listeners are told.
@@ -423,7 +417,7 @@ fn listen(
     tls::write_private(&data.kubeconfig(), kubeconfig.as_bytes())?;
     tokio::spawn(serve(listener, options.clone(), api.service(), token.clone()));
     if let Some(inside) = inside {
-        for listener in inside.listeners {
+        if let Some(listener) = inside.listener {
             tokio::spawn(serve(listener, options.clone(), api.service(), token.clone()));
         }
         api.publish(inside.published);

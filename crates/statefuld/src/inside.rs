@@ -1,12 +1,11 @@
-//! The API as pods reach it: at the first address of the service range, which the node's bridge has as an address of
-//! its own, and behind it at the bridge's address.
+//! The API as pods reach it: at the first address of the service range, like any service, and behind it at the bridge's
+//! address.
 //!
-//! The service's address is the same in every instance, so its listener is tied to the instance's own bridge: two
-//! instances on one machine do not meet. The bridge's address belongs to one instance alone, and leads to the API from
-//! the machine's own network too.
+//! The bridge's address belongs to one instance alone, and leads to the API from the machine's own network too. What leads
+//! from the service to it are the node's rules for services.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{SocketAddr, SocketAddrV4};
 
 use apiserver::Published;
 use tokio::net::{TcpListener, TcpSocket};
@@ -20,42 +19,23 @@ const BACKLOG: u32 = 1024;
 pub struct Inside {
     /// What pods are told.
     pub published: Published,
-    /// To be served like the listener outside.
-    pub listeners: Vec<TcpListener>,
+    /// To be served like the listener outside; none where that one is reached from pods already.
+    pub listener: Option<TcpListener>,
 }
 
 impl Inside {
-    /// Opens the API to pods of the node. `listen` is where it listens anyway, `service` the service's address.
-    pub async fn open(node: &node::Config, listen: SocketAddr, service: Ipv4Addr) -> io::Result<Self> {
-        node::network::add_service_address(node, service).await.map_err(io::Error::other)?;
-        let mut listeners = Vec::new();
+    /// Opens the API to pods of the node. `listen` is where it listens anyway.
+    pub async fn open(node: &node::Config, listen: SocketAddr) -> io::Result<Self> {
+        // The address comes with the bridge.
+        node::network::Network::ensure(node).await.map_err(io::Error::other)?;
         let everywhere = listen.ip().is_unspecified();
         let endpoint = match listen {
             SocketAddr::V4(own) if !everywhere && !own.ip().is_loopback() => own,
             _ => SocketAddrV4::new(node.gateway, listen.port()),
         };
-        if !everywhere && SocketAddr::V4(endpoint) != listen {
-            listeners.push(bind(endpoint, None)?);
-        }
-        // Where something else on this machine has the usual port on all addresses, the API's own port serves.
-        let port = if everywhere && listen.port() == HTTPS {
-            HTTPS
-        } else {
-            match bind(SocketAddrV4::new(service, HTTPS), Some(&node.bridge)) {
-                Ok(listener) => {
-                    listeners.push(listener);
-                    HTTPS
-                }
-                Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
-                    if !everywhere {
-                        listeners.push(bind(SocketAddrV4::new(service, listen.port()), Some(&node.bridge))?);
-                    }
-                    listen.port()
-                }
-                Err(error) => return Err(error),
-            }
-        };
-        Ok(Self { published: Published { port, endpoint: Some(endpoint) }, listeners })
+        let reached = everywhere || SocketAddr::V4(endpoint) == listen;
+        let listener = if reached { None } else { Some(bind(endpoint)?) };
+        Ok(Self { published: Published { port: HTTPS, endpoint: Some(endpoint) }, listener })
     }
 }
 
@@ -68,11 +48,9 @@ pub fn without_node(listen: SocketAddr) -> Published {
     Published { port: HTTPS, endpoint }
 }
 
-/// Listens at an address; for what comes in on `device` only, if one is named.
-fn bind(address: SocketAddrV4, device: Option<&str>) -> io::Result<TcpListener> {
+fn bind(address: SocketAddrV4) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v4()?;
     socket.set_reuseaddr(true)?;
-    socket.bind_device(device.map(str::as_bytes))?;
     socket.bind(address.into())?;
     socket.listen(BACKLOG)
 }

@@ -47,6 +47,7 @@ mod nodes;
 mod place;
 mod plan;
 mod ranges;
+mod resolver;
 mod say;
 mod served;
 mod server;
@@ -82,6 +83,7 @@ fn main() -> ExitCode {
             Command::Image(args) => images::run(args).await,
             Command::Server(server) => server::run(server).await,
             Command::Volume(volume) => volume::run(volume).await,
+            Command::Dns(dns) => resolver::run(&dns),
             Command::Bench(bench) => bench::run(bench).await,
             Command::Daemon(daemon) => daemon::run(daemon).await,
             Command::Host(host) => on_host(host).await,

@@ -34,7 +34,7 @@ pub struct Nodes {
 /// Chooses the nodes: as many as are asked for, else as many as there were.
 pub fn choose(data: &DataDir, args: &cli::Node) -> Result<Nodes> {
     let wishes = node::Wishes { node_name: args.node_name.clone(), ..Default::default() };
-    let first = node::Config::choose(data.path(), &wishes)?;
+    let first = with_services(node::Config::choose(data.path(), &wishes)?, args);
     let recorded = further(data)?;
     let count = args.nodes.map_or(1 + recorded.len(), |n| n as usize);
     let mut dropped = Vec::new();
@@ -55,9 +55,14 @@ pub fn choose(data: &DataDir, args: &cli::Node) -> Result<Nodes> {
             node_name: Some(format!("{}-{number}", configs[0].node_name)),
             cluster_domain: Some(configs[0].cluster_domain.clone()),
         };
-        configs.push(node::Config::choose(&folder(data, number), &wishes)?);
+        configs.push(with_services(node::Config::choose(&folder(data, number), &wishes)?, args));
     }
     Ok(Nodes { configs, dropped })
+}
+
+/// How a node's services are carried, which is said at every start.
+fn with_services(config: node::Config, args: &cli::Node) -> node::Config {
+    node::Config { service_mode: args.services.into(), expose_lan: args.expose_lan, ..config }
 }
 
 /// The nodes as they were recorded; none where nothing ever ran.

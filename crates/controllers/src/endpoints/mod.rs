@@ -3,10 +3,11 @@
 //! DNS and every client's view of readiness follow from these, so a pod that turns Ready is written at once:
 //! no batching, no delay. What is right already is not written. `slices` and `legacy` decide, without I/O.
 //!
-//! Two controllers, [`run`] and [`run_legacy`], each under an account of its own as upstream has them; the old objects
-//! never hold the slices up.
+//! Three controllers, [`run`], [`run_legacy`] and [`run_mirror`], each under an account of its own as upstream has them;
+//! the old objects never hold the slices up. The third makes slices of old objects that were written by hand.
 
 mod legacy;
+mod mirror;
 mod slices;
 
 use std::sync::Arc;
@@ -66,6 +67,37 @@ pub async fn run_legacy(client: Client, term: Term, ambient: Ambient, informers:
     Ok(())
 }
 
+/// Mirrors Endpoints that were written for services without selector, until the term ends and its requests are settled.
+pub async fn run_mirror(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
+    let queue: Queue<Key> = Queue::new(&term, &ambient);
+    let own = queue.clone();
+    informers.services.on_change(move |old, new| {
+        if let Some(service) = new.or(old) {
+            own.add(Key::new(namespace(&**service), name(&**service)));
+        }
+    });
+    let own = queue.clone();
+    informers.endpoints.on_change(move |old, new| {
+        if let Some(endpoints) = new.or(old) {
+            own.add(Key::new(namespace(&**endpoints), name(&**endpoints)));
+        }
+    });
+    let own = queue.clone();
+    informers.slices.on_change(move |old, new| {
+        let slice = new.or(old).filter(|slice| is_of(slice, mirror::MANAGED_BY));
+        let labels = slice.and_then(|slice| Some((namespace(&**slice), slice.metadata.labels.as_ref()?)));
+        if let Some((space, service)) = labels.and_then(|(space, labels)| Some((space, labels.get(SERVICE_LABEL)?))) {
+            own.add(Key::new(space, service));
+        }
+    });
+    if !informers.services.synced().await || !informers.endpoints.synced().await || !informers.slices.synced().await {
+        return Ok(());
+    }
+    let controller = Controller { client, term, informers };
+    work::run(&queue, WORKERS, |key| controller.mirrors(key)).await;
+    Ok(())
+}
+
 /// Queues a service when it changed, or a pod that it takes or took.
 fn watch_services(queue: &Queue<Key>, informers: &Informers) {
     let own = queue.clone();
@@ -97,8 +129,13 @@ fn same_to_services(old: &PodView, new: &PodView) -> bool {
 }
 
 fn is_ours(slice: &EndpointSlice) -> bool {
+    is_of(slice, MANAGED_BY)
+}
+
+/// Whether that controller keeps the slice.
+fn is_of(slice: &EndpointSlice, controller: &str) -> bool {
     let labels = slice.metadata.labels.as_ref();
-    labels.and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|by| by == MANAGED_BY)
+    labels.and_then(|labels| labels.get(MANAGED_BY_LABEL)).is_some_and(|by| by == controller)
 }
 
 struct Controller {
@@ -117,7 +154,7 @@ impl Controller {
             // Without their service they are of no use; nobody waits for the garbage collector.
             None => {
                 let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
-                for slice in self.slices_of(&key) {
+                for slice in self.slices_of(&key, MANAGED_BY) {
                     self.delete(&api, name(&*slice), work::uid(&*slice).to_owned()).await?;
                 }
             }
@@ -143,6 +180,14 @@ impl Controller {
         Ok(Outcome::Done)
     }
 
+    async fn mirrors(&self, key: Key) -> Result<Outcome, Stop> {
+        let service = self.service(&key);
+        let endpoints = self.informers.endpoints.get(&key.namespace, &key.name);
+        let existing = self.slices_of(&key, mirror::MANAGED_BY);
+        self.carry_out(&key, mirror::changes(service.as_deref(), endpoints.as_deref(), &existing)).await?;
+        Ok(Outcome::Done)
+    }
+
     /// The service, if it is there to stay.
     fn service(&self, key: &Key) -> Option<Arc<Service>> {
         let service = self.informers.services.get(&key.namespace, &key.name);
@@ -150,8 +195,11 @@ impl Controller {
     }
 
     async fn write_slices(&self, key: &Key, service: &Service, pods: &[Arc<PodView>]) -> Result<(), Stop> {
-        let existing = self.slices_of(key);
-        let changes = slices::changes(service, pods, &existing);
+        let existing = self.slices_of(key, MANAGED_BY);
+        self.carry_out(key, slices::changes(service, pods, &existing)).await
+    }
+
+    async fn carry_out(&self, key: &Key, changes: slices::Changes) -> Result<(), Stop> {
         let api: Api<EndpointSlice> = Api::namespaced(self.client.clone(), &key.namespace);
         let mut reached = 0;
         for slice in &changes.update {
@@ -187,9 +235,10 @@ impl Controller {
         Ok(())
     }
 
-    fn slices_of(&self, key: &Key) -> Vec<Arc<EndpointSlice>> {
+    /// The slices of a service that this controller keeps.
+    fn slices_of(&self, key: &Key, controller: &str) -> Vec<Arc<EndpointSlice>> {
         let slices = self.informers.slices.by_index(&format!("{}/{}", key.namespace, key.name));
-        slices.into_iter().filter(|slice| is_ours(slice)).collect()
+        slices.into_iter().filter(|slice| is_of(slice, controller)).collect()
     }
 
     async fn delete<K>(&self, api: &Api<K>, name: &str, uid: String) -> Result<(), Stop>

@@ -128,26 +128,33 @@ pub(super) fn changes(
     if !selects(service) {
         groups.clear();
     }
-    let mut changes = Changes::default();
-    let mut unclaimed: Vec<&EndpointSlice> = existing.iter().map(|slice| &**slice).collect();
+    let mut wanted = Vec::new();
     for ((family, ports), pods) in groups {
         let endpoints: Vec<Endpoint> = pods.iter().map(|(pod, ip)| endpoint(service, pod, ip)).collect();
         let chunks: Vec<&[Endpoint]> =
             if endpoints.is_empty() { vec![&[]] } else { endpoints.chunks(SLICE_MAX).collect() };
-        for chunk in chunks {
-            // Best an equal one, then one of the same ports, then any of the family.
-            let wanted = slice(service, family, &ports, chunk);
-            let alike = |s: &&EndpointSlice| s.address_type == family && s.metadata.deletion_timestamp.is_none();
-            let found = unclaimed
-                .iter()
-                .position(|s| alike(s) && same(s, &wanted))
-                .or_else(|| unclaimed.iter().position(|s| alike(s) && s.ports == wanted.ports))
-                .or_else(|| unclaimed.iter().position(alike));
-            match found.map(|at| unclaimed.remove(at)) {
-                Some(have) if same(have, &wanted) => {}
-                Some(have) => changes.update.push(adopt(have, wanted)),
-                None => changes.create.push(wanted),
-            }
+        wanted.extend(chunks.into_iter().map(|chunk| slice(service, family, &ports, chunk)));
+    }
+    settle(wanted, existing)
+}
+
+/// The least that turns the existing slices into the wanted ones.
+pub(super) fn settle(wanted: Vec<EndpointSlice>, existing: &[std::sync::Arc<EndpointSlice>]) -> Changes {
+    let mut changes = Changes::default();
+    let mut unclaimed: Vec<&EndpointSlice> = existing.iter().map(|slice| &**slice).collect();
+    for wanted in wanted {
+        // Best an equal one, then one of the same ports, then any of the family.
+        let alike =
+            |s: &&EndpointSlice| s.address_type == wanted.address_type && s.metadata.deletion_timestamp.is_none();
+        let found = unclaimed
+            .iter()
+            .position(|s| alike(s) && same(s, &wanted))
+            .or_else(|| unclaimed.iter().position(|s| alike(s) && s.ports == wanted.ports))
+            .or_else(|| unclaimed.iter().position(alike));
+        match found.map(|at| unclaimed.remove(at)) {
+            Some(have) if same(have, &wanted) => {}
+            Some(have) => changes.update.push(adopt(have, wanted)),
+            None => changes.create.push(wanted),
         }
     }
     let gone = unclaimed.into_iter().filter(|slice| slice.metadata.deletion_timestamp.is_none());

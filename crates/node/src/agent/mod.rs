@@ -6,7 +6,8 @@
 //!    │◀── node object, lease ── [`register`]                            │ states, probe reports
 //!    │◀── status of each pod ── [`report`] ◀── [`status`] (pure) ◀──────┘
 //!    │◀── events ────────────── [`events`]
-//!    └─── services, slices ───▶ [`names`] ──▶ node-dns
+//!    └─── services, slices ───▶ `known` ──▶ `names` ──▶ node-dns
+//!                                    └────▶ `balance` ──▶ the kernel's packet filter
 //! ```
 //!
 //! | module | holds |
@@ -21,21 +22,25 @@
 //! | [`status`], [`report`], [`events`] | what the API is told |
 //! | [`register`], [`machine`] | the node itself |
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
-//! | `names`, `reclaim` | the name server; data of released volumes |
+//! | `known`, `names`, `balance`, `health` | services and their endpoints; the name server; what leads to services |
+//! | `reclaim` | data of released volumes |
 //! | [`stop`] | stopping a node while its objects stay |
 //!
 //! The agent may die at any moment. What it needs afterwards is on disk before it acts (addresses, pod
 //! folders) or in the API; what runs goes on in the shims.
 
 pub mod api_server;
+mod balance;
 pub mod env;
 mod ephemeral;
 pub mod events;
 pub mod fields;
 mod follow;
 pub mod handler;
+mod health;
 mod held;
 pub mod images;
+mod known;
 mod leave;
 mod limits;
 mod live;
@@ -121,7 +126,10 @@ where
     let shared = Shared::new(client, config, ambient, term, program).await?;
     let mut tasks = JoinSet::new();
     tasks.spawn(warm_up(shared.clone()));
-    tasks.spawn(names::run(shared.clone()));
+    let (tell, known) = watch::channel(known::Known::nothing());
+    tasks.spawn(known::run(shared.clone(), tell));
+    tasks.spawn(names::run(shared.clone(), known.clone()));
+    tasks.spawn(balance::run(shared.clone(), known));
     tasks.spawn(reclaim::run(shared.clone()));
     tasks.spawn(images::gc::run(shared.clone()));
     tasks.spawn(register_and_keep(shared.clone()));
@@ -151,6 +159,8 @@ pub struct Shared {
     pub(crate) disk_full: tokio::sync::Notify,
     /// The machine's own address.
     pub(crate) host: Ipv4Addr,
+    /// Turns true when services lead to their endpoints.
+    pub(crate) balanced: watch::Sender<bool>,
     program: Option<PathBuf>,
     exe: OnceCell<SealedExe>,
     /// Identity of the built-in image; empty until its digest is known.
@@ -182,6 +192,7 @@ impl Shared {
             events: Events::start(client.clone(), &config.node_name, ambient.clone()),
             local: LocalVolumes::new(config.volumes_dir()),
             host: machine::address().unwrap_or(config.gateway),
+            balanced: watch::Sender::new(false),
             addresses: Arc::new(Mutex::new(addresses)),
             exe: OnceCell::new(),
             sample_id: watch::Sender::new(String::new()),

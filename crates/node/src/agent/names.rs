@@ -1,26 +1,18 @@
 //! The node's name server: started where it is missing, told of every change.
 //!
-//! node-dns outlives the agent and answers from what it was told last. Here Services and EndpointSlices are
-//! watched and what names depend on is pushed, as soon as both kinds are completely known.
+//! node-dns outlives the agent and answers from what it was told last. What names depend on is pushed here, as soon as
+//! Services and EndpointSlices are completely known.
 
-use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use dns::feed::Feeder;
-use dns::records::{Cluster, EndpointSlice, Service};
-use futures::StreamExt as _;
-use k8s_openapi::api::core::v1 as core;
-use k8s_openapi::api::discovery::v1 as discovery;
-use kube::runtime::{WatchStreamExt as _, watcher};
-use kube::{Api, ResourceExt as _};
-use serde::Serialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 
 use super::Shared;
+use super::known::Known;
 use crate::config::Config;
 
 /// Where name servers listen.
@@ -32,32 +24,10 @@ const START_POLL: Duration = Duration::from_millis(5);
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_millis(500);
 
-/// Keeps the name server running and right until `term`.
-pub(super) async fn run(shared: Arc<Shared>) {
-    let (changes, cluster) = watch::channel(Known::default());
-    let changes = Arc::new(changes);
-    let services = follow::<core::Service>(
-        &shared,
-        changes.clone(),
-        |known, key, object| {
-            let value = object.and_then(|o| Service::from_json(&o));
-            set(&mut known.cluster.services, key, value);
-        },
-        |known| known.services = true,
-    );
-    let slices = follow::<discovery::EndpointSlice>(
-        &shared,
-        changes.clone(),
-        |known, key, object| {
-            let value = object.and_then(|o| EndpointSlice::from_json(&o));
-            set(&mut known.cluster.slices, key, value);
-        },
-        |known| known.slices = true,
-    );
+/// Keeps the name server running and right until the agent ends.
+pub(super) async fn run(shared: Arc<Shared>, known: watch::Receiver<Known>) {
     tokio::select! {
-        () = services => {}
-        () = slices => {}
-        () = feed(&shared, cluster) => {}
+        () = feed(&shared, known) => {}
         () = shared.term.cancelled() => {}
     }
 }
@@ -68,70 +38,6 @@ pub(super) async fn stop(config: &Config) {
         && let Err(error) = feeder.shutdown().await
     {
         tracing::warn!(%error, "the name server did not end");
-    }
-}
-
-/// What is known so far.
-#[derive(Clone, Debug, Default)]
-struct Known {
-    cluster: Cluster,
-    services: bool,
-    slices: bool,
-}
-
-fn set<T>(map: &mut BTreeMap<String, T>, key: String, value: Option<T>) {
-    match value {
-        Some(value) => _ = map.insert(key, value),
-        None => _ = map.remove(&key),
-    }
-}
-
-/// Keeps one kind of `known` right.
-async fn follow<K>(
-    shared: &Arc<Shared>,
-    known: Arc<watch::Sender<Known>>,
-    apply: impl Fn(&mut Known, String, Option<serde_json::Value>),
-    complete: impl Fn(&mut Known),
-) where
-    K: kube::Resource<DynamicType = ()> + Clone + std::fmt::Debug + DeserializeOwned + Serialize + Send + 'static,
-{
-    let api: Api<K> = Api::all(shared.client.clone());
-    let mut events = std::pin::pin!(watcher(api, watcher::Config::default()).default_backoff());
-    // A new list replaces what was known: what it does not hold is gone.
-    let mut listed: Option<BTreeMap<String, serde_json::Value>> = None;
-    let mut have: std::collections::BTreeSet<String> = std::collections::BTreeSet::new();
-    while let Some(event) = events.next().await {
-        let key = |o: &K| format!("{}/{}", o.namespace().unwrap_or_default(), o.name_any());
-        match event {
-            Ok(watcher::Event::Init) => listed = Some(BTreeMap::new()),
-            Ok(watcher::Event::InitApply(object)) => {
-                let value = serde_json::to_value(&object).unwrap_or_default();
-                listed.get_or_insert_default().insert(key(&object), value);
-            }
-            Ok(watcher::Event::InitDone) => {
-                let list = listed.take().unwrap_or_default();
-                known.send_modify(|known| {
-                    for gone in have.iter().filter(|k| !list.contains_key(*k)) {
-                        apply(known, gone.clone(), None);
-                    }
-                    have = list.keys().cloned().collect();
-                    for (key, value) in list {
-                        apply(known, key, Some(value));
-                    }
-                    complete(known);
-                });
-            }
-            Ok(watcher::Event::Apply(object)) => {
-                have.insert(key(&object));
-                let value = serde_json::to_value(&object).unwrap_or_default();
-                known.send_modify(|known| apply(known, key(&object), Some(value)));
-            }
-            Ok(watcher::Event::Delete(object)) => {
-                have.remove(&key(&object));
-                known.send_modify(|known| apply(known, key(&object), None));
-            }
-            Err(error) => tracing::debug!(%error, "the watch behind the name server broke; going on"),
-        }
     }
 }
 
@@ -149,8 +55,8 @@ async fn feed(shared: &Shared, mut known: watch::Receiver<Known>) {
             }
         };
         let lost = loop {
-            let ready = known.wait_for(|k| k.services && k.slices).await;
-            let Ok(cluster) = ready.map(|k| k.cluster.clone()) else { return };
+            let ready = known.wait_for(Known::knows_names).await;
+            let Ok(cluster) = ready.map(|k| k.named.clone()) else { return };
             known.mark_unchanged();
             if let Err(error) = feeder.push(&cluster).await {
                 break error;

@@ -71,6 +71,9 @@ const LAST_STATUS: Duration = Duration::from_secs(10);
 /// How long an ending agent tries to get a last status written.
 const LAST_WORD: Duration = Duration::from_secs(2);
 
+/// How long a pod's start waits for an agent that has just started to lead to services.
+const SERVICES_LIMIT: Duration = Duration::from_secs(3);
+
 /// Who a pod is. Known even where its object is gone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Identity {
@@ -426,9 +429,17 @@ impl Worker {
         }
         fault::point(Point::InterfaceReady);
         let shim = Shim::connect(&dir).await.map_err(|e| failed(e.to_string()))?;
+        self.wait_for_services().await;
         shim.start().await.map_err(|e| failed(e.to_string()))?;
         fault::point(Point::StartAsked);
         Ok(shim)
+    }
+
+    /// The first thing that many programs do is to ask the API at its service: an agent that has just started leads
+    /// there in a moment. What goes wrong with services does not keep pods from starting.
+    async fn wait_for_services(&self) {
+        let mut balanced = self.shared.balanced.subscribe();
+        let _ = tokio::time::timeout(SERVICES_LIMIT, balanced.wait_for(|balanced| *balanced)).await;
     }
 
     async fn allocate(&self) -> Result<Ipv4Addr, Hold> {

@@ -1,7 +1,7 @@
 //! The name files of a pod: `/etc/hosts` and `/etc/resolv.conf`, as text.
 
 use std::fmt::Write as _;
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr};
 
 use k8s_openapi::api::core::v1::{Pod, PodSpec};
 
@@ -70,7 +70,8 @@ pub fn resolv_conf(pod: &Pod, settings: &NameSettings<'_>) -> String {
     let mut resolv = if policy == "None" {
         Resolv::default()
     } else if default {
-        host
+        let own_loopback = spec.host_network != Some(true);
+        Resolv { servers: reachable(host.servers, settings.server, own_loopback), ..host }
     } else {
         let namespace = pod.metadata.namespace.as_deref().unwrap_or("default");
         let domain = settings.domain;
@@ -91,6 +92,20 @@ pub fn resolv_conf(pod: &Pod, settings: &NameSettings<'_>) -> String {
         }
     }
     resolv.render()
+}
+
+/// The machine's name servers as a pod reaches them. One that listens on the machine's loopback, as systemd-resolved does, is
+/// another one's there: the node's own server, which asks it, stands in.
+fn reachable(servers: Vec<String>, own: Ipv4Addr, own_loopback: bool) -> Vec<String> {
+    let is_loopback = |server: &String| server.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback());
+    let mut found: Vec<String> = Vec::new();
+    for server in servers {
+        let server = if own_loopback && is_loopback(&server) { own.to_string() } else { server };
+        if !found.contains(&server) {
+            found.push(server);
+        }
+    }
+    found
 }
 
 /// The parts of a resolv.conf.
@@ -177,6 +192,15 @@ mod tests {
         let none = json!({"containers": [], "dnsPolicy": "None",
             "dnsConfig": {"nameservers": ["192.0.2.1"], "options": [{"name": "ndots", "value": "1"}]}});
         assert_eq!(resolv_conf(&pod(none), &SETTINGS), "nameserver 192.0.2.1\noptions ndots:1\n");
+    }
+
+    #[test]
+    fn a_name_server_on_the_machines_loopback_is_stood_in_for() {
+        let settings = NameSettings { host_resolv: "nameserver 127.0.0.53\nnameserver 127.0.0.1\n", ..SETTINGS };
+        let of = |spec| resolv_conf(&pod(spec), &settings);
+        assert_eq!(of(json!({"containers": [], "dnsPolicy": "Default"})), "nameserver 10.201.7.1\n");
+        let host_network = of(json!({"containers": [], "hostNetwork": true}));
+        assert_eq!(host_network, "nameserver 127.0.0.53\nnameserver 127.0.0.1\n");
     }
 
     #[test]

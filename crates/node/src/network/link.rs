@@ -1,11 +1,14 @@
 //! The few rtnetlink requests that a node makes, in the machine's namespace or inside a pod's.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
 
 use futures::TryStreamExt as _;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
-use rtnetlink::{LinkBridge, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
+use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 use super::Error;
 
@@ -85,6 +88,47 @@ impl Netlink {
         }
     }
 
+    /// Adds an address, or keeps it, without the route to its neighbours that would come with it.
+    pub(super) async fn set_address_alone(&self, index: u32, address: Ipv4Addr, prefix: u8) -> Result<(), Error> {
+        let mut request = self.handle.address().add(index, address.into(), prefix);
+        let flags = AddressAttribute::Flags(AddressFlags::Noprefixroute | AddressFlags::Permanent);
+        request.message_mut().attributes.push(flags);
+        match request.execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_errno(&error, EEXIST) => Ok(()),
+            Err(source) => Err(refused(format!("give address {address}"), source)),
+        }
+    }
+
+    /// Addresses of an interface that have no neighbours.
+    pub(super) async fn single_addresses(&self, index: u32) -> Result<BTreeMap<Ipv4Addr, AddressMessage>, Error> {
+        let mut all = std::pin::pin!(self.handle.address().get().set_link_index_filter(index).execute());
+        let list = |source| refused("list addresses".to_owned(), source);
+        let mut found = BTreeMap::new();
+        while let Some(message) = all.try_next().await.map_err(list)? {
+            let address = message.attributes.iter().find_map(|a| match a {
+                AddressAttribute::Address(std::net::IpAddr::V4(address)) => Some(*address),
+                _ => None,
+            });
+            if let Some(address) = address.filter(|_| message.header.prefix_len == 32) {
+                found.insert(address, message);
+            }
+        }
+        Ok(found)
+    }
+
+    /// Takes an address away.
+    pub(super) async fn delete_address(&self, address: Ipv4Addr, message: AddressMessage) -> Result<(), Error> {
+        let deleted = self.handle.address().del(message).execute().await;
+        deleted.map_err(|source| refused(format!("take address {address} away"), source))
+    }
+
+    /// Lets what comes in by a port of a bridge leave by it again.
+    pub(super) async fn set_hairpin(&self, port: u32) -> Result<(), Error> {
+        let set = self.handle.link().set_port(LinkBridgePort::new(port).hairpin(true).build()).execute().await;
+        set.map_err(|source| refused(format!("let port {port} of the bridge speak with itself"), source))
+    }
+
     /// Switches an interface on.
     pub(super) async fn set_up(&self, index: u32) -> Result<(), Error> {
         let message = LinkUnspec::new_with_index(index).up().build();
@@ -99,13 +143,62 @@ impl Netlink {
         set.map_err(|source| refused(format!("switch on interface {name}"), source))
     }
 
-    /// Sends everything that is not on the bridge to the gateway.
+    /// Sends everything to the gateway, neighbours' packets too.
     pub(super) async fn add_default_route(&self, index: u32, gateway: Ipv4Addr) -> Result<(), Error> {
+        self.add_route(to_host(gateway, index, RouteScope::Link).build(), gateway).await?;
         let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).output_interface(index).build();
+        self.add_route(route, gateway).await
+    }
+
+    /// Leads packets for one address to an interface, whose own address is their source then. `metric` keeps it apart
+    /// from what others say of that address.
+    pub(super) async fn add_host_route(
+        &self,
+        address: Ipv4Addr,
+        index: u32,
+        metric: u32,
+        source: Ipv4Addr,
+    ) -> Result<(), Error> {
+        let route = to_host(address, index, RouteScope::Link).priority(metric).pref_source(source);
+        self.add_route(route.build(), address).await
+    }
+
+    /// Takes such a route away.
+    pub(super) async fn delete_route(&self, route: RouteMessage) -> Result<(), Error> {
+        match self.handle.route().del(route).execute().await {
+            Ok(()) => Ok(()),
+            Err(error) if is_errno(&error, ESRCH) => Ok(()),
+            Err(source) => Err(refused("delete the route of a service".to_owned(), source)),
+        }
+    }
+
+    /// Routes to single addresses with that metric: each with its address.
+    pub(super) async fn host_routes(&self, index: u32, metric: u32) -> Result<Vec<(Ipv4Addr, RouteMessage)>, Error> {
+        let mut routes =
+            std::pin::pin!(self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
+        let list = |source| refused("list routes".to_owned(), source);
+        let mut found = Vec::new();
+        while let Some(route) = routes.try_next().await.map_err(list)? {
+            let has = |wanted: RouteAttribute| route.attributes.contains(&wanted);
+            if !has(RouteAttribute::Oif(index)) || !has(RouteAttribute::Priority(metric)) {
+                continue;
+            }
+            let address = route.attributes.iter().find_map(|a| match a {
+                RouteAttribute::Destination(RouteAddress::Inet(address)) => Some(*address),
+                _ => None,
+            });
+            if let Some(address) = address.filter(|_| route.header.destination_prefix_length == 32) {
+                found.push((address, route));
+            }
+        }
+        Ok(found)
+    }
+
+    async fn add_route(&self, route: RouteMessage, to: Ipv4Addr) -> Result<(), Error> {
         match self.handle.route().add(route).execute().await {
             Ok(()) => Ok(()),
             Err(error) if is_errno(&error, EEXIST) => Ok(()),
-            Err(source) => Err(refused(format!("route by {gateway}"), source)),
+            Err(source) => Err(refused(format!("add the route by way of {to}"), source)),
         }
     }
 
@@ -142,12 +235,21 @@ impl std::fmt::Debug for Netlink {
     }
 }
 
+/// A route to a single address.
+fn to_host(address: Ipv4Addr, index: u32, scope: RouteScope) -> RouteMessageBuilder<Ipv4Addr> {
+    RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(address, 32).output_interface(index).scope(scope)
+}
+
 /// Runs on a thread that ends right after, because it changes that thread's namespace.
 fn connect_inside(pid: i32, runtime: &tokio::runtime::Handle) -> Result<rtnetlink::Handle, Error> {
     enter(pid).map_err(|error| match error.kind() {
         std::io::ErrorKind::NotFound => Error::NoSuchPod(pid),
         _ => Error::Socket(error),
     })?;
+    // The gateway would tell pods of a shorter way to each other, which leads around the rules for services.
+    for which in ["all", "default", "eth0"] {
+        let _ = std::fs::write(format!("/proc/sys/net/ipv4/conf/{which}/accept_redirects"), "0");
+    }
     let _guard = runtime.enter();
     let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
     runtime.spawn(connection);

@@ -8,6 +8,9 @@
 //!               eth0         eth0           in the pods' network namespaces, MAC derived from the address
 //! ```
 //!
+//! Pods speak with each other by way of the gateway, not from port to port: so the machine sees every packet, and what it
+//! changed on the way to a service is changed back on the way home, whatever `bridge-nf-call-iptables` says.
+//!
 //! Interfaces are made straight into the pod's namespace, found through the shim's process. Nothing is
 //! deleted by hand when a pod ends: the kernel takes the pair away with the namespace.
 
@@ -15,6 +18,7 @@ pub mod addresses;
 pub mod files;
 mod link;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 
 use rtnetlink::packet_route::link::LinkAttribute;
@@ -33,6 +37,8 @@ pub struct Network {
     gateway: Ipv4Addr,
     prefix: u8,
     tag: String,
+    /// Of routes to services: keeps those of several instances apart.
+    metric: u32,
 }
 
 impl Network {
@@ -47,6 +53,7 @@ impl Network {
         netlink.set_address(index, config.gateway, config.pod_cidr.prefix).await?;
         netlink.set_up(index).await?;
         enable_forwarding();
+        route_loopback(&config.bridge);
         Ok(Self {
             netlink,
             bridge: config.bridge.clone(),
@@ -54,6 +61,7 @@ impl Network {
             gateway: config.gateway,
             prefix: config.pod_cidr.prefix,
             tag: config.tag(),
+            metric: metric_of(&config.tag()),
         })
     }
 
@@ -68,10 +76,13 @@ impl Network {
             let host_name = interface_name(&self.tag, address, nonce);
             self.netlink.add_veth(&host_name, self.bridge_index, mac_of(address), pid).await?;
             fault::point(Point::InterfaceMade);
+            if let Some(port) = self.netlink.find(&host_name).await? {
+                self.netlink.set_hairpin(port.header.index).await?;
+            }
         }
         let eth0 = inside.find("eth0").await?.ok_or(Error::NoSuchPod(shim_pid))?.header.index;
         inside.set_up_by_name("lo").await?;
-        inside.set_address(eth0, address, self.prefix).await?;
+        inside.set_address_alone(eth0, address, self.prefix).await?;
         inside.set_up(eth0).await?;
         inside.add_default_route(eth0, self.gateway).await?;
         Ok(())
@@ -94,17 +105,42 @@ impl Network {
     pub fn bridge(&self) -> &str {
         &self.bridge
     }
+
+    /// Leads what this machine sends to these addresses, and no others, to the bridge. Without a route a connection
+    /// would fail before its target is changed to an endpoint: on a machine without any network.
+    pub async fn route_services(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        let mut there = BTreeSet::new();
+        for (address, route) in self.netlink.host_routes(self.bridge_index, self.metric).await? {
+            if addresses.contains(&address) {
+                there.insert(address);
+            } else {
+                self.netlink.delete_route(route).await?;
+            }
+        }
+        for address in addresses.difference(&there) {
+            self.netlink.add_host_route(*address, self.bridge_index, self.metric, self.gateway).await?;
+        }
+        Ok(())
+    }
+
+    /// Gives the bridge these addresses besides its own, and no others: where no packet filter changes what is sent to
+    /// them.
+    pub async fn own_services(&self, addresses: &BTreeSet<Ipv4Addr>) -> Result<(), Error> {
+        let there = self.netlink.single_addresses(self.bridge_index).await?;
+        for (address, message) in there.iter().filter(|(address, _)| !addresses.contains(address)) {
+            self.netlink.delete_address(*address, message.clone()).await?;
+        }
+        for address in addresses.iter().filter(|address| !there.contains_key(address)) {
+            self.netlink.set_address(self.bridge_index, *address, 32).await?;
+        }
+        Ok(())
+    }
 }
 
-/// Gives the node's bridge, which is made where it is missing, another address of this machine: that of a service
-/// whose server is here. It goes with the bridge.
-pub async fn add_service_address(config: &Config, address: Ipv4Addr) -> Result<(), Error> {
-    let network = Network::ensure(config).await?;
-    network.netlink.set_address(network.bridge_index, address, 32).await
-}
-
-/// Takes a bridge away with what hangs on it, if it is there. Call it when every pod has ended.
+/// Takes a bridge away with what hangs on it, and the rules for its pods, if they are there. Call it when every pod has
+/// ended.
 pub async fn remove_bridge(config: &Config) -> Result<(), Error> {
+    crate::services::withdraw(config).await;
     let netlink = link::Netlink::here()?;
     let Some(found) = netlink.find(&config.bridge).await? else { return Ok(()) };
     for (index, _) in netlink.ports(found.header.index).await? {
@@ -147,6 +183,19 @@ fn enable_forwarding() {
     if let Err(error) = std::fs::write(SWITCH, "1") {
         tracing::warn!(%error, "cannot switch on IP forwarding; pods will not reach beyond this machine");
     }
+}
+
+/// Lets the machine speak from its loopback address with ports of its own that lead to pods. The rules of [`crate::services`]
+/// keep pods from using it.
+fn route_loopback(bridge: &str) {
+    if let Err(error) = std::fs::write(format!("/proc/sys/net/ipv4/conf/{bridge}/route_localnet"), "1") {
+        tracing::debug!(%error, "node ports and host ports are not reached at 127.0.0.1");
+    }
+}
+
+/// A metric from an instance's tag, above those that people give.
+fn metric_of(tag: &str) -> u32 {
+    u32::from_str_radix(tag, 16).unwrap_or(0) | 1 << 30
 }
 
 /// The controller that a link hangs on.

@@ -292,6 +292,11 @@ fn leftovers(data: &Path) -> Vec<String> {
         if Path::new("/sys/class/net").join(&bridge).exists() {
             found.push(format!("interface {bridge}"));
         }
+        let table = bridge.replace("sfd-", "statefuld-");
+        let there = node::nft::Socket::open().and_then(|socket| node::nft::is_there(&socket, &table));
+        if there.is_ok_and(|there| there) {
+            found.push(format!("table {table} of the packet filter"));
+        }
         let group = field("cgroupRoot").expect("the node chose a control group");
         let hierarchies = fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten().map(|e| e.path());
         let left = hierarchies.map(|h| h.join(&group)).filter(|g| g.exists());

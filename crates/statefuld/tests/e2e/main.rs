@@ -20,3 +20,4 @@ mod patroni;
 mod postgres;
 mod redis;
 mod server;
+mod services;

@@ -99,6 +99,23 @@ fn controllers() -> Vec<(&'static str, Vec<Value>)> {
             ],
         ),
         (
+            "endpointslicemirroring-controller",
+            vec![
+                rule(READ, &[""], &["services", "endpoints"]),
+                rule(change, &[""], &["services/finalizers", "endpoints/finalizers"]),
+                rule(
+                    &["get", "list", "watch", "create", "update", "patch", "delete"],
+                    &[DISCOVERY],
+                    &["endpointslices"],
+                ),
+                events(),
+            ],
+        ),
+        (
+            "service-controller",
+            vec![rule(READ, &[""], &["services", "nodes"]), rule(change, &[""], &["services/status"]), events()],
+        ),
+        (
             "persistent-volume-binder",
             vec![
                 rule(&["get", "list", "watch", "create", "update", "patch", "delete"], &[""], &["persistentvolumes"]),

@@ -14,6 +14,8 @@ fn config() -> Config {
         gateway: std::net::Ipv4Addr::new(10, 201, 7, 1),
         cgroup_root: "statefuld-x".into(),
         cluster_domain: "cluster.local".into(),
+        service_mode: crate::config::ServiceMode::Auto,
+        expose_lan: false,
     }
 }
 
