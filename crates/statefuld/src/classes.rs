@@ -129,7 +129,8 @@ fn classes(object: &Object) -> Vec<String> {
 
 /// A class of that name which is as `local` is.
 async fn like_local(client: &Client, name: &str, place: Place) -> Result<Object> {
-    let local = apply::read(client, &format!("{CLASSES}/{LOCAL}"));
+    let path = format!("{CLASSES}/{LOCAL}");
+    let local = apply::read(client, &path);
     let local = local.await.with_context(|| format!("class {LOCAL} cannot be read, for which {name:?} would stand"))?;
     let mut value = local.clone();
     value["metadata"] = json!({"name": name, "annotations": {STANDS_FOR: LOCAL}});

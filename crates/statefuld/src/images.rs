@@ -227,7 +227,7 @@ fn print_images(images: &[Image], output: Output, place: &Place) {
         return say::print(json!({"images": items}));
     }
     let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(["IMAGE", "ID", "SIZE", "LAYERS", "IN USE"]);
+    table.load_style(presets::NOTHING).set_header(["IMAGE", "ID", "SIZE", "LAYERS", "IN USE"]);
     for image in images {
         let mut names: Vec<&str> = image.names.iter().map(String::as_str).filter(|n| !n.contains('@')).collect();
         if names.is_empty() {

@@ -14,9 +14,11 @@
 
 pub mod auth;
 pub mod client;
+mod error;
 mod pull;
 mod resolve;
 pub mod settings;
 mod wire;
 
+pub use error::ClientError;
 pub use pull::{PullError, Pulled, Puller};

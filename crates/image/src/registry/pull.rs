@@ -2,16 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use ambient::Ambient;
+use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _};
 use hyper::StatusCode;
 use rustix::fs::{FlockOperation, flock};
 use tokio::sync::Semaphore;
 
 use super::auth::{Credentials, Keyring};
-use super::client::{Client, ClientError, Fetched};
+use super::client::{Client, Fetched};
+use super::error::ClientError;
 use super::settings::{Endpoint, Settings, SettingsError};
 use crate::digest::Digest;
 use crate::manifest::{
@@ -73,35 +75,56 @@ impl Puller {
     }
 
     /// Pulls an image. What is there of it already is not fetched again; its registry is asked all the same.
-    pub async fn pull(&self, name: &Reference, keyring: &Keyring, progress: Progress<'_>) -> Result<Pulled, PullError> {
+    pub fn pull<'a>(
+        &'a self,
+        name: &'a Reference,
+        keyring: &'a Keyring,
+        progress: Progress<'a>,
+    ) -> BoxFuture<'a, Result<Pulled, PullError>> {
+        Box::pin(self.pull_in_turn(name, keyring, progress))
+    }
+
+    async fn pull_in_turn(
+        &self,
+        name: &Reference,
+        keyring: &Keyring,
+        progress: Progress<'_>,
+    ) -> Result<Pulled, PullError> {
+        let one = self.turns().entry(name.to_string()).or_default().clone();
+        let result = {
+            let _alone = one.lock().await;
+            let _seat = self.seats.acquire().await.expect("nobody closes it");
+            self.from_somewhere(name, keyring, progress).await
+        };
+        drop(one);
+        // Turns that nobody waits for any more, those of pulls that were given up among them.
+        self.turns().retain(|_, turn| Arc::strong_count(turn) > 1);
+        Ok(Pulled { image: result? })
+    }
+
+    fn turns(&self) -> MutexGuard<'_, BTreeMap<String, Arc<tokio::sync::Mutex<()>>>> {
+        self.under_way.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// From the first endpoint that has it; otherwise what the last one, the registry itself, said.
+    async fn from_somewhere(
+        &self,
+        name: &Reference,
+        keyring: &Keyring,
+        progress: Progress<'_>,
+    ) -> Result<Image, PullError> {
         let settings = self.settings()?;
-        let one =
-            self.under_way.lock().unwrap_or_else(PoisonError::into_inner).entry(name.to_string()).or_default().clone();
-        let alone = one.lock().await;
-        let _seat = self.seats.acquire().await.expect("nobody closes it");
         let mut last = None;
         for endpoint in settings.endpoints(name.domain()) {
             match self.from_endpoint(name, &endpoint, keyring, &settings, progress).await {
-                Ok(image) => {
-                    drop(alone);
-                    self.forget(name);
-                    return Ok(Pulled { image });
-                }
+                Ok(image) => return Ok(image),
                 Err(error) => {
                     tracing::debug!(image = %name, host = endpoint.host, %error, "the image did not come from there");
                     last = Some(error);
                 }
             }
         }
-        drop(alone);
-        self.forget(name);
         Err(last.expect("every registry has itself as an endpoint"))
-    }
-
-    /// Nobody waits for the turn any more.
-    fn forget(&self, name: &Reference) {
-        let mut under_way = self.under_way.lock().unwrap_or_else(PoisonError::into_inner);
-        under_way.retain(|key, turn| *key != name.to_string() || Arc::strong_count(turn) > 2);
     }
 
     /// With each of the credentials that are for it, or as nobody.
@@ -197,11 +220,11 @@ impl Puller {
             if self.store.has_layer(&chain[at]) {
                 progress(&Step::Present(layer.digest));
             } else {
-                missing.push((at, layer));
+                missing.push((at, layer.clone()));
             }
         }
-        let downloads = missing.into_iter().map(|(at, layer)| async move {
-            let lock = self.download(layer, client, progress).await?;
+        let downloads = missing.into_iter().map(|(at, layer): (usize, Descriptor)| async move {
+            let lock = self.download(&layer, client, progress).await?;
             Ok::<_, PullError>((at, layer, lock))
         });
         let mut arriving = std::pin::pin!(futures::stream::iter(downloads).buffered(DOWNLOADS));

@@ -18,8 +18,10 @@
 mod error;
 pub mod file;
 pub mod gc;
+mod staging;
 
 pub use error::StoreError;
+pub use staging::Staging;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
@@ -42,6 +44,7 @@ use crate::layer::{Limits, apply};
 use crate::manifest::{Config, Document, Manifest, ManifestError, Platform};
 use crate::overlay::Stack;
 use crate::reference::Reference;
+use staging::{discard, lock_path};
 
 /// The list's format.
 const INDEX: file::Format = file::Format { magic: "statefuld-images", version: 1 };
@@ -520,48 +523,6 @@ impl Image {
     pub fn tag(&self) -> Option<&str> {
         self.names.iter().find(|n| !n.contains('@')).map(String::as_str)
     }
-}
-
-/// A folder of one process, removed when it is dropped; after a crash, by whoever looks next.
-#[derive(Debug)]
-pub struct Staging {
-    /// Where it is.
-    pub path: PathBuf,
-    mark: PathBuf,
-    _lock: fs::File,
-}
-
-impl Staging {
-    fn new(dir: PathBuf, ambient: &Ambient) -> Result<Self, StoreError> {
-        let path = dir.join(ambient.suffix(16));
-        let mark = lock_path(&path);
-        let lock = fs::OpenOptions::new().create_new(true).append(true).open(&mark);
-        let lock = lock.map_err(StoreError::io("make", &mark))?;
-        flock(&lock, FlockOperation::LockExclusive).map_err(|e| StoreError::io("lock", &mark)(e.into()))?;
-        fs::DirBuilder::new().mode(0o700).create(&path).map_err(StoreError::io("make", &path))?;
-        Ok(Self { path, mark, _lock: lock })
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        discard(&self.path);
-        let _ = fs::remove_file(&self.mark);
-    }
-}
-
-/// Removes a folder. What cannot be removed now is tried again at the next start.
-fn discard(path: &Path) {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!(path = %path.display(), %error, "a folder of images cannot be removed yet");
-        }
-        _ => {}
-    }
-}
-
-fn lock_path(path: &Path) -> PathBuf {
-    path.with_extension("lock")
 }
 
 fn open_folder(path: &Path) -> Result<OwnedFd, StoreError> {

@@ -89,7 +89,7 @@ pub async fn stop_nodes(configs: &[Config], limit: Option<Duration>, ambient: &A
 
 /// Names of the node's pods that run, or of which it cannot be said: `namespace/name`.
 pub async fn running_pods(config: &Config, ambient: &Ambient) -> Result<Vec<String>, Error> {
-    let (sets, unknown) = by_set(config);
+    let (sets, unknown) = by_set(std::slice::from_ref(config));
     if let Some(error) = unknown.into_iter().next() {
         return Err(error);
     }

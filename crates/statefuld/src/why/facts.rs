@@ -38,8 +38,6 @@ pub struct Facts {
     pub events: Vec<Event>,
     /// Nodes.
     pub nodes: Vec<Node>,
-    /// Services; none where they could not be read.
-    pub services: Option<Vec<Service>>,
     /// Storage classes.
     pub classes: Vec<StorageClass>,
     /// The last line that a container of an unready pod printed, by pod and container.
@@ -59,7 +57,6 @@ impl Facts {
         let events: Api<Event> = Api::namespaced(client.clone(), namespace);
         let nodes: Api<Node> = Api::all(client.clone());
         let classes: Api<StorageClass> = Api::all(client.clone());
-        let services: Api<Service> = Api::namespaced(client.clone(), namespace);
         let (sets, pod_list, claims, revisions, events) = tokio::try_join!(
             sets.list(&everything),
             pods.list(&everything),
@@ -91,7 +88,6 @@ impl Facts {
             revisions: revisions.items,
             events,
             nodes,
-            services,
             classes,
             lines,
         })
@@ -109,7 +105,6 @@ impl Facts {
             revisions: Vec::new(),
             events: Vec::new(),
             nodes: Vec::new(),
-            services: None,
             classes: Vec::new(),
             lines: BTreeMap::new(),
         }

@@ -251,10 +251,13 @@ impl Worker {
     async fn fetch_image(&self, pod: &Pod, reference: &Reference) -> Result<(Ready, u64), String> {
         let keyring = secrets::keyring(&self.shared, pod).await?;
         let mut watched = self.pod.clone();
-        let leaves = watched.wait_for(|p| p.as_ref().is_none_or(|p| p.metadata.deletion_timestamp.is_some()));
+        let leaves = async {
+            let gone = |p: &Option<Arc<Pod>>| p.as_ref().is_none_or(|p| p.metadata.deletion_timestamp.is_some());
+            let _ = watched.wait_for(gone).await.map(drop);
+        };
         let pulled = tokio::select! {
             pulled = self.shared.puller.pull(reference, &keyring, &|_| {}) => pulled,
-            _ = leaves => return Err("the pod is deleted".to_owned()),
+            () = leaves => return Err("the pod is deleted".to_owned()),
             () = self.shared.term.cancelled() => return Err("the agent ends".to_owned()),
         };
         let pulled = pulled.map_err(|error| {
