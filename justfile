@@ -43,6 +43,10 @@ bench-api:
     cargo run --release -- bench api
     cargo run --release -- bench etcd
 
+# StatefulSets with simulated nodes: create to Ready, updates, deletes, and as pods grow. Takes long; --help names smaller ones
+bench-sets:
+    cargo run --release -- bench sets --parallel 100,500,5000 --update 50,500 --sets 10000 --grow 1000,10000,100000
+
 # Durable writes per second of the embedded store
 bench-store:
     cargo run --release -p statefuld-store --example store_bench

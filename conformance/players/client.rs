@@ -1,5 +1,6 @@
 //! What the players of a scenario ask of the server, and the node that they pretend to have.
 
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -16,12 +17,19 @@ const RENEW_EVERY: Duration = Duration::from_secs(8);
 #[derive(Clone)]
 pub(crate) struct Client {
     cluster: Cluster,
+    /// The longest that a request has taken.
+    slowest: Arc<Mutex<Duration>>,
 }
 
 impl Client {
     /// Calls that server.
     pub(crate) fn new(cluster: Cluster) -> Self {
-        Self { cluster }
+        Self { cluster, slowest: Arc::default() }
+    }
+
+    /// The longest that a request has taken: how busy the server is.
+    pub(crate) fn slowest(&self) -> Duration {
+        *self.slowest.lock().expect("held for a line only")
     }
 
     /// One request. A patch is a JSON merge patch.
@@ -54,7 +62,12 @@ impl Client {
         if let Some(body) = body {
             ask = ask.json(body);
         }
+        let clock = Ambient::system();
+        let begun = clock.boottime();
         let answer = self.cluster.send(&ask).await.unwrap_or_else(|lost| panic!("{lost}"));
+        let took = clock.boottime().saturating_sub(begun);
+        let mut slowest = self.slowest.lock().expect("held for a line only");
+        *slowest = took.max(*slowest);
         (answer.code, answer.body)
     }
 

@@ -13,6 +13,8 @@ use crate::cluster::Case;
 
 /// How long nothing may change before the set counts as being at rest.
 pub(crate) const QUIET: Duration = Duration::from_millis(600);
+/// So many requests, one after another, may lie between two changes that can be seen.
+const BUSY: u32 = 6;
 /// How long a step may take to come true: generous, because many cases share the machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -75,7 +77,9 @@ impl Stage {
 
     /// Waits until nothing changes and the kubelet has nothing to do.
     pub(crate) async fn quiet(&self) -> Result<(), String> {
-        if self.world.quiet(QUIET, PATIENCE, || self.kubelet.idle()).await {
+        // On a busy machine more time passes between two steps of the server.
+        let pause = QUIET.max(self.client.slowest() * BUSY);
+        if self.world.quiet(pause, PATIENCE, || self.kubelet.idle()).await {
             return Ok(());
         }
         Err(format!("never quiet; state: {:#}", self.world.look().state()))

@@ -22,8 +22,11 @@ use super::sources::{Needs, Object};
 #[derive(Clone)]
 pub(crate) struct Configs {
     client: Client,
-    known: Arc<Mutex<BTreeMap<(String, Object), Weak<Watched>>>>,
+    known: Arc<Mutex<Known>>,
 }
+
+/// By namespace and object; dead entries are swept at the next question.
+type Known = BTreeMap<(String, Object), Weak<Watched>>;
 
 /// One object. Its watch ends when this is dropped.
 #[derive(Debug)]

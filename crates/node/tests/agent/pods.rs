@@ -43,7 +43,7 @@ async fn told(cluster: &Cluster, pod: &str, reasons: &[&str]) {
     until(&format!("{pod} has events {reasons:?}"), || async {
         let list = events.list(&ListParams::default().fields(&format!("involvedObject.name={pod}"))).await.ok()?;
         let has = |reason: &&str| list.items.iter().any(|e| e.reason.as_deref() == Some(*reason));
-        reasons.iter().all(|reason| has(reason)).then_some(())
+        reasons.iter().all(has).then_some(())
     })
     .await;
 }

@@ -255,7 +255,9 @@ mod tests {
     fn peers_that_no_name_leads_to_are_named_as_a_deadlock() {
         let peers =
             json!({"spec": {"nodeName": "n", "containers": [{"name": "app", "args": ["--join=web-1.web:7000"]}]}});
-        let parallel = json!({"podManagementPolicy": "Parallel", "serviceName": "web"});
+        // OnDelete, so that the pods are not about to be replaced for their revision.
+        let parallel =
+            json!({"podManagementPolicy": "Parallel", "serviceName": "web", "updateStrategy": {"type": "OnDelete"}});
         let mut facts = facts((0..3).map(|n| member(n, false, peers.clone())).collect());
         let told = |facts: &Facts| {
             let found = explain(facts, &set(parallel.clone())).unwrap();
