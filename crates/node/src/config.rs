@@ -17,6 +17,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use crate::rules::Rules;
+
 /// First bytes of the file, so that nothing else is ever taken for it.
 const MAGIC: &str = "statefuld-node-config";
 /// Version of the file's shape. Unknown versions are refused.
@@ -48,6 +50,8 @@ pub struct Config {
     pub cgroup_root: String,
     /// The DNS zone of the cluster.
     pub cluster_domain: String,
+    /// What the operator allows and limits; not recorded.
+    pub rules: Rules,
     /// How services are served. Not recorded: every start says it anew.
     pub service_mode: ServiceMode,
     /// Whether other machines reach pods and services at their own addresses. Not recorded.
@@ -73,6 +77,8 @@ pub struct Wishes {
     pub node_name: Option<String>,
     /// DNS zone; else `cluster.local`.
     pub cluster_domain: Option<String>,
+    /// What the operator allows and limits.
+    pub rules: Rules,
 }
 
 /// An IPv4 network.
@@ -139,6 +145,7 @@ impl Config {
         if recorded.as_ref() != Some(&config) || place.flatten() != Some(place_of(&config.data_dir)) {
             write_durably(&path, &config.to_json()).map_err(|e| Error::io("write", &path, e))?;
         }
+        config.rules.clone_from(&wishes.rules);
         Ok(config)
     }
 
@@ -174,6 +181,7 @@ impl Config {
             cluster_domain: recorded.cluster_domain,
             service_mode: ServiceMode::default(),
             expose_lan: false,
+            rules: Rules::default(),
         };
         Ok(Some((config, recorded.data_dir)))
     }
@@ -196,6 +204,7 @@ impl Config {
             cluster_domain: "cluster.local".to_owned(),
             service_mode: ServiceMode::default(),
             expose_lan: false,
+            rules: Rules::default(),
         })
     }
 
@@ -242,6 +251,11 @@ impl Config {
     /// `DATA/node/images`: the images of this machine; shared with the commands that manage them.
     pub fn images_dir(&self) -> PathBuf {
         self.node_dir().join("images")
+    }
+
+    /// `DATA/node/seccomp`: where profiles of system calls are looked for.
+    pub fn seccomp_dir(&self) -> PathBuf {
+        self.node_dir().join("seccomp")
     }
 
     /// `DATA/volumes`: what claims of class `local` hold.

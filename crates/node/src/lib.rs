@@ -15,6 +15,7 @@
 //! | [`fault`] | places where a test can have agent or shim die | shim, agent |
 //! | [`log`] | the CRI log format: writer with rotation, line parser | shim, agent |
 //! | [`sample`] | the journal server that the built-in image runs | a container |
+//! | [`rules`] | what the node's operator allows and limits | agent |
 //! | [`sys`] | the system calls that no safe crate offers | shim |
 //!
 //! The shim knows nothing of Kubernetes objects: the agent translates a pod into a [`shim::spec::ShimSpec`].
@@ -28,10 +29,12 @@ pub mod log;
 pub mod network;
 pub mod nft;
 pub mod probe;
+pub mod rules;
 pub mod sample;
 pub mod services;
 pub mod shim;
 pub mod sys;
+mod sysctl;
 pub mod volume;
 
 pub use config::{Config, Wishes};

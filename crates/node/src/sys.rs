@@ -11,6 +11,8 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::path::Path;
 
+use crate::container::seccomp::Instruction;
+
 /// Which of the two one is after a fork.
 #[derive(Debug)]
 pub enum Forked {
@@ -30,6 +32,8 @@ pub const NEW_PID_AND_MOUNT: u64 = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u
 
 /// Flag of clone3: `cgroup` is the folder of the group to be born in. (libc has it as a type too small for it.)
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
+/// Namespaces for [`fork_into`] where the machine's processes are seen.
+pub const NEW_MOUNT: u64 = libc::CLONE_NEWNS as u64;
 
 /// Proof that the process has one thread, so that a copy of it can go on as any program would. Copies of the process
 /// may use it too: nobody starts threads in them.
@@ -193,6 +197,15 @@ pub fn reset_signals() -> io::Result<()> {
     Ok(())
 }
 
+/// Lets the kernel take away children that end, as if each were waited for at once.
+pub fn forget_children() -> io::Result<()> {
+    // SAFETY: no handler is installed, so no function of ours is called later.
+    if unsafe { libc::signal(libc::SIGCHLD, libc::SIG_IGN) } == libc::SIG_ERR {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
 /// Sends a signal by its number. rustix has names only for some.
 pub fn signal_pidfd(pidfd: BorrowedFd<'_>, signal: i32) -> io::Result<()> {
     // SAFETY: a null siginfo is allowed and means the same as kill(2).
@@ -252,6 +265,104 @@ fn set_mount(dir: BorrowedFd<'_>, path: &std::ffi::CStr, flags: u32, attr: &libc
     if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
+/// One instruction of a filter of devices, as struct bpf_insn of linux/bpf.h.
+#[derive(Clone, Copy, Debug)]
+#[repr(C)]
+pub struct DeviceInstruction {
+    pub(crate) code: u8,
+    /// Destination below, source above.
+    pub(crate) registers: u8,
+    pub(crate) offset: i16,
+    pub(crate) value: i32,
+}
+
+// Commands and types of bpf(2). Source: linux/bpf.h.
+const BPF_PROG_LOAD: libc::c_int = 5;
+const BPF_PROG_ATTACH: libc::c_int = 8;
+const BPF_PROG_QUERY: libc::c_int = 16;
+const BPF_PROG_TYPE_CGROUP_DEVICE: u32 = 15;
+const BPF_CGROUP_DEVICE: u32 = 6;
+const BPF_F_ALLOW_MULTI: u32 = 2;
+
+/// The beginning of union bpf_attr for BPF_PROG_LOAD; the kernel takes the rest for zeroes.
+#[repr(C, align(8))]
+struct LoadProgram {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+}
+
+/// The beginning of union bpf_attr for BPF_PROG_ATTACH.
+#[repr(C, align(8))]
+struct AttachProgram {
+    group: i32,
+    program: i32,
+    kind: u32,
+    flags: u32,
+}
+
+/// The beginning of union bpf_attr for BPF_PROG_QUERY.
+#[repr(C, align(8))]
+#[derive(Default)]
+struct QueryPrograms {
+    group: i32,
+    kind: u32,
+    query_flags: u32,
+    attach_flags: u32,
+    ids: u64,
+    count: u32,
+    _rest: u32,
+}
+
+/// How many filters of devices a cgroup has of its own.
+pub fn device_filters(group: BorrowedFd<'_>) -> io::Result<u32> {
+    let mut query = QueryPrograms { group: group.as_raw_fd(), kind: BPF_CGROUP_DEVICE, ..QueryPrograms::default() };
+    // SAFETY: the kernel reads and writes within the structure of the size told; no room for ids is offered.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_QUERY, std::ptr::from_mut(&mut query), size_of_val(&query)) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(query.count) }
+}
+
+/// Puts the processes of a cgroup under a filter of devices; it goes with the group.
+pub fn attach_device_filter(group: BorrowedFd<'_>, program: &[DeviceInstruction]) -> io::Result<()> {
+    let load = LoadProgram {
+        kind: BPF_PROG_TYPE_CGROUP_DEVICE,
+        count: u32::try_from(program.len()).map_err(io::Error::other)?,
+        instructions: program.as_ptr() as u64,
+        license: c"Apache-2.0".as_ptr() as u64,
+    };
+    // SAFETY: the structure points to instructions of the number told and to a text that ends; the kernel only reads
+    // them, and checks the program. The descriptor that it returns is new and nobody else's.
+    let loaded = unsafe {
+        match libc::syscall(libc::SYS_bpf, BPF_PROG_LOAD, std::ptr::from_ref(&load), size_of_val(&load)) {
+            -1 => return Err(io::Error::last_os_error()),
+            fd => OwnedFd::from_raw_fd(RawFd::try_from(fd).expect("descriptors are small")),
+        }
+    };
+    let attach = AttachProgram {
+        group: group.as_raw_fd(),
+        program: loaded.as_raw_fd(),
+        kind: BPF_CGROUP_DEVICE,
+        flags: BPF_F_ALLOW_MULTI,
+    };
+    // SAFETY: the structure is of the size told and holds no pointers.
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, BPF_PROG_ATTACH, std::ptr::from_ref(&attach), size_of_val(&attach)) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Puts the calling thread under a filter of system calls, for good.
+pub fn install_filter(program: &[Instruction], flags: u32) -> io::Result<()> {
+    let len = u16::try_from(program.len()).map_err(io::Error::other)?;
+    // An instruction of ours has the layout of the kernel's, which the kernel only reads.
+    let program = libc::sock_fprog { len, filter: program.as_ptr().cast_mut().cast() };
+    // SAFETY: the program is valid for the call, of the length told, and is checked and copied by the kernel.
+    let result =
+        unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, flags, std::ptr::from_ref(&program)) };
+    if result == -1 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
 /// Switches the loopback interface of the caller's network namespace on.
 pub fn loopback_up() -> io::Result<()> {
     use rustix::net::{AddressFamily, SocketFlags, SocketType};
@@ -275,6 +386,14 @@ pub fn loopback_up() -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_instruction_is_laid_out_as_the_kernels() {
+        assert_eq!(size_of::<Instruction>(), size_of::<libc::sock_filter>());
+        assert_eq!(align_of::<Instruction>(), align_of::<libc::sock_filter>());
+        assert_eq!(std::mem::offset_of!(Instruction, k), std::mem::offset_of!(libc::sock_filter, k));
+        assert_eq!(std::mem::offset_of!(Instruction, jf), std::mem::offset_of!(libc::sock_filter, jf));
+    }
 
     #[test]
     fn a_threaded_process_is_not_copied() {

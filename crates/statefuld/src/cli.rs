@@ -108,16 +108,32 @@ pub struct Node {
     /// How services reach their endpoints
     #[arg(long, value_enum, default_value_t = Services::Auto)]
     pub services: Services,
+
+    /// Most pods that a node takes
+    #[arg(long, value_name = "N", default_value_t = 110)]
+    pub max_pods: u32,
+
+    /// Most processes and threads of one pod (default: as many as the machine has)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    pub pod_max_pids: Option<u64>,
+
+    /// Kernel settings beyond the safe ones that pods may change, such as kernel.msg* or net.core.somaxconn
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub allowed_unsafe_sysctls: Vec<String>,
 }
 
 impl Node {
     /// The same as arguments.
     fn arguments(&self) -> Vec<String> {
-        let name = self.node_name.iter().map(|name| format!("--node-name={name}"));
-        let count = self.nodes.iter().map(|count| format!("--nodes={count}"));
-        let exposed = self.expose_lan.then(|| "--expose-lan".to_owned());
-        let services = self.services.to_possible_value().map(|value| format!("--services={}", value.get_name()));
-        name.chain(count).chain(exposed).chain(services).collect()
+        let mut arguments: Vec<String> = self.node_name.iter().map(|name| format!("--node-name={name}")).collect();
+        arguments.extend(self.nodes.iter().map(|count| format!("--nodes={count}")));
+        arguments.extend(self.expose_lan.then(|| "--expose-lan".to_owned()));
+        let services = self.services.to_possible_value();
+        arguments.extend(services.map(|value| format!("--services={}", value.get_name())));
+        arguments.push(format!("--max-pods={}", self.max_pods));
+        arguments.extend(self.pod_max_pids.iter().map(|most| format!("--pod-max-pids={most}")));
+        arguments.extend(self.allowed_unsafe_sysctls.iter().map(|name| format!("--allowed-unsafe-sysctls={name}")));
+        arguments
     }
 }
 

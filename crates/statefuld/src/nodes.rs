@@ -33,7 +33,13 @@ pub struct Nodes {
 
 /// Chooses the nodes: as many as are asked for, else as many as there were.
 pub fn choose(data: &DataDir, args: &cli::Node) -> Result<Nodes> {
-    let wishes = node::Wishes { node_name: args.node_name.clone(), ..Default::default() };
+    let rules = node::rules::Rules {
+        unsafe_sysctls: args.allowed_unsafe_sysctls.clone(),
+        max_pods: args.max_pods,
+        pod_pids: args.pod_max_pids,
+    };
+    rules.check().map_err(anyhow::Error::msg).context("--allowed-unsafe-sysctls")?;
+    let wishes = node::Wishes { node_name: args.node_name.clone(), rules: rules.clone(), ..Default::default() };
     let first = with_services(node::Config::choose(data.path(), &wishes)?, args);
     let recorded = further(data)?;
     let count = args.nodes.map_or(1 + recorded.len(), |n| n as usize);
@@ -54,6 +60,7 @@ pub fn choose(data: &DataDir, args: &cli::Node) -> Result<Nodes> {
         let wishes = node::Wishes {
             node_name: Some(format!("{}-{number}", configs[0].node_name)),
             cluster_domain: Some(configs[0].cluster_domain.clone()),
+            rules: rules.clone(),
         };
         configs.push(with_services(node::Config::choose(&folder(data, number), &wishes)?, args));
     }

@@ -86,6 +86,7 @@ impl Worker {
             match shim.subscribe().await {
                 Ok(mut changes) => {
                     patience = Patience::default();
+                    self.resize(shim).await;
                     let ended = self
                         .follow_connection(shim, &mut changes, &mut probes, &reports, &mut incoming, &mut outside)
                         .await;
@@ -120,7 +121,7 @@ impl Worker {
             if self.must_leave() {
                 return Some(Follow::Leaving);
             }
-            let renewal = self.until_renewal();
+            let (renewal, resize) = (self.until_renewal(), self.until_resize());
             tokio::select! {
                 state = changes.next() => match state {
                     Ok(Some(state)) => {
@@ -144,6 +145,7 @@ impl Worker {
                 changed = self.pod.changed() => match changed {
                     Ok(()) => {
                         self.publish();
+                        self.resize(shim).await;
                         if self.describes_itself_anew() {
                             self.renew().await;
                         }
@@ -154,6 +156,7 @@ impl Worker {
                 // It lives as long as the agent.
                 Ok(()) = images.changed() => self.publish(),
                 () = renewal => self.renew().await,
+                () = resize => self.resize(shim).await,
                 () = term.cancelled() => return Some(Follow::AgentEnds),
             }
         }
@@ -323,7 +326,7 @@ impl Outside {
         let pod = worker.object();
         Self {
             config: Watching::start(&worker.shared.configs, pod.as_deref()),
-            verdict: Box::pin(limits::broken(worker.shared.ambient.clone(), worker.pod.clone(), worker.dir())),
+            verdict: Box::pin(limits::broken(worker.shared.ambient.clone(), worker.pod.clone(), worker.places())),
         }
     }
 }

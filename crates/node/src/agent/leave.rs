@@ -54,6 +54,7 @@ impl Worker {
             return;
         }
         self.clear_folders().await;
+        self.shared.ledger.release(&self.id.uid);
         if self.shared.term.is_cancelled() {
             return;
         }
@@ -126,7 +127,7 @@ impl Worker {
     }
 
     /// How long the pod may take to end.
-    fn grace(&self) -> Duration {
+    pub(super) fn grace(&self) -> Duration {
         let Some(pod) = self.object() else { return FORCED_GRACE };
         let asked = pod.metadata.deletion_grace_period_seconds;
         let own = pod.spec.as_ref().and_then(|s| s.termination_grace_period_seconds);

@@ -1,9 +1,6 @@
-//! What ends a running pod for good although nobody asked for it: its own deadline, and emptyDirs that grew too large.
+//! What ends a running pod for good although nobody asked for it: its own deadline, and what it writes.
 
-use std::fs;
 use std::future::pending;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,24 +9,20 @@ use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
-use super::quantity;
 use super::status::Verdict;
-use crate::volume;
+use super::storage::{self, Places};
 
 /// A clock that stood still while the machine slept is looked at again after so long.
 const CLOCK_EVERY: Duration = Duration::from_secs(1);
-/// Pause between two looks at a pod's emptyDirs, at least.
+/// Pause between two looks at what a pod writes, at least.
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// A look may take this part of the time; a large tree is looked at less often.
 const SHARE: u32 = 100;
-/// What a pod that is evicted gets to end, as upstream gives it.
-const EVICTION_GRACE: Duration = Duration::from_secs(1);
-
 /// Ends when the pod broke a limit.
-pub(super) async fn broken(ambient: Ambient, pod: watch::Receiver<Option<Arc<Pod>>>, dir: PathBuf) -> Verdict {
+pub(super) async fn broken(ambient: Ambient, pod: watch::Receiver<Option<Arc<Pod>>>, places: Places) -> Verdict {
     tokio::select! {
         verdict = outlived(ambient.clone(), pod.clone()) => verdict,
-        verdict = overgrown(ambient, pod, dir) => verdict,
+        verdict = overgrown(ambient, pod, places) => verdict,
     }
 }
 
@@ -85,63 +78,20 @@ async fn changes(pod: &mut watch::Receiver<Option<Arc<Pod>>>, is: impl Fn(&Pod) 
     pod.wait_for(|pod| pod.as_deref().is_some_and(&is)).await.is_err()
 }
 
-/// An emptyDir that is limited.
-#[derive(Clone, Debug, PartialEq, Eq)]
-struct Limited {
-    name: String,
-    /// As written.
-    limit: String,
-    bytes: u64,
-}
-
-fn limited(pod: &Pod) -> Vec<Limited> {
-    let volumes = pod.spec.iter().flat_map(|s| s.volumes.iter().flatten());
-    let of = |volume: &k8s_openapi::api::core::v1::Volume| {
-        let limit = volume.empty_dir.as_ref()?.size_limit.as_ref()?.0.clone();
-        let bytes = quantity::bytes(&limit).filter(|bytes| *bytes > 0)?;
-        Some(Limited { name: volume.name.clone(), limit, bytes })
-    };
-    volumes.filter_map(of).collect()
-}
-
-async fn overgrown(ambient: Ambient, pod: watch::Receiver<Option<Arc<Pod>>>, dir: PathBuf) -> Verdict {
-    let limited = pod.borrow().as_deref().map(limited).unwrap_or_default();
-    if limited.is_empty() {
-        return pending().await;
-    }
+async fn overgrown(ambient: Ambient, pod: watch::Receiver<Option<Arc<Pod>>>, places: Places) -> Verdict {
     let mut pause = LOOK_EVERY;
     loop {
+        // What is limited may change with a resize.
+        let spec = pod.borrow().as_deref().and_then(|pod| pod.spec.clone()).filter(storage::is_limited);
         tokio::time::sleep(pause).await;
-        let (dir, volumes, before) = (dir.clone(), limited.clone(), ambient.boottime());
-        let look = move || volumes.into_iter().find(|v| usage(&volume::empty_dir(&dir, &v.name)) > v.bytes);
-        let found = tokio::task::spawn_blocking(look).await.expect("looking does not panic");
-        if let Some(found) = found {
-            return Verdict {
-                reason: "Evicted".to_owned(),
-                message: format!("Usage of EmptyDir volume \"{}\" exceeds the limit \"{}\". ", found.name, found.limit),
-                evicted: true,
-                grace: Some(EVICTION_GRACE),
-            };
+        let Some(spec) = spec else { continue };
+        let (places, before) = (places.clone(), ambient.boottime());
+        let look = move || storage::judge(&spec, &storage::measure(&spec, &places));
+        if let Some(verdict) = tokio::task::spawn_blocking(look).await.expect("looking does not panic") {
+            return verdict;
         }
         pause = LOOK_EVERY.max(ambient.boottime().saturating_sub(before) * SHARE);
     }
-}
-
-/// Bytes on disk of a tree; links are not followed. What goes away meanwhile does not count.
-fn usage(folder: &Path) -> u64 {
-    let mut left = vec![folder.to_owned()];
-    let mut blocks = 0u64;
-    while let Some(folder) = left.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().flatten() {
-            let Ok(meta) = entry.metadata() else { continue };
-            // Of a file with many names each has its share.
-            blocks += if meta.is_dir() { meta.blocks() } else { meta.blocks() / meta.nlink().max(1) };
-            if meta.is_dir() {
-                left.push(entry.path());
-            }
-        }
-    }
-    blocks * 512
 }
 
 #[cfg(test)]
@@ -179,26 +129,5 @@ mod tests {
         assert!(futures::poll!(&mut ends).is_pending(), "a jump is no time");
         clock.advance(Duration::from_secs(91));
         assert_eq!(ends.await, deadline_verdict());
-    }
-
-    #[test]
-    fn only_limited_empty_dirs_are_looked_at() {
-        let found = limited(&pod(json!({"spec": {"containers": [], "volumes": [
-            {"name": "a", "emptyDir": {"sizeLimit": "1Mi"}}, {"name": "b", "emptyDir": {}},
-            {"name": "c", "emptyDir": {"sizeLimit": "0"}}, {"name": "d", "hostPath": {"path": "/"}}]}})));
-        assert_eq!(found, [Limited { name: "a".into(), limit: "1Mi".into(), bytes: 1 << 20 }]);
-    }
-
-    #[test]
-    fn a_tree_is_measured_whole_and_no_link_leads_out_of_it() {
-        let dir = tempfile::tempdir().expect("a temporary folder");
-        let (volume, outside) = (dir.path().join("volume"), dir.path().join("outside"));
-        fs::create_dir_all(volume.join("a")).expect("folder");
-        fs::create_dir(&outside).expect("folder");
-        fs::write(volume.join("a/file"), vec![1; 1 << 20]).expect("written");
-        fs::write(outside.join("file"), vec![1; 4 << 20]).expect("written");
-        std::os::unix::fs::symlink(&outside, volume.join("link")).expect("link");
-        let measured = usage(&volume);
-        assert!((1 << 20..2 << 20).contains(&measured), "{measured}");
     }
 }

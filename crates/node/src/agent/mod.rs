@@ -24,11 +24,14 @@
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
 //! | `known`, `names`, `balance`, `health` | services and their endpoints; the name server; what leads to services |
 //! | `reclaim` | data of released volumes |
+//! | [`admit`], [`storage`] | pods that may not run here; what a pod writes and may write |
+//! | [`resize`] | changes of a running pod's resources |
 //! | [`stop`] | stopping a node while its objects stay |
 //!
 //! The agent may die at any moment. What it needs afterwards is on disk before it acts (addresses, pod
 //! folders) or in the API; what runs goes on in the shims.
 
+pub mod admit;
 pub mod api_server;
 mod balance;
 pub mod env;
@@ -53,10 +56,12 @@ mod reclaim;
 pub mod register;
 mod renew;
 pub mod report;
+pub mod resize;
 pub mod services;
 pub mod sources;
 pub mod status;
 pub mod stop;
+pub mod storage;
 pub mod tokens;
 pub mod translate;
 pub mod usage;
@@ -157,6 +162,8 @@ pub struct Shared {
     pub(crate) puller: image::registry::Puller,
     /// An image did not fit on the disk.
     pub(crate) disk_full: tokio::sync::Notify,
+    /// What its pods have.
+    pub(crate) ledger: resize::Ledger,
     /// The machine's own address.
     pub(crate) host: Ipv4Addr,
     /// Turns true when services lead to their endpoints.
@@ -190,6 +197,7 @@ impl Shared {
         let network = Network::ensure(&config).await?;
         Ok(Arc::new(Self {
             events: Events::start(client.clone(), &config.node_name, ambient.clone()),
+            ledger: resize::Ledger::default(),
             local: LocalVolumes::new(config.volumes_dir()),
             host: machine::address().unwrap_or(config.gateway),
             balanced: watch::Sender::new(false),

@@ -45,7 +45,8 @@ impl Preparation {
         let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
         let settings =
             NameSettings { server: config.gateway, domain: &config.cluster_domain, host_resolv: &host_resolv };
-        let hosts = files::hosts(&self.pod, self.address, &config.cluster_domain);
+        let machine = std::fs::read_to_string("/etc/hosts").unwrap_or_default();
+        let hosts = files::hosts(&self.pod, self.address, &config.cluster_domain, &machine);
         std::fs::write(self.dir.join("hosts"), hosts).map_err(failed)?;
         std::fs::write(self.dir.join("resolv.conf"), files::resolv_conf(&self.pod, &settings)).map_err(failed)?;
         let spec = translate::shim_spec(&Inputs {

@@ -27,8 +27,6 @@ const RETRY_AFTER: Duration = Duration::from_secs(1);
 const LAPSED: Duration = Duration::from_secs(LEASE_S as u64);
 /// How often the node's conditions are written although nothing changed.
 const HEARTBEAT: Duration = Duration::from_secs(300);
-/// Most pods that a node takes.
-const MAX_PODS: u32 = 110;
 /// Most images that the node's status lists.
 const MAX_IMAGES: usize = 50;
 /// The version of Kubernetes whose behaviour is followed.
@@ -141,7 +139,7 @@ fn status(config: &Config, host: &str, found: &Node, ambient: &Ambient) -> Value
     let resources = json!({
         "cpu": machine::cpus().to_string(),
         "memory": memory,
-        "pods": MAX_PODS.to_string(),
+        "pods": config.rules.max_pods.to_string(),
         "ephemeral-storage": format!("{}Ki", machine::disk_bytes(&config.data_dir) / 1024),
     });
     let now = ambient.now();

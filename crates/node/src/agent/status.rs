@@ -12,6 +12,7 @@ use k8s_openapi::apimachinery::pkg::apis::meta::v1::Time;
 
 use super::ephemeral::as_container;
 use super::images::Noted;
+use super::resize::Resize;
 use super::translate::qos_class;
 use crate::shim::state::{self, Phase, PodState, Status, Termination};
 
@@ -42,6 +43,8 @@ pub struct Facts<'a> {
     pub ends: bool,
     /// Why it is ended for good although nobody asked for it.
     pub verdict: Option<&'a Verdict>,
+    /// What its containers have been given.
+    pub resize: &'a Resize,
     /// Now.
     pub now: Timestamp,
 }
@@ -178,7 +181,16 @@ pub fn is_terminal(pod: &Pod) -> bool {
 
 /// Whether a condition is the agent's to write.
 pub fn is_ours(kind: &str) -> bool {
-    matches!(kind, "PodReadyToStartContainers" | "Initialized" | "Ready" | "ContainersReady" | "PodScheduled")
+    matches!(
+        kind,
+        "PodReadyToStartContainers"
+            | "Initialized"
+            | "Ready"
+            | "ContainersReady"
+            | "PodScheduled"
+            | "PodResizePending"
+            | "PodResizeInProgress"
+    )
 }
 
 /// Whether the status says Ready.
@@ -204,6 +216,8 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
         image_id,
         ready: false,
         started: Some(false),
+        resources: facts.resize.actual.get(&container.name).cloned(),
+        allocated_resources: facts.resize.allocated.get(&container.name).and_then(|r| r.requests.clone()),
         restart_count: carried.map_or(0, |c| i32::try_from(c.restarts).unwrap_or(i32::MAX)),
         last_state: Some(
             carried.and_then(|c| c.last.as_ref()).map_or_else(ContainerState::default, |t| terminated(t, most)),
@@ -353,6 +367,19 @@ fn phase(facts: &Facts<'_>, spec: &PodSpec, init: &[ContainerStatus], main: &[Co
     if main.iter().any(never_ran) { "Pending" } else { "Running" }
 }
 
+/// Resources that are not yet what the pod asks for.
+fn resizing(facts: &Facts<'_>, old: &PodStatus) -> Vec<PodCondition> {
+    let resize = facts.resize;
+    let pending = resize.pending.as_ref().map(|(reason, message)| {
+        condition(facts, old, "PodResizePending", (true, (*reason).to_owned(), message.clone()))
+    });
+    let in_progress = resize.in_progress.as_ref().map(|error| {
+        let reason = if error.is_empty() { "" } else { "Error" };
+        condition(facts, old, "PodResizeInProgress", (true, reason.to_owned(), error.clone()))
+    });
+    pending.into_iter().chain(in_progress).collect()
+}
+
 fn is_sidecar(spec: &PodSpec, name: &str) -> bool {
     spec.init_containers.iter().flatten().any(|c| c.name == name && c.restart_policy.as_deref() == Some("Always"))
 }
@@ -414,6 +441,7 @@ fn conditions(
         let to = (true, "TerminationByKubelet".to_owned(), verdict.message.clone());
         conditions.push(condition(facts, old, "DisruptionTarget", to));
     }
+    conditions.extend(resizing(facts, old));
     // Other writers' conditions (readiness gates, disruption targets) stay.
     let have: Vec<String> = conditions.iter().map(|c| c.type_.clone()).collect();
     let others = old.conditions.iter().flatten().filter(|c| !is_ours(&c.type_) && !have.contains(&c.type_));

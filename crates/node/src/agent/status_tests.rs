@@ -66,13 +66,14 @@ struct Case {
     leaving: bool,
     verdict: Option<Verdict>,
     carried: BTreeMap<String, Carried>,
+    resize: Resize,
 }
 
 impl Case {
     fn new(state: Option<PodState>) -> Self {
         let spec = json!({"containers": [{"name": "c", "image": "x"}]});
-        let carried = BTreeMap::new();
-        Self { spec, status: json!({}), state, ready: true, hold: None, leaving: false, verdict: None, carried }
+        let (carried, resize) = (BTreeMap::new(), Resize::default());
+        Self { spec, status: json!({}), state, ready: true, hold: None, leaving: false, verdict: None, carried, resize }
     }
 
     fn build(&self) -> PodStatus {
@@ -92,6 +93,7 @@ impl Case {
             images: &BTreeMap::new(),
             ends: self.leaving || ending(pod.spec.as_ref().expect("a spec")) != Ending::Never,
             verdict: self.verdict.as_ref(),
+            resize: &self.resize,
             now: at(100),
         })
     }
@@ -307,4 +309,38 @@ fn read_only_mounts_say_how_deep() {
     let mounts = case.build().container_statuses.expect("statuses")[0].volume_mounts.clone().expect("mounts");
     assert_eq!((mounts[0].read_only, mounts[0].recursive_read_only.as_deref()), (None, None));
     assert_eq!((mounts[1].read_only, mounts[1].recursive_read_only.as_deref()), (Some(true), Some("Enabled")));
+}
+
+#[test]
+fn a_pod_that_is_not_admitted_has_failed_without_a_sandbox() {
+    let mut case = Case::new(None);
+    case.verdict = Some(Verdict {
+        reason: "SysctlForbidden".to_owned(),
+        message: "Pod was rejected: no".to_owned(),
+        evicted: false,
+        grace: None,
+    });
+    let status = case.build();
+    assert_eq!((status.phase.as_deref(), status.reason.as_deref()), (Some("Failed"), Some("SysctlForbidden")));
+    assert!(!status.conditions.iter().flatten().any(|c| c.type_ == "DisruptionTarget"));
+}
+
+#[test]
+fn resources_are_told_as_given_and_a_wait_has_its_reason() {
+    let mut case = Case::new(Some(sandbox(Phase::Running, vec![container("c", running())])));
+    let given = json!({"limits": {"cpu": "2"}, "requests": {"cpu": "1"}});
+    let given: BTreeMap<_, _> = [("c".to_owned(), serde_json::from_value(given).expect("resources"))].into();
+    let pending = Some(("Deferred", "no room".to_owned()));
+    case.resize = Resize { actual: given.clone(), allocated: given, pending, in_progress: Some(String::new()) };
+    let status = serde_json::to_value(case.build()).expect("a status");
+    assert_eq!(status["containerStatuses"][0]["resources"]["limits"], json!({"cpu": "2"}));
+    assert_eq!(status["containerStatuses"][0]["allocatedResources"], json!({"cpu": "1"}));
+    let conditions = status["conditions"].as_array().expect("conditions");
+    let of = |kind: &str| conditions.iter().find(|c| c["type"] == kind).cloned().unwrap_or_default();
+    assert_eq!(
+        (&of("PodResizePending")["reason"], &of("PodResizePending")["status"]),
+        (&json!("Deferred"), &json!("True"))
+    );
+    assert_eq!(of("PodResizeInProgress")["status"], "True");
+    assert!(of("PodResizeInProgress")["reason"].is_null());
 }

@@ -43,10 +43,10 @@ use tokio::sync::{oneshot, watch};
 use super::Shared;
 use super::follow::{Follow, Patience};
 use super::images;
-use super::limits;
 use super::prepare::{Preparation, with_addresses};
 use super::renew;
 use super::report::Reporter;
+use super::resize::Resize;
 use super::sources::Needs;
 use super::status::{self, Carried, Ending, Facts, Health, Hold, Verdict};
 use super::translate;
@@ -118,6 +118,8 @@ pub struct Worker {
     pub(super) described: Option<Described>,
     /// Why it is ended for good.
     pub(super) verdict: Option<Verdict>,
+    /// What it has been given, and what it asks for besides.
+    pub(super) resize: Resize,
 }
 
 /// Labels and annotations.
@@ -173,6 +175,7 @@ impl Worker {
             renew_at: None,
             described: None,
             verdict: None,
+            resize: Resize::default(),
         }
     }
 
@@ -343,8 +346,8 @@ impl Worker {
         if super::stop::is_stopping(&self.shared.config) {
             return Raised::Forbidden;
         }
-        if self.object().is_some_and(|pod| limits::left(&pod, self.shared.ambient.now()) == Some(Duration::ZERO)) {
-            self.verdict = Some(limits::deadline_verdict());
+        if let Some(verdict) = self.not_admitted(!remains) {
+            self.verdict = Some(verdict);
             self.state = None;
             self.publish();
             return Raised::Interrupted;
@@ -397,9 +400,10 @@ impl Worker {
         fault::point(Point::AddressRecorded);
         self.address = Some(address);
         self.publish();
+        let given = self.allocate_resources(&pod);
         let images = self.ready_images(&pod).await?;
         self.images = images.iter().map(|(name, ready)| (name.clone(), ready.noted.clone())).collect();
-        let pod = with_addresses(&pod, address, self.shared.host);
+        let pod = with_addresses(&given, address, self.shared.host);
         let job = Preparation {
             shared: self.shared.clone(),
             id: self.id.clone(),
@@ -534,6 +538,7 @@ impl Worker {
             refused: &self.refused,
             ends: self.leaving || self.ends_for_good(),
             verdict: self.verdict.as_ref(),
+            resize: &self.resize,
             address: self.address,
             host: self.shared.host,
             sample_id: &self.shared.sample_id.borrow(),

@@ -12,6 +12,7 @@
 //!
 //! Run for real: v1 with a v2 tree beside it. The pure v2 driver is checked against fake trees only.
 
+mod devices;
 mod layout;
 mod v1;
 mod v2;

@@ -4,23 +4,8 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, Driver, Layout, keyed_number, number, write};
+use super::{CgroupError, Driver, Layout, devices, keyed_number, number, write};
 use crate::shim::spec::Limits;
-
-/// Devices that every container may use: null, zero, full, random, urandom, tty, ptmx and terminals.
-/// Nodes of any other may be made but not opened.
-const DEVICES: [&str; 10] = [
-    "c *:* m",
-    "b *:* m",
-    "c 1:3 rwm",
-    "c 1:5 rwm",
-    "c 1:7 rwm",
-    "c 1:8 rwm",
-    "c 1:9 rwm",
-    "c 5:0 rwm",
-    "c 5:2 rwm",
-    "c 136:* rwm",
-];
 
 const DEFAULT_PERIOD_US: u64 = 100_000;
 
@@ -70,9 +55,12 @@ impl Driver for V1 {
     fn limit(&self, path: &Path, limits: &Limits) -> Vec<String> {
         let mut warnings = Vec::new();
         if let Some(bytes) = limits.memory_bytes {
+            // Memory with swap may never be less than memory: so it is set before one that grows, and after one that
+            // shrinks. Without swap accounting the file is missing, and swap is not limited: as on any such machine.
+            let with_swap = "memory.memsw.limit_in_bytes";
+            self.set("memory", path, with_swap, bytes, &mut Vec::new());
             self.set("memory", path, "memory.limit_in_bytes", bytes, &mut warnings);
-            // Without swap accounting the file is missing, and swap is not limited: as on any such machine.
-            self.set("memory", path, "memory.memsw.limit_in_bytes", bytes, &mut Vec::new());
+            self.set("memory", path, with_swap, bytes, &mut Vec::new());
         }
         if let Some(pids) = limits.pids {
             self.set("pids", path, "pids.max", pids, &mut warnings);
@@ -90,9 +78,7 @@ impl Driver for V1 {
 
     fn restrict_devices(&self, path: &Path) -> bool {
         let Some(mount) = self.mounts.get("devices") else { return false };
-        let folder = mount.join(path);
-        write(&folder.join("devices.deny"), "a").is_ok()
-            && DEVICES.iter().all(|rule| write(&folder.join("devices.allow"), rule).is_ok())
+        devices::restrict_v1(&mount.join(path)).is_ok()
     }
 
     fn oom_kills(&self, path: &Path) -> Option<u64> {

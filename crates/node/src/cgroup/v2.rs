@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::{CgroupError, Driver, keyed_number, number, write};
+use super::{CgroupError, Driver, devices, keyed_number, number, write};
 use crate::shim::spec::Limits;
 
 const WANTED: [&str; 3] = ["cpu", "memory", "pids"];
@@ -88,8 +88,8 @@ impl Driver for V2 {
         warnings
     }
 
-    fn restrict_devices(&self, _path: &Path) -> bool {
-        false
+    fn restrict_devices(&self, path: &Path) -> bool {
+        devices::restrict_v2(&self.mount.join(path)).is_ok()
     }
 
     fn oom_kills(&self, path: &Path) -> Option<u64> {
@@ -152,6 +152,32 @@ mod tests {
         // The last of the three writes; a real file adds them up.
         assert_eq!(read("cgroup.subtree_control"), "+pids");
         assert_eq!(read("a/cgroup.subtree_control"), "+pids");
+    }
+
+    /// Not with a fake tree: a v2 tree without controllers has filters, too.
+    #[test]
+    fn a_real_process_opens_harmless_devices_only() {
+        let layout = super::super::Layout::detect().unwrap();
+        let Some(mount) = layout.unified else { return };
+        let driver = V2::new(mount.clone(), false);
+        let path = Path::new("statefuld-test-devices").join(std::process::id().to_string());
+        driver.create(&path).unwrap();
+        // Twice is once: a container that starts again finds its filter.
+        assert!(driver.restrict_devices(&path) && driver.restrict_devices(&path));
+        let join = format!("echo $$ > {}/cgroup.procs && exec 3</dev/null && echo in", mount.join(&path).display());
+        let run = |then: &str| {
+            let script = format!("{join} && {then}");
+            std::process::Command::new("sh").arg("-c").arg(script).output().unwrap()
+        };
+        let node = tempfile::tempdir().unwrap();
+        let kmsg = node.path().join("kmsg");
+        let harmless = run("echo out");
+        assert_eq!(String::from_utf8_lossy(&harmless.stdout), "in\nout\n", "{harmless:?}");
+        let other = run(&format!("mknod {0} c 1 11 && exec 3<{0} && echo out", kmsg.display()));
+        assert_eq!(String::from_utf8_lossy(&other.stdout), "in\n", "{other:?}");
+        assert!(kmsg.exists() && String::from_utf8_lossy(&other.stderr).contains("not permitted"), "{other:?}");
+        fs::remove_dir(mount.join(&path)).unwrap();
+        fs::remove_dir(mount.join("statefuld-test-devices")).unwrap();
     }
 
     #[test]

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use caps::{CapSet, Capability};
 use rustix::fs::Mode;
 use rustix::process::Signal;
-use rustix::thread::{Gid, Uid};
+use rustix::thread::{Gid, Uid, set_keep_capabilities};
 
 use super::{During, Program, StartFailure};
 use crate::shim::spec::{Capabilities, User};
@@ -81,6 +81,11 @@ impl Granted {
         self
     }
 
+    /// The names, as `CAP_CHOWN`.
+    pub fn names(&self) -> Vec<String> {
+        self.capabilities().iter().map(ToString::to_string).collect()
+    }
+
     fn capabilities(&self) -> caps::CapsHashSet {
         caps::all().into_iter().filter(|c| self.set.contains(&c.index())).collect()
     }
@@ -97,7 +102,8 @@ fn parse(name: &str) -> Result<Option<Capability>, String> {
     parsed.map(Some).map_err(|_| format!("there is no capability {name:?}"))
 }
 
-/// Gives up everything that the program must not have. The last step before it is executed.
+/// Gives up everything that the program must not have. What it takes to install its filter is kept until the program
+/// is executed: the kernel takes it away then, since it is not in the bounding set or the user is not root.
 pub(super) fn take_on(program: &Program) -> Result<(), StartFailure> {
     let granted = program.capabilities.capabilities();
     let failed =
@@ -108,18 +114,32 @@ pub(super) fn take_on(program: &Program) -> Result<(), StartFailure> {
             caps::drop(None, CapSet::Bounding, capability).map_err(|e| failed("dropping capabilities", e))?;
         }
     }
-    switch_user(&program.user)?;
-    if program.user.uid == 0 {
-        // Inheritable stays empty: a program never hands capabilities to one that a file does not grant them to.
-        caps::set(None, CapSet::Effective, &granted.clone()).map_err(|e| failed("setting capabilities", e))?;
-        caps::set(None, CapSet::Permitted, &granted).map_err(|e| failed("setting capabilities", e))?;
+    let filters = program.filter.is_some() && !program.no_new_privileges;
+    if filters {
+        set_keep_capabilities(true).during("keeping capabilities")?;
     }
+    switch_user(&program.user)?;
+    let mut held = if program.user.uid == 0 { granted } else { caps::CapsHashSet::new() };
+    if filters {
+        held.insert(Capability::CAP_SYS_ADMIN);
+    }
+    // Inheritable stays empty: a program never hands capabilities to one that a file does not grant them to.
+    caps::set(None, CapSet::Effective, &held).map_err(|e| failed("setting capabilities", e))?;
+    caps::set(None, CapSet::Permitted, &held).map_err(|e| failed("setting capabilities", e))?;
     if program.no_new_privileges {
         rustix::thread::set_no_new_privs(true).during("setting no_new_privs")?;
     }
     rustix::process::umask(Mode::from_raw_mode(0o022));
     // A change of user clears it, so it comes last: nothing outlives the shim.
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).during("binding to the shim's life")
+}
+
+/// Puts the process under the program's filter, if it has one. Nothing but the execution may follow.
+pub(super) fn install_filter(program: &Program) -> Result<(), StartFailure> {
+    match &program.filter {
+        Some(filter) => filter.install().during("installing the filter of system calls"),
+        None => Ok(()),
+    }
 }
 
 fn switch_user(user: &User) -> Result<(), StartFailure> {

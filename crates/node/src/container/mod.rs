@@ -3,6 +3,8 @@
 //! ```text
 //!   shim ──clone3──▶ keeper             sleeps; kills the containers' cgroup if the shim is killed
 //!     │
+//!     ├──clone3(pid, mount)──▶ pause  where containers share a pid namespace: its first process, which does nothing
+//!     │
 //!     ├──clone3(pid, mount)──▶ init   joins its cgroups, builds its root, pivots into it,
 //!     │                                 gives up what it must not have, executes the program
 //!     │ ◀──── report pipe: closed by the exec, or one line that says what went wrong
@@ -14,14 +16,18 @@
 //! Everything after clone3 runs in a copy of the single-threaded shim, so ordinary Rust is safe there. It runs from
 //! the sealed copy of the program that the shim runs from, never from the file.
 
+mod cgroups;
 pub mod credentials;
+mod devices;
 pub mod host;
 mod image;
 mod join;
 mod keeper;
 mod mounts;
+mod pause;
 mod propagation;
 pub mod root;
+pub mod seccomp;
 mod start;
 
 use std::io;
@@ -29,6 +35,7 @@ use std::os::fd::OwnedFd;
 
 pub use join::{Joined, join};
 pub use keeper::Keeper;
+pub use pause::Pause;
 pub use start::{Start, Started, start, start_beside};
 
 use crate::shim::spec::User;
@@ -49,6 +56,8 @@ pub struct Program {
     pub capabilities: Granted,
     /// Whether it can never gain more.
     pub no_new_privileges: bool,
+    /// Which system calls it may make; none filters nothing.
+    pub filter: Option<seccomp::Filter>,
 }
 
 /// A program's three descriptors.

@@ -7,8 +7,8 @@ use std::path::Path;
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, openat2};
 use rustix::mount::{
-    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, fsconfig_create,
-    fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree,
+    FsMountFlags, FsOpenFlags, MountAttrFlags, MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags,
+    fsconfig_create, fsconfig_set_flag, fsconfig_set_string, fsmount, fsopen, mount, move_mount, open_tree, unmount,
 };
 
 use crate::sys;
@@ -65,6 +65,16 @@ pub(super) fn copy_tree_in(root: &Path, sub: &Path, seal: Seal) -> io::Result<Ow
 /// Attaches a mount at a path that exists.
 pub(super) fn attach(tree: &OwnedFd, target: &Path) -> io::Result<()> {
     move_mount(tree, "", CWD, target, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)?;
+    Ok(())
+}
+
+/// Makes what is mounted at a path the root, and lets the old root go.
+pub(super) fn pivot(stage: &Path) -> io::Result<()> {
+    rustix::process::chdir(stage)?;
+    // Old and new root at the same place: the old one then lies on top and is let go.
+    rustix::process::pivot_root(".", ".")?;
+    unmount(".", UnmountFlags::DETACH)?;
+    rustix::process::chdir("/")?;
     Ok(())
 }
 

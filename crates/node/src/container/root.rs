@@ -10,23 +10,23 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{CWD, FileType, Mode};
-use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
+use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 
 use super::mounts::{
-    Seal, attach, copy_sealed, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay, tmpfs,
+    Seal, attach, copy_sealed, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay,
+    pivot, tmpfs,
 };
-use super::{During, StartFailure, host, image, propagation};
+use super::{During, StartFailure, cgroups, devices, host, image, propagation};
+use crate::cgroup::Layout;
 use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Propagation, Root, ShimSpec, Source};
 use crate::sys;
 
 /// The memory file system that is `/` holds mount points and little files, not data.
 const ROOT_SIZE: u64 = 64 << 20;
-const SHM_SIZE: u64 = 64 << 20;
 /// Name of the program in the built-in image.
 const PROGRAM: &str = "statefuld";
 
-const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+pub(super) const NO_PROGRAMS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 
 /// Kernel files that tell or change too much. Source: the OCI runtime specification's usual lists, as containerd has them.
 const MASKED: [&str; 11] = [
@@ -80,6 +80,9 @@ impl<'a> Builder<'a> {
         // One that lies inside another comes after it, however they were listed.
         mounts.sort_by_key(|prepared| prepared.mount.target.components().count());
         let files = self.prepare_files()?;
+        let nodes = if self.container.privileged { devices::of_machine() } else { Vec::new() };
+        let shm = self.shared_memory()?;
+        let hierarchies = Layout::detect().unwrap_or_default();
         match &self.container.root {
             Root::Image { layers, .. } => self.image_root(layers)?,
             kind => {
@@ -90,13 +93,14 @@ impl<'a> Builder<'a> {
                 }
             }
         }
-        self.pivot()?;
+        pivot(self.stage).during("pivoting into the root")?;
         if let Root::Image { .. } = &self.container.root {
             image::plain_folders()?;
         }
         // /dev first: masks of files are made of its null device.
-        self.devices()?;
+        devices::fill(&nodes, shm.as_ref())?;
         self.kernel_mounts()?;
+        cgroups::show(&hierarchies, self.container.privileged)?;
         if self.container.root == Root::Host {
             hide(&self.pod.host_root)?;
         }
@@ -141,6 +145,13 @@ impl<'a> Builder<'a> {
             Ok(Prepared { mount, tree })
         };
         self.container.mounts.iter().filter(|mount| which(mount.propagation)).map(prepare).collect()
+    }
+
+    /// The machine's shared memory, where the pod has that.
+    fn shared_memory(&self) -> Result<Option<OwnedFd>, StartFailure> {
+        let shared = self.pod.sharing.host_ipc;
+        let path = Path::new("/dev/shm");
+        shared.then(|| copy_tree(path, false).during("showing the machine's /dev/shm")).transpose()
     }
 
     fn prepare_files(&self) -> Result<Vec<(&'static str, OwnedFd)>, StartFailure> {
@@ -250,19 +261,11 @@ impl<'a> Builder<'a> {
         fs::write(self.stage.join("etc/group"), "root:x:0:\nnogroup:x:65534:\n").during("laying out the built-in image")
     }
 
-    fn pivot(&self) -> Result<(), StartFailure> {
-        rustix::process::chdir(self.stage).during("entering the root")?;
-        // Old and new root at the same place: the old one then lies on top and is let go.
-        rustix::process::pivot_root(".", ".").during("pivoting into the root")?;
-        unmount(".", UnmountFlags::DETACH).during("letting the machine's root go")?;
-        rustix::process::chdir("/").during("entering the root")
-    }
-
     fn kernel_mounts(&mut self) -> Result<(), StartFailure> {
         kernel_fs("proc", "/proc", NO_PROGRAMS, c"").during("mounting /proc")?;
         let sys_flags = if self.container.privileged { NO_PROGRAMS } else { NO_PROGRAMS | MountFlags::RDONLY };
         kernel_fs("sysfs", "/sys", sys_flags, c"").during("mounting /sys")?;
-        if !self.container.privileged {
+        if !self.container.privileged && !self.container.unmasked_proc {
             for path in MASKED {
                 mask(Path::new(path)).during(format!("masking {path}"))?;
             }
@@ -286,36 +289,6 @@ impl<'a> Builder<'a> {
             self.writable.push(PathBuf::from(path));
         }
         make_folder(Path::new("/run/lock"), 0o1777)
-    }
-
-    fn devices(&self) -> Result<(), StartFailure> {
-        make_folder(Path::new("/dev"), 0o755)?;
-        tmpfs(Path::new("/dev"), 0o755, Some(64 << 10), MountFlags::NOSUID | MountFlags::NOEXEC)
-            .during("mounting /dev")?;
-        let nodes =
-            [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
-        for (name, major, minor) in nodes {
-            let path = format!("/dev/{name}");
-            let device = rustix::fs::makedev(major, minor);
-            rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), device).during(&path)?;
-            fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).during(&path)?;
-        }
-        let pts = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-        kernel_fs("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, pts).during("mounting /dev/pts")?;
-        kernel_fs("mqueue", "/dev/mqueue", NO_PROGRAMS, c"").during("mounting /dev/mqueue")?;
-        make_folder(Path::new("/dev/shm"), 0o1777)?;
-        tmpfs(Path::new("/dev/shm"), 0o1777, Some(SHM_SIZE), NO_PROGRAMS).during("mounting /dev/shm")?;
-        let links = [
-            ("pts/ptmx", "/dev/ptmx"),
-            ("/proc/self/fd", "/dev/fd"),
-            ("/proc/self/fd/0", "/dev/stdin"),
-            ("/proc/self/fd/1", "/dev/stdout"),
-            ("/proc/self/fd/2", "/dev/stderr"),
-        ];
-        for (to, path) in links {
-            symlink(to, path).during(path)?;
-        }
-        Ok(())
     }
 
     fn pod_files(&self, files: Vec<(&'static str, OwnedFd)>) -> Result<(), StartFailure> {
@@ -370,7 +343,7 @@ fn mount_volume(prepared: Prepared<'_>) -> Result<(), StartFailure> {
     }
 }
 
-fn make_folder(path: &Path, mode: u32) -> Result<(), StartFailure> {
+pub(super) fn make_folder(path: &Path, mode: u32) -> Result<(), StartFailure> {
     let doing = format!("making {}", path.display());
     if fs::metadata(path).is_err() {
         fs::create_dir_all(path).during(&doing)?;

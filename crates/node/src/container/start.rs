@@ -56,7 +56,8 @@ pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     // Later starts may be into a group that was killed.
     let birthplace = start.first.then(|| start.group.birthplace()).flatten();
-    let (forked, born) = sys::fork_into_group(sys::NEW_PID_AND_MOUNT, birthplace.as_ref())?;
+    let namespaces = if start.pod.sharing.host_pid { sys::NEW_MOUNT } else { sys::NEW_PID_AND_MOUNT };
+    let (forked, born) = sys::fork_into_group(namespaces, birthplace.as_ref())?;
     match forked {
         Forked::Child => {
             drop(report);
@@ -73,8 +74,8 @@ pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
     }
 }
 
-/// The same, where it sees and is seen by the processes of another container, whose first one is behind `target`: with
-/// that one it ends.
+/// The same, where it sees and is seen by the processes of another pid namespace, whose first one is behind `target`:
+/// with that one it ends.
 pub fn start_beside(start: &Start<'_>, stdio: Stdio, target: BorrowedFd<'_>) -> io::Result<Started> {
     let joined = fork_inside(target, ThreadNameSpaceType::PROCESS_ID, start.group, |told| {
         unshare(UnshareFlags::NEWNS, "making a mount namespace")?;
@@ -142,6 +143,7 @@ pub(super) fn execute(program: &Program) -> Result<Never, StartFailure> {
     let cwd = if program.cwd.is_empty() { "/" } else { &program.cwd };
     rustix::process::chdir(cwd).during(format!("working directory {cwd}"))?;
     sys::cloexec_from(3).during("closing descriptors")?;
+    credentials::install_filter(program)?;
     let (name, arguments) =
         program.argv.split_first().ok_or_else(|| StartFailure { code: 128, message: "no program is given".into() })?;
     let error = Command::new(name)

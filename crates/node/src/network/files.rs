@@ -16,9 +16,33 @@ pub struct NameSettings<'a> {
     pub host_resolv: &'a str,
 }
 
-/// The pod's host name: `spec.hostname`, else its name, cut to what a kernel takes.
+/// The longest host name of a kernel.
+const HOST_NAME_MAX: usize = 64;
+
+/// The host name that a pod's programs are told by the kernel; the machine's own on the machine's network.
+pub fn kernel_hostname(pod: &Pod, domain: &str) -> Result<String, String> {
+    let spec = pod.spec.as_ref();
+    if spec.is_some_and(|s| s.host_network == Some(true)) {
+        return Ok(rustix::system::uname().nodename().to_string_lossy().into_owned());
+    }
+    let whole = spec.is_some_and(|s| s.set_hostname_as_fqdn == Some(true));
+    match fqdn(pod, domain).filter(|_| whole) {
+        Some(fqdn) if fqdn.len() > HOST_NAME_MAX => Err(format!(
+            "failed to construct FQDN from pod hostname and cluster domain, FQDN {fqdn} is too long ({HOST_NAME_MAX} \
+             characters is the max, {} characters requested)",
+            fqdn.len()
+        )),
+        Some(fqdn) => Ok(fqdn),
+        None => Ok(hostname(pod)),
+    }
+}
+
+/// The pod's host name: `spec.hostnameOverride`, else `spec.hostname`, else its name, cut to what a kernel takes.
 pub fn hostname(pod: &Pod) -> String {
     let spec = pod.spec.as_ref();
+    if let Some(name) = spec.and_then(|s| s.hostname_override.clone()).filter(|name| !name.is_empty()) {
+        return name;
+    }
     let name = spec
         .and_then(|s| s.hostname.clone())
         .filter(|h| !h.is_empty())
@@ -28,15 +52,27 @@ pub fn hostname(pod: &Pod) -> String {
     cut.trim_end_matches(['-', '.']).to_owned()
 }
 
-/// `hostname.subdomain.namespace.svc.zone`, where the pod has a subdomain.
+/// `hostname.subdomain.namespace.svc.zone`, where the pod has a subdomain, and no host name in place of both.
 pub fn fqdn(pod: &Pod, domain: &str) -> Option<String> {
-    let subdomain = pod.spec.as_ref()?.subdomain.as_deref().filter(|s| !s.is_empty())?;
+    let spec = pod.spec.as_ref()?;
+    if spec.hostname_override.as_ref().is_some_and(|name| !name.is_empty()) {
+        return None;
+    }
+    let subdomain = spec.subdomain.as_deref().filter(|s| !s.is_empty())?;
     let namespace = pod.metadata.namespace.as_deref()?;
     Some(format!("{}.{subdomain}.{namespace}.svc.{domain}", hostname(pod)))
 }
 
-/// `/etc/hosts` of a pod with this address.
-pub fn hosts(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
+/// `/etc/hosts` of a pod with this address. On the machine's network it is the machine's, which is `machine`.
+pub fn hosts(pod: &Pod, address: Ipv4Addr, domain: &str, machine: &str) -> String {
+    if pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true)) {
+        let mut text = machine.to_owned();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        aliases(pod, &mut text);
+        return text;
+    }
     let mut text = String::from(
         "127.0.0.1\tlocalhost\n\
          ::1\tlocalhost ip6-localhost ip6-loopback\n\
@@ -50,13 +86,18 @@ pub fn hosts(pod: &Pod, address: Ipv4Addr, domain: &str) -> String {
         Some(fqdn) => _ = writeln!(text, "{address}\t{fqdn}\t{host}"),
         None => _ = writeln!(text, "{address}\t{host}"),
     }
+    aliases(pod, &mut text);
+    text
+}
+
+/// The pod's own lines.
+fn aliases(pod: &Pod, text: &mut String) {
     for alias in pod.spec.iter().flat_map(|s| s.host_aliases.iter().flatten()) {
         let names = alias.hostnames.iter().flatten().cloned().collect::<Vec<_>>().join("\t");
         if !names.is_empty() {
             _ = writeln!(text, "{}\t{names}", alias.ip);
         }
     }
-    text
 }
 
 /// `/etc/resolv.conf` by the pod's DNS policy and config.
@@ -169,9 +210,33 @@ mod tests {
     fn member_of_a_set_knows_its_own_full_name() {
         let pod = pod(json!({"containers": [], "hostname": "web-1", "subdomain": "web",
             "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a", "b"]}]}));
-        let text = hosts(&pod, Ipv4Addr::new(10, 201, 7, 5), "cluster.local");
+        let text = hosts(&pod, Ipv4Addr::new(10, 201, 7, 5), "cluster.local", "");
         assert!(text.contains("10.201.7.5\tweb-1.web.prod.svc.cluster.local\tweb-1\n"), "{text}");
         assert!(text.ends_with("192.0.2.9\ta\tb\n"), "{text}");
+    }
+
+    #[test]
+    fn on_the_machines_network_names_are_the_machines() {
+        let pod = pod(json!({"containers": [], "hostNetwork": true,
+            "hostAliases": [{"ip": "192.0.2.9", "hostnames": ["a"]}]}));
+        let text = hosts(&pod, Ipv4Addr::new(192, 0, 2, 2), "cluster.local", "127.0.0.1 localhost\n192.0.2.2 machine");
+        assert_eq!(text, "127.0.0.1 localhost\n192.0.2.2 machine\n192.0.2.9\ta\n");
+        let machine = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        assert_eq!(kernel_hostname(&pod, "cluster.local"), Ok(machine));
+    }
+
+    #[test]
+    fn the_full_name_is_the_host_name_where_asked_for_and_short_enough() {
+        let named = |extra: serde_json::Value| {
+            let mut spec = json!({"containers": [], "subdomain": "web", "setHostnameAsFQDN": true});
+            spec.as_object_mut().expect("a map").extend(extra.as_object().expect("a map").clone());
+            kernel_hostname(&pod(spec), "cluster.local")
+        };
+        assert_eq!(named(json!({})).as_deref(), Ok("web-1.web.prod.svc.cluster.local"));
+        assert_eq!(named(json!({"setHostnameAsFQDN": false})).as_deref(), Ok("web-1"));
+        assert_eq!(named(json!({"hostnameOverride": "other.example"})).as_deref(), Ok("other.example"));
+        let long = named(json!({"subdomain": "x".repeat(40)})).expect_err("too long");
+        assert!(long.contains("is too long (64 characters is the max, 69 characters requested)"), "{long}");
     }
 
     #[test]

@@ -13,10 +13,11 @@ use super::last_words;
 use super::life::{Container, Life, Output, PostStart, Process};
 use super::pod::Pod;
 use super::process::STAGE_FOLDER;
-use super::spec::{ContainerSpec, Root, ShimSpec};
+use super::spec::{ContainerSpec, Root, Seccomp, ShimSpec};
 use super::state::Termination;
 use crate::container::credentials::Granted;
-use crate::container::{self, Keeper, Program, Start, Stdio};
+use crate::container::seccomp::Filter;
+use crate::container::{self, Keeper, Pause, Program, Start, Stdio};
 use crate::fault::{self, Point};
 use crate::log::{self, LineCutter, LogFile, Stream};
 
@@ -76,6 +77,9 @@ impl Pod {
             // Somebody killed it; nothing is started without one.
             self.keeper = Keeper::start(&self.cgroup.containers()).map_err(|e| format!("making its keeper: {e}"))?;
         }
+        if self.pause.as_ref().is_some_and(|pause| !pause.alive()) {
+            self.pause = Some(Pause::start(&stage).map_err(|e| format!("making its pid namespace: {e}"))?);
+        }
         let container = &self.containers[index];
         let target = container.spec.target.as_deref().map(|name| self.running_named(name)).transpose()?;
         let start = Start {
@@ -89,7 +93,10 @@ impl Pod {
         };
         let started = match target {
             Some(target) => container::start_beside(&start, ends.theirs, target.pidfd()),
-            None => container::start(&start, ends.theirs),
+            None => match &self.pause {
+                Some(pause) => container::start_beside(&start, ends.theirs, pause.pidfd()),
+                None => container::start(&start, ends.theirs),
+            },
         };
         let started = started.map_err(|e| format!("making its process: {e}"))?;
         Ok(Process {
@@ -131,13 +138,22 @@ impl Pod {
         let spec = &container.spec;
         let bounding: Vec<caps::Capability> =
             caps::read(None, caps::CapSet::Bounding).map_err(|e| e.to_string())?.into_iter().collect();
-        let (mut capabilities, warnings) = Granted::new(&spec.capabilities, spec.privileged, &bounding)?;
+        let (mut capabilities, mut warnings) = Granted::new(&spec.capabilities, spec.privileged, &bounding)?;
         if !spec.privileged {
             container.group.create().map_err(|e| e.to_string())?;
             if !container.group.restrict_devices() {
                 capabilities = capabilities.without_device_nodes();
             }
         }
+        let filter = match &spec.seccomp {
+            Seccomp::Unconfined => None,
+            Seccomp::Profile { profile } => Some(Filter::new(profile).map_err(|e| format!("seccomp profile: {e}"))?),
+            Seccomp::Default if filters_are_known() => Some(Filter::default_for(&capabilities.names())?),
+            Seccomp::Default => {
+                warnings.push("system calls are not filtered: this machine's kernel cannot".into());
+                None
+            }
+        };
         let program = Program {
             argv: spec.argv.clone(),
             env: environment(&self.spec, container),
@@ -145,9 +161,15 @@ impl Pod {
             user: spec.user.clone(),
             capabilities,
             no_new_privileges: spec.no_new_privileges,
+            filter,
         };
         Ok((program, warnings))
     }
+}
+
+/// Whether the kernel has filters of system calls.
+fn filters_are_known() -> bool {
+    fs::exists("/proc/sys/kernel/seccomp/actions_avail").unwrap_or(false)
 }
 
 /// The container's environment: what was asked for, what every program expects, and the fencing tokens.

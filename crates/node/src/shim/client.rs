@@ -19,7 +19,7 @@ use super::protocol::{
     self, ExecControl, ExecExit, ExecRequest, Frame, HEADER, Hello, Kind, MAX_CHUNK, ProtocolError, Reply, Request,
     SOCKET_FILE,
 };
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, Limits};
 use super::state::PodState;
 
 /// A shim does what is asked without waiting for anything: one that does not answer for this long is stuck.
@@ -72,6 +72,12 @@ impl Shim {
     /// Says that a container's startup probe succeeded. Saying it again changes nothing.
     pub async fn started(&self, container: &str) -> Result<(), ClientError> {
         self.order(&Request::Started { container: container.to_owned() }).await
+    }
+
+    /// Changes the limits of a container, and of all of them together. An error tells what the kernel did not take.
+    pub async fn resize(&self, container: &str, limits: &Limits, pod: &Limits) -> Result<(), ClientError> {
+        let (limits, pod) = (limits.clone(), pod.clone());
+        self.order(&Request::Resize { container: container.to_owned(), limits, pod }).await
     }
 
     /// SIGKILL for every container, now.

@@ -17,10 +17,10 @@ use super::file::FileError;
 use super::last_words;
 use super::life::{Container, Exit, Life, PostStart, Process};
 use super::protocol::{ExecExit, ExecRequest};
-use super::spec::{ContainerSpec, HttpHook, Role, ShimSpec};
+use super::spec::{ContainerSpec, HttpHook, Limits, Role, ShimSpec};
 use super::state::{Phase, PodState, Termination};
 use crate::cgroup::PodCgroup;
-use crate::container::Keeper;
+use crate::container::{Keeper, Pause};
 use crate::fault::{self, Point};
 
 /// Most programs run in a pod's containers at the same time.
@@ -41,6 +41,8 @@ pub(super) struct Pod {
     pub(super) keeper: Keeper,
     /// The machine's network, for the requests of hooks; none where the pod is in it.
     pub(super) host_network: Option<OwnedFd>,
+    /// Where the containers see each other's processes.
+    pub(super) pause: Option<Pause>,
     pub(super) containers: Vec<Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) phase: Phase,
@@ -62,7 +64,7 @@ impl Pod {
         dir: PathBuf,
         spec: ShimSpec,
         cgroup: PodCgroup,
-        keeper: Keeper,
+        (keeper, pause): (Keeper, Option<Pause>),
         host_network: Option<OwnedFd>,
         warnings: Vec<String>,
         ambient: &Ambient,
@@ -75,6 +77,7 @@ impl Pod {
             cgroup,
             keeper,
             host_network,
+            pause,
             containers,
             execs: BTreeMap::new(),
             phase: Phase::Created,
@@ -240,6 +243,32 @@ impl Pod {
         Ok(())
     }
 
+    /// Changes the limits of a container, and of all of them together. What the machine does not limit at all is no
+    /// reason to refuse; what the kernel did not take is.
+    pub(super) fn resize(&mut self, name: &str, limits: Limits, whole: Limits) -> Result<(), String> {
+        let index = self.index(name)?;
+        let all = self.cgroup.containers();
+        let grows = whole.memory_bytes.is_none_or(|now| self.spec.limits.memory_bytes.is_some_and(|was| now >= was));
+        let mut refused = Vec::new();
+        if grows {
+            refused.extend(all.limit(&whole));
+        }
+        let group = self.containers[index].group.clone();
+        group.create().map_err(|e| e.to_string())?;
+        refused.extend(group.limit(&limits));
+        if !grows {
+            // The whole is made smaller when its parts are: the kernel takes back from the parts only.
+            refused.extend(all.limit(&whole));
+        }
+        refused.retain(|why| !self.warnings.contains(why));
+        if !refused.is_empty() {
+            return Err(refused.join("; "));
+        }
+        self.containers[index].spec.limits = limits;
+        self.spec.limits = whole;
+        Ok(())
+    }
+
     fn index(&self, name: &str) -> Result<usize, String> {
         let found = self.containers.iter().position(|c| c.spec.name == name);
         found.ok_or_else(|| format!("there is no container {name}"))
@@ -373,10 +402,9 @@ impl Pod {
             container.life = life;
             return Vec::new();
         };
-        if container.spec.target.is_some()
-            && let Err(error) = container.group.kill()
-        {
-            // In another container's pid namespace the kernel does not end the rest with the first.
+        // Only in a pid namespace of its own does the kernel end the rest with the first.
+        let shares = container.spec.target.is_some() || self.spec.sharing.host_pid || self.spec.sharing.pod_pid;
+        if shares && let Err(error) = container.group.kill() {
             eprintln!("killing by cgroup: {error}");
         }
         if let Some(PostStart::Exec(hook)) = process.post_start

@@ -19,9 +19,10 @@ use super::protocol::SOCKET_FILE;
 use super::serve;
 use super::spec::ShimSpec;
 use crate::cgroup::{CgroupError, Layout, PodCgroup};
-use crate::container::Keeper;
+use crate::container::{Keeper, Pause};
 use crate::fault::{self, Point};
 use crate::sys::{self, Forked};
+use crate::sysctl;
 
 /// What the launcher reads first when all went well; a process id follows.
 pub(super) const UP: &str = "up ";
@@ -152,10 +153,12 @@ fn set_up(pod_dir: &Path, ground: &Ground, born: bool, ambient: &Ambient) -> Res
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)?;
     let signals = sys::signal_fd(&[libc::SIGCHLD, libc::SIGTERM, libc::SIGINT, libc::SIGHUP])?;
     let keeper = Keeper::start(&cgroup.containers())?;
-    fs::create_dir_all(pod_dir.join(STAGE_FOLDER))?;
+    let stage = pod_dir.join(STAGE_FOLDER);
+    fs::create_dir_all(&stage)?;
+    let pause = spec.sharing.pod_pid.then(|| Pause::start(&stage)).transpose()?;
     let listener = listen(pod_dir)?;
     fault::point(Point::ShimListening);
-    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, keeper, host_network, warnings, ambient)?;
+    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, (keeper, pause), host_network, warnings, ambient)?;
     fault::point(Point::ShimRecorded);
     Ok(Sandbox { pod, listener, signals, _lock: lock })
 }
@@ -184,22 +187,41 @@ fn name_process(pod: &str) {
 #[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
 fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>, SetupError> {
     let before = File::open("/proc/self/ns/net")?;
-    let mut flags = UnshareFlags::NEWIPC | UnshareFlags::NEWUTS;
-    flags.set(UnshareFlags::NEWNET, !spec.host_network);
+    let mut flags = UnshareFlags::empty();
+    flags.set(UnshareFlags::NEWIPC, !spec.sharing.host_ipc);
+    // On the machine's network a pod has the machine's name, too.
+    flags.set(UnshareFlags::NEWUTS | UnshareFlags::NEWNET, !spec.host_network);
     rustix::thread::unshare(flags).map_err(|errno| SetupError::Namespaces { source: errno.into() })?;
-    rustix::system::sethostname(spec.hostname.as_bytes()).map_err(io::Error::from)?;
-    if let Some(domain) = &spec.domainname {
-        rustix::system::setdomainname(domain.as_bytes()).map_err(io::Error::from)?;
+    if !spec.host_network {
+        rustix::system::sethostname(spec.hostname.as_bytes()).map_err(io::Error::from)?;
+        if let Some(domain) = &spec.domainname {
+            rustix::system::setdomainname(domain.as_bytes()).map_err(io::Error::from)?;
+        }
+        sys::loopback_up()?;
+        // As container runtimes do: the namespace is the pod's own, so a low port takes nothing from anybody.
+        if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
+            warnings.push(format!("low ports need a capability: {error}"));
+        }
     }
-    if spec.host_network {
-        return Ok(None);
+    set_sysctls(spec)?;
+    Ok((!spec.host_network).then(|| before.into()))
+}
+
+/// Sets what the pod asks of its own namespaces, and refuses what is not theirs, whoever let it through.
+fn set_sysctls(spec: &ShimSpec) -> Result<(), SetupError> {
+    for (name, value) in &spec.sysctls {
+        let failed = |source| SetupError::Sysctl { name: name.clone(), source };
+        let own = match sysctl::Namespace::of(name) {
+            Some(sysctl::Namespace::Ipc) => !spec.sharing.host_ipc,
+            Some(sysctl::Namespace::Network) => !spec.host_network,
+            None => false,
+        };
+        if !own || name.split(['.', '/']).any(str::is_empty) {
+            return Err(failed(io::ErrorKind::PermissionDenied.into()));
+        }
+        fs::write(sysctl::path(name), value).map_err(failed)?;
     }
-    sys::loopback_up()?;
-    // As container runtimes do: the namespace is the pod's own, so a low port takes nothing from anybody.
-    if let Err(error) = fs::write("/proc/sys/net/ipv4/ip_unprivileged_port_start", "0") {
-        warnings.push(format!("low ports need a capability: {error}"));
-    }
-    Ok(Some(before.into()))
+    Ok(())
 }
 
 fn listen(pod_dir: &Path) -> io::Result<UnixListener> {
@@ -243,6 +265,14 @@ pub(super) enum SetupError {
     /// No right to make namespaces, or the kernel lacks them.
     #[error("the pod's namespaces cannot be made (this needs root): {source}")]
     Namespaces {
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The kernel does not have a setting, or does not take the value.
+    #[error("setting sysctl {name}: {source}")]
+    Sysctl {
+        /// The setting.
+        name: String,
         /// What the system said.
         source: io::Error,
     },

@@ -19,7 +19,7 @@
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::spec::ContainerSpec;
+use super::spec::{ContainerSpec, Limits};
 use super::state::PodState;
 
 /// File name of the socket in the pod's folder.
@@ -110,6 +110,15 @@ pub enum Request {
     Add {
         /// What to run; of role [`super::spec::Role::Ephemeral`].
         container: Box<ContainerSpec>,
+    },
+    /// Change the limits of a container, and of the pod as a whole.
+    Resize {
+        /// Its name.
+        container: String,
+        /// Its new limits.
+        limits: Limits,
+        /// Those of all containers together.
+        pod: Limits,
     },
     /// Take part in the streams of a running container's own program, from now on.
     Attach {

@@ -453,6 +453,7 @@ impl Server<'_> {
             }
             Request::Acknowledge => Reply::Error { message: "the pod is not finished: stop it first".into() },
             Request::Add { container } => answer_of(pod.add(*container)),
+            Request::Resize { container, limits, pod: whole } => answer_of(pod.resize(&container, limits, whole)),
             Request::Attach { container, stdin } => match pod.attach(&container) {
                 Ok(container) => {
                     if let Some(connection) = self.connections.get_mut(&id) {

@@ -10,6 +10,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use super::file::{self, FileError, Format};
+use crate::container::seccomp::Profile;
 
 /// File name of the specification in the pod's folder.
 pub const SPEC_FILE: &str = "spec.json";
@@ -58,6 +59,12 @@ pub struct ShimSpec {
     /// Share the machine's network instead of an own network namespace.
     #[serde(default)]
     pub host_network: bool,
+    /// Which other namespaces are shared with the machine or within the pod.
+    #[serde(default)]
+    pub sharing: Sharing,
+    /// Kernel settings of the pod's namespaces, as names with dots and values.
+    #[serde(default)]
+    pub sysctls: Vec<(String, String)>,
     /// Settings of [`Root::Host`].
     #[serde(default)]
     pub host_root: HostRoot,
@@ -75,6 +82,21 @@ impl ShimSpec {
     pub fn read(pod_dir: &Path) -> Result<Self, FileError> {
         file::read(&pod_dir.join(SPEC_FILE), FORMAT)
     }
+}
+
+/// Which namespaces are shared with the machine or within the pod.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Sharing {
+    /// Containers see the machine's processes.
+    #[serde(default)]
+    pub host_pid: bool,
+    /// Containers have the machine's message queues, semaphores and shared memory.
+    #[serde(default)]
+    pub host_ipc: bool,
+    /// Containers see each other's processes.
+    #[serde(default)]
+    pub pod_pid: bool,
 }
 
 /// One container of the pod.
@@ -109,6 +131,12 @@ pub struct ContainerSpec {
     /// All capabilities of the bounding set, nothing masked, the machine's devices.
     #[serde(default)]
     pub privileged: bool,
+    /// Which system calls it may make.
+    #[serde(default)]
+    pub seccomp: Seccomp,
+    /// Nothing of `/proc` is masked or read-only (procMount: Unmasked).
+    #[serde(default)]
+    pub unmasked_proc: bool,
     /// Set `no_new_privs` (allowPrivilegeEscalation: false).
     #[serde(default)]
     pub no_new_privileges: bool,
@@ -308,6 +336,22 @@ pub struct Capabilities {
     /// Dropped; applied before `add`, as a container runtime does with `drop: [ALL]`.
     #[serde(default)]
     pub drop: Vec<String>,
+}
+
+/// Which system calls a container may make.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase", tag = "kind")]
+pub enum Seccomp {
+    /// What every container may do, and what its capabilities bring along.
+    #[default]
+    Default,
+    /// All that the kernel has.
+    Unconfined,
+    /// As a profile says.
+    Profile {
+        /// The profile.
+        profile: Box<Profile>,
+    },
 }
 
 /// Resource limits of a cgroup. None and absent controllers mean unlimited.

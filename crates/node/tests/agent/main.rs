@@ -5,4 +5,5 @@ mod faults;
 mod harness;
 mod images;
 mod life;
+mod limits;
 mod pods;

@@ -72,6 +72,8 @@ impl TestPod {
             hosts_file: None,
             resolv_conf: None,
             host_network: false,
+            sharing: Default::default(),
+            sysctls: Vec::new(),
             host_root: HostRoot { masked: vec![folder.path().to_owned()], upper_dir: folder.path().join("pod/layers") },
             containers,
         };

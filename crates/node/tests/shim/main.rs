@@ -9,3 +9,4 @@ mod images;
 mod life;
 mod propagation;
 mod roots;
+mod security;

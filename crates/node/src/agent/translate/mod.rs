@@ -8,6 +8,7 @@
 //! | `root` | what each container sees as `/`, and its command |
 //! | `life` | when containers start again, and how they end |
 //! | `user` | whom each container runs as |
+//! | `security` | what each container may do |
 //! | `resources` | limits, quality of service, who is killed first when memory runs out |
 //! | `refuse` | what this version does not carry out |
 
@@ -15,19 +16,20 @@ mod life;
 mod refuse;
 mod resources;
 mod root;
+mod security;
 mod user;
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext};
 
 use super::sources::Fetched;
 use super::{env, images};
 use crate::config::Config;
 use crate::network::files;
-use crate::shim::spec::{BackOff, Capabilities, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
+use crate::shim::spec::{BackOff, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
 use crate::volume::{self, Ready};
-pub use resources::qos_class;
+pub use resources::{Amounts, of_container as limits_of_container, of_pod as limits_of_pod, qos_class, requests};
 pub use root::{HOST_CLASS, SAMPLE_IMAGE, is_sample, on_host_root};
 
 /// Grace period where neither pod nor deletion names one.
@@ -81,9 +83,14 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
     for container in &spec.containers {
         containers.push(one(inputs, spec, container, Role::Main)?);
     }
+    let hostname = files::kernel_hostname(pod, &inputs.config.cluster_domain).map_err(|message| Refusal {
+        container: String::new(),
+        reason: "FailedCreatePodSandBox",
+        message,
+    })?;
     let grace_s = spec.termination_grace_period_seconds.unwrap_or(DEFAULT_GRACE_S);
     Ok(ShimSpec {
-        hostname: files::hostname(pod),
+        hostname,
         domainname: None,
         epoch: inputs.epoch,
         incarnation_base: inputs.incarnation,
@@ -92,10 +99,12 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
         grace_ms: u64::try_from(grace_s).unwrap_or(0).saturating_mul(1000),
         log: LogSpec::new(inputs.config.pod_logs(&namespace, &name, &uid)),
         cgroup: format!("{}/pod-{uid}", inputs.config.cgroup_root),
-        limits: resources::of_pod(spec),
+        limits: inputs.config.rules.cap(resources::of_pod(spec)),
         hosts_file: Some(pod_dir.join("hosts")),
         resolv_conf: Some(pod_dir.join("resolv.conf")),
         host_network: spec.host_network == Some(true),
+        sharing: security::sharing(spec),
+        sysctls: security::sysctls(spec),
         host_root: HostRoot { masked: vec![inputs.config.data_dir.clone()], upper_dir: pod_dir.join("root") },
         containers,
         namespace,
@@ -115,6 +124,12 @@ pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
 }
 
+/// What every container of a pod may do, ephemeral ones among them, where it says something of its own.
+pub fn all_security_contexts(spec: &PodSpec) -> impl Iterator<Item = &SecurityContext> {
+    let ephemeral = spec.ephemeral_containers.iter().flatten().filter_map(|c| c.security_context.as_ref());
+    containers(spec).filter_map(|c| c.security_context.as_ref()).chain(ephemeral)
+}
+
 fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -> Result<ContainerSpec, Refusal> {
     let refuse = |message: String| config_error(&container.name, message);
     let environment = env::variables(inputs.pod, container, inputs.fetched).map_err(refuse)?;
@@ -124,6 +139,7 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
     let (root, argv) = root::root_and_argv(spec, container, image, expand)?;
     let mounts = volume::mounts(container, inputs.volumes, expand).map_err(|e| refuse(e.to_string()))?;
     let security = container.security_context.clone().unwrap_or_default();
+    security::refuse(container, &security)?;
     let user = user::of(inputs.pod, spec, container, &security, image)?;
     let environment = image.map_or_else(|| environment.clone(), |image| image.environment(&environment, user.uid));
     Ok(ContainerSpec {
@@ -135,10 +151,9 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
         cwd: root::working_directory(container, image),
         mounts,
         user,
-        capabilities: Capabilities {
-            add: security.capabilities.as_ref().and_then(|c| c.add.clone()).unwrap_or_default(),
-            drop: security.capabilities.as_ref().and_then(|c| c.drop.clone()).unwrap_or_default(),
-        },
+        capabilities: security::capabilities(&security),
+        seccomp: security::seccomp(inputs.config, spec, container)?,
+        unmasked_proc: security::unmasked_proc(&security),
         privileged: security.privileged == Some(true),
         no_new_privileges: security.allow_privilege_escalation == Some(false),
         read_only_root: security.read_only_root_filesystem == Some(true),

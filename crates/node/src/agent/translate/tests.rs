@@ -16,10 +16,11 @@ fn config() -> Config {
         cluster_domain: "cluster.local".into(),
         service_mode: crate::config::ServiceMode::Auto,
         expose_lan: false,
+        rules: crate::rules::Rules::default(),
     }
 }
 
-fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
+pub(super) fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
     let pod = json!({"metadata": {"name": "web-0", "namespace": "prod", "uid": "u"}, "spec": spec});
     let volumes = BTreeMap::from([("data".to_owned(), Ready { path: "/v/data".into(), read_only: false })]);
     let pod: Pod = serde_json::from_value(pod).expect("a pod");
@@ -84,5 +85,5 @@ fn what_cannot_be_done_is_refused_with_upstreams_reason() {
     assert_eq!(reason(image(json!({}))), "ErrImagePull");
     let sample = json!({"name": "c", "image": SAMPLE_IMAGE, "securityContext": {"runAsNonRoot": true}});
     assert_eq!(reason(json!({"containers": [sample]})), "CreateContainerConfigError");
-    assert_eq!(reason(json!({"hostPID": true, "containers": []})), "CreateContainerConfigError");
+    assert_eq!(reason(json!({"hostUsers": false, "containers": []})), "CreateContainerConfigError");
 }
