@@ -285,7 +285,8 @@ pub fn start(
     trust: Option<Trust>,
     client: &(dyn Fn(Account) -> Client + Sync),
 ) -> JoinSet<Result<(), String>> {
-    let parts = Parts { term, ambient, client, trust: trust.as_ref(), informers: OnceLock::new(), workloads: OnceLock::new() };
+    let parts =
+        Parts { term, ambient, client, trust: trust.as_ref(), informers: OnceLock::new(), workloads: OnceLock::new() };
     let mut tasks = JoinSet::new();
     for controller in selection.controllers() {
         let running = (controller.run)(client(controller.account), &parts);

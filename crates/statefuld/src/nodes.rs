@@ -146,7 +146,15 @@ mod tests {
     use super::*;
 
     fn args(nodes: Option<u32>) -> cli::Node {
-        cli::Node { node_name: Some("box".to_owned()), nodes }
+        cli::Node {
+            node_name: Some("box".to_owned()),
+            nodes,
+            expose_lan: false,
+            services: cli::Services::Auto,
+            max_pods: 110,
+            pod_max_pids: None,
+            allowed_unsafe_sysctls: Vec::new(),
+        }
     }
 
     /// Gives the ranges back that a test took.

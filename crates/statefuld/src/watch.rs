@@ -7,7 +7,7 @@ use ambient::Ambient;
 use anyhow::{Context as _, Result};
 use futures::{Stream, StreamExt as _};
 use indicatif::{ProgressBar, ProgressStyle};
-use k8s_openapi::api::apps::v1::StatefulSet;
+use k8s_openapi::api::apps::v1::{Deployment, StatefulSet};
 use k8s_openapi::api::core::v1::{Event as CoreEvent, PersistentVolume, PersistentVolumeClaim, Pod};
 use kube::runtime::watcher::{self, Event, watcher};
 use kube::{Api, Client, ResourceExt as _};
@@ -20,14 +20,19 @@ use crate::why::pod::state;
 /// Namespace and name.
 type Key = (String, String);
 
+/// Kinds that are followed.
+const KINDS: u32 = 4;
+
 /// What is waited for.
 #[derive(Clone, Debug, Default)]
 pub struct Wanted {
     /// Sets whose pods shall be Ready; with `everything`, all there are.
     pub sets: Vec<Key>,
+    /// Deployments whose pods shall be Ready; with `everything`, all there are.
+    pub deployments: Vec<Key>,
     /// Pods of no set that shall be Ready.
     pub pods: Vec<Key>,
-    /// Every set that exists.
+    /// Every set and deployment that exists.
     pub everything: bool,
 }
 
@@ -38,10 +43,10 @@ impl Wanted {
             let matching = objects.iter().filter(|o| o.resource.kind == kind);
             matching.map(|o| (o.namespace.clone(), o.name.clone())).collect()
         };
-        Self { sets: keys("StatefulSet"), pods: keys("Pod"), everything: false }
+        Self { sets: keys("StatefulSet"), deployments: keys("Deployment"), pods: keys("Pod"), everything: false }
     }
 
-    /// Every set that exists.
+    /// Every set and deployment that exists.
     pub fn everything() -> Self {
         Self { everything: true, ..Self::default() }
     }
@@ -96,6 +101,7 @@ pub enum End {
 #[derive(Default)]
 struct View {
     sets: BTreeMap<Key, StatefulSet>,
+    deployments: BTreeMap<Key, Deployment>,
     pods: BTreeMap<Key, Pod>,
     /// What the controller could not create, in its words: events of reason FailedCreate.
     failures: BTreeMap<Key, CoreEvent>,
@@ -108,6 +114,7 @@ pub async fn until_ready(client: &Client, wanted: &Wanted, timeout: Duration, am
     let deadline = tokio::time::sleep(timeout);
     tokio::pin!(deadline);
     let mut sets = events(Api::<StatefulSet>::all(client.clone()), "");
+    let mut deployments = events(Api::<Deployment>::all(client.clone()), "");
     let mut pods = events(Api::<Pod>::all(client.clone()), "");
     let mut failures = events(Api::<CoreEvent>::all(client.clone()), "reason=FailedCreate");
     let began = ambient.boottime();
@@ -117,6 +124,7 @@ pub async fn until_ready(client: &Client, wanted: &Wanted, timeout: Duration, am
     loop {
         tokio::select! {
             event = sets.next() => take(&mut view.sets, &mut view.listed, event)?,
+            event = deployments.next() => take(&mut view.deployments, &mut view.listed, event)?,
             event = pods.next() => take(&mut view.pods, &mut view.listed, event)?,
             event = failures.next() => take(&mut view.failures, &mut view.listed, event)?,
             () = &mut deadline => {
@@ -124,7 +132,7 @@ pub async fn until_ready(client: &Client, wanted: &Wanted, timeout: Duration, am
                 return Ok(End::TimedOut);
             }
         }
-        if view.listed < 3 {
+        if view.listed < KINDS {
             continue;
         }
         let lines = view.lines(wanted);
@@ -154,6 +162,9 @@ pub async fn rows(client: &Client, wanted: &Wanted) -> Result<Vec<PodRow>> {
     let lost = "the API does not answer";
     for set in Api::<StatefulSet>::all(client.clone()).list(&Default::default()).await.context(lost)? {
         view.sets.insert(key(&set), set);
+    }
+    for deployment in Api::<Deployment>::all(client.clone()).list(&Default::default()).await.context(lost)? {
+        view.deployments.insert(key(&deployment), deployment);
     }
     let failed = kube::api::ListParams::default().fields("reason=FailedCreate");
     for event in Api::<CoreEvent>::all(client.clone()).list(&failed).await.context(lost)? {
@@ -214,6 +225,11 @@ impl View {
                 self.set_lines(set_key, set, &mut lines);
             }
         }
+        for (key, deployment) in &self.deployments {
+            if wanted.everything || wanted.deployments.contains(key) {
+                self.deployment_lines(key, deployment, &mut lines);
+            }
+        }
         for pod in &wanted.pods {
             let line = self.pods.get(pod).map_or_else(|| Step::Waits("is not created yet".to_owned()), step);
             lines.insert(pod.clone(), line);
@@ -241,6 +257,26 @@ impl View {
         }
     }
 
+    /// The pods of a deployment, whose names nobody knows before they are there; until then a line of its own.
+    fn deployment_lines(&self, key: &Key, deployment: &Deployment, lines: &mut BTreeMap<Key, Step>) {
+        let of = |pod: &&Pod| {
+            let owners = pod.metadata.owner_references.iter().flatten();
+            let mut sets = owners.filter(|o| o.kind == "ReplicaSet").filter_map(|o| o.name.rsplit_once('-'));
+            let hash = pod.labels().get("pod-template-hash");
+            sets.any(|(name, suffix)| name == key.1 && hash.is_some_and(|hash| hash == suffix))
+        };
+        let pods: Vec<(&Key, &Pod)> = self.pods.iter().filter(|(at, pod)| at.0 == key.0 && of(pod)).collect();
+        let wanted = deployment.spec.replicas.unwrap_or(1);
+        lines.extend(pods.iter().map(|(at, pod)| ((*at).clone(), step(pod))));
+        if usize::try_from(wanted).is_ok_and(|wanted| pods.len() < wanted) {
+            let conditions = deployment.status.iter().flat_map(|status| status.conditions.iter().flatten());
+            let failure =
+                conditions.filter(|c| c.type_.as_deref() == Some("ReplicaFailure")).find_map(|c| c.message.clone());
+            let has = format!("has {} of {wanted} pods", pods.len());
+            lines.insert(key.clone(), Step::Waits(failure.map_or(has.clone(), |why| format!("{has}: {why}"))));
+        }
+    }
+
     /// Why a pod that could be created is not there.
     fn not_created(&self, set: &StatefulSet, pod: &str) -> String {
         let about = |event: &&CoreEvent| event.involved_object.uid == set.metadata.uid;
@@ -252,9 +288,15 @@ impl View {
         why.map_or_else(|| "is not created yet".to_owned(), |why| format!("cannot be created: {why}"))
     }
 
-    /// Whether every wanted set exists and its controller has carried its newest spec out.
+    /// Whether every wanted set and deployment exists and its controller has carried its newest spec out.
     fn settled(&self, wanted: &Wanted) -> bool {
         wanted.sets.iter().all(|set| self.sets.contains_key(set))
+            && wanted.deployments.iter().all(|deployment| self.deployments.contains_key(deployment))
+            && self
+                .deployments
+                .iter()
+                .filter(|(key, _)| wanted.everything || wanted.deployments.contains(key))
+                .all(|(_, deployment)| rolled_out(deployment))
             && self
                 .sets
                 .iter()
@@ -280,6 +322,18 @@ impl View {
             && status.updated_replicas.unwrap_or(0) >= to_update
             && i32::try_from(pods).is_ok_and(|count| count == replicas)
     }
+}
+
+/// Whether all pods of a deployment are of its newest template and available.
+fn rolled_out(deployment: &Deployment) -> bool {
+    let status = deployment.status.clone().unwrap_or_default();
+    let wanted = deployment.spec.replicas.unwrap_or(1);
+    let paused = deployment.spec.paused == Some(true);
+    let all = |count: Option<i32>| count.unwrap_or(0) == wanted;
+    status.observed_generation >= deployment.metadata.generation
+        && all(status.replicas)
+        && all(status.available_replicas)
+        && (paused || all(status.updated_replicas))
 }
 
 fn key<K: kube::Resource>(object: &K) -> Key {

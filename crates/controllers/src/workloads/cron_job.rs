@@ -148,9 +148,8 @@ impl Controller {
 
 /// A job as the planner sees it.
 fn seen(view: &JobView) -> Job {
-    let holds = |kind: &str| {
-        view.job.status.conditions.iter().any(|c| c.kind == kind && c.truth == workloads::Truth::True)
-    };
+    let holds =
+        |kind: &str| view.job.status.conditions.iter().any(|c| c.kind == kind && c.truth == workloads::Truth::True);
     Job {
         name: view.meta.name.clone(),
         uid: view.meta.uid.clone(),
@@ -180,9 +179,7 @@ fn body(view: &CronView, start: &Start) -> Value {
 
 /// The status as a patch.
 fn render(status: &Status, namespace: &str) -> Value {
-    let job = |(name, uid): &(String, String)| {
-        json!({"apiVersion": "batch/v1", "kind": "Job", "namespace": namespace, "name": name, "uid": uid})
-    };
+    let job = |(name, uid): &(String, String)| json!({"apiVersion": "batch/v1", "kind": "Job", "namespace": namespace, "name": name, "uid": uid});
     let active: Vec<Value> = status.active.iter().map(job).collect();
     json!({
         "active": if active.is_empty() { Value::Null } else { active.into() },

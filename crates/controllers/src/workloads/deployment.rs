@@ -6,9 +6,7 @@ use kube::api::PropagationPolicy;
 use kube::core::SelectorExt;
 use serde_json::{Value, json};
 use workloads::HASH_LABEL;
-use workloads::deployment::{
-    Act, NewSet, Observed, REVISION, Set, Status, after_collision, after_failed_create, plan,
-};
+use workloads::deployment::{Act, NewSet, Observed, REVISION, Set, Status, after_collision, after_failed_create, plan};
 
 use super::calls::{Caller, DEPLOYMENTS, SETS, why};
 use super::ledger::Ledger;

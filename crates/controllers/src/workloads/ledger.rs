@@ -71,8 +71,7 @@ impl Ledger {
         let Some(writes) = all.get_mut(key) else { return true };
         writes.deleted.retain(|(name, uid)| stays(name, uid));
         let reached = |wanted: u64, revision: Option<u64>| wanted == 0 || revision.is_some_and(|r| r >= wanted);
-        let caught_up =
-            writes.deleted.is_empty() && reached(writes.own, own) && reached(writes.children, children);
+        let caught_up = writes.deleted.is_empty() && reached(writes.own, own) && reached(writes.children, children);
         let patient = self.ambient.boottime().saturating_sub(writes.at) < PATIENCE;
         if !caught_up && !patient {
             let Key { namespace, name } = key;

@@ -123,7 +123,8 @@ pub(super) fn pod(pod: Pod) -> PodView {
     let ready = conditions.iter().find(|c| c.type_ == "Ready" && c.status == "True");
     let containers: Vec<&ContainerStatus> =
         status.init_container_statuses.iter().chain(&status.container_statuses).flatten().collect();
-    let ended = |c: &&ContainerStatus| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0.as_millisecond());
+    let ended =
+        |c: &&ContainerStatus| Some(c.state.as_ref()?.terminated.as_ref()?.finished_at.as_ref()?.0.as_millisecond());
     let last = containers.iter().filter_map(ended).max();
     let number = |map: &BTreeMap<String, String>, key: &str| map.get(key).and_then(|text| text.parse::<i32>().ok());
     let pod = workloads::Pod {

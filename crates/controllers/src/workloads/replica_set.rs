@@ -148,7 +148,10 @@ impl Controller {
         if let Err((_, why)) = made {
             return Some(why);
         }
-        let gone = plan.delete.iter().map(|(name, uid)| delete_pod(&self.caller, &self.ledger, &self.recorder, &view.meta, key, name, uid));
+        let gone = plan
+            .delete
+            .iter()
+            .map(|(name, uid)| delete_pod(&self.caller, &self.ledger, &self.recorder, &view.meta, key, name, uid));
         join_all(gone).await.into_iter().find_map(Result::err)
     }
 }

@@ -10,8 +10,6 @@ use super::cluster::{self, Cluster, eventually};
 
 /// What else it takes to delete a set.
 const AROUND: &str = "garbagecollector,namespace,pvc-protection";
-const CASCADES: [PropagationPolicy; 3] =
-    [PropagationPolicy::Background, PropagationPolicy::Foreground, PropagationPolicy::Orphan];
 const RETENTION: [(&str, &str); 4] =
     [("Retain", "Retain"), ("Delete", "Retain"), ("Retain", "Delete"), ("Delete", "Delete")];
 const CONDITIONS: [Condition; 3] = [Condition::BrokenTop, Condition::BrokenBottom, Condition::Missing];

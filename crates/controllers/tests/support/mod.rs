@@ -75,6 +75,10 @@ impl Cluster {
             "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
             "ControllerRevision" => ("apps", "controllerrevisions"),
             "StatefulSet" => ("apps", "statefulsets"),
+            "Deployment" => ("apps", "deployments"),
+            "ReplicaSet" => ("apps", "replicasets"),
+            "Job" => ("batch", "jobs"),
+            "CronJob" => ("batch", "cronjobs"),
             "Endpoints" => ("", "endpoints"),
             core => ("", &*format!("{}s", core.to_lowercase()).leak()),
         };

@@ -191,9 +191,10 @@ fn e2e_a_folder_that_is_there_becomes_the_data_of_a_set() {
     fs::create_dir(&old).expect("a folder");
     fs::write(old.join("journal"), "from before\n").expect("data");
     chown(old.join("journal"), Some(1234), Some(2345)).expect("an owner");
+    let data = instance.data();
     let volume = |arguments: &[&str]| {
         let mut command = statefuld();
-        command.arg("volume").args(arguments).arg("--data-dir").arg(instance.data());
+        command.arg("volume").args(arguments).arg("--data-dir").arg(&data);
         command
     };
     let path = |path: &Path| path.to_str().expect("text").to_owned();
