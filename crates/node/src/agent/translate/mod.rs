@@ -179,4 +179,6 @@ fn config_error(container: &str, message: String) -> Refusal {
 }
 
 #[cfg(test)]
+mod podspec_tests;
+#[cfg(test)]
 mod tests;

@@ -17,7 +17,6 @@ pub(super) fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
     if let Some((_, what)) = words.iter().find(|(asked, _)| *asked) {
         return Err(config_error("", format!("{what} is not supported by this version of statefuld")));
     }
-    volumes(spec)?;
     for container in containers(spec) {
         resources(container)?;
         if container.volume_devices.as_ref().is_some_and(|d| !d.is_empty()) {
@@ -26,18 +25,6 @@ pub(super) fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
         }
     }
     Ok(())
-}
-
-/// Memory of another kind than the kernel's ordinary pages.
-fn volumes(spec: &PodSpec) -> Result<(), Refusal> {
-    let media = spec.volumes.iter().flatten().filter_map(|volume| volume.empty_dir.as_ref()?.medium.as_deref());
-    match media.into_iter().find(|medium| !matches!(*medium, "" | "Memory")) {
-        Some(medium) => {
-            let message = format!("emptyDir medium {medium:?} is not supported by this version of statefuld");
-            Err(config_error("", message))
-        }
-        None => Ok(()),
-    }
 }
 
 /// What a node has none of. The scheduler finds no node for it either; but a pod may name its node.
