@@ -16,8 +16,9 @@ use crate::volume::payload::{data_of_config_map, data_of_secret};
 /// same name, and a value may name what stands before it.
 pub fn variables(pod: &Pod, container: &Container, fetched: &Fetched) -> Result<Vec<(String, String)>, String> {
     let mut list = List::default();
+    // The server's last: in the machine's own network it is not where its service is.
     let server = fetched.api_server.iter().flat_map(ApiServer::variables);
-    for (name, value) in server.chain(services::variables(&fetched.services)) {
+    for (name, value) in services::variables(&fetched.services).into_iter().chain(server) {
         list.set(name, value);
     }
     for source in container.env_from.iter().flatten() {
@@ -203,6 +204,23 @@ mod tests {
         let pairs =
             [("HOST", "other"), ("S_word", "secret"), ("NAME", "web-0"), ("URL", "db/web-0/$(LATER)"), ("LATER", "x")];
         assert_eq!(found, Ok(pairs.map(|(a, b)| (a.to_owned(), b.to_owned())).to_vec()));
+    }
+
+    #[test]
+    fn the_api_server_is_where_the_pod_reaches_it_and_services_may_be_named() {
+        let services = json!([{"metadata": {"name": "kubernetes"}, "spec": {"clusterIP": "10.96.0.1", "ports": [{"port": 443}]}},
+            {"metadata": {"name": "db"}, "spec": {"clusterIP": "10.96.0.7", "ports": [{"port": 5432}]}}]);
+        let fetched = Fetched {
+            services: serde_json::from_value(services).expect("services"),
+            api_server: Some(ApiServer { host: "192.0.2.1".to_owned(), port: 6443 }),
+            ..Fetched::default()
+        };
+        let container = json!({"name": "c", "env": [{"name": "DB", "value": "$(DB_SERVICE_HOST):$(DB_SERVICE_PORT)"}]});
+        let found = variables(&Pod::default(), &serde_json::from_value(container).expect("a container"), &fetched);
+        let found = found.expect("variables");
+        let of = |name: &str| found.iter().find(|(n, _)| n == name).map(|(_, v)| v.as_str());
+        assert_eq!(of("KUBERNETES_SERVICE_HOST"), Some("192.0.2.1"));
+        assert_eq!(of("DB"), Some("10.96.0.7:5432"));
     }
 
     #[test]
