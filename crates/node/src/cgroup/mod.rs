@@ -84,7 +84,15 @@ impl PodCgroup {
         if let Some(mount) = &layout.unified {
             drivers.push(Box::new(v2::V2::new(mount.clone(), layout.kind() == Kind::V2)));
         }
-        Ok(Self { group: Group { drivers: drivers.into(), unified: layout.unified.clone(), path } })
+        let unified = layout.unified.clone();
+        Ok(Self { group: Group { drivers: drivers.into(), unified, path, untouched: false } })
+    }
+
+    /// The same, and whether nothing of it is there: then nothing can have been killed in it, and processes may be born
+    /// in its groups ([`Group::birthplace`]). Ask before [`PodCgroup::create`].
+    pub fn look(mut self) -> Self {
+        self.group.untouched = self.group.folders().iter().all(|folder| !folder.exists());
+        self
     }
 
     /// Makes the pod's groups. The limits hold for the containers together: the shim is not the pod's doing, and must
@@ -143,6 +151,8 @@ pub struct Group {
     drivers: Arc<[Box<dyn Driver>]>,
     unified: Option<PathBuf>,
     path: PathBuf,
+    /// The pod's groups were not there before.
+    untouched: bool,
 }
 
 impl Group {
@@ -195,9 +205,10 @@ impl Group {
         Ok(())
     }
 
-    /// The group's folder in the unified tree, for processes that are to be born there.
+    /// The group's folder in the unified tree, for processes that are to be born there; none where something may have
+    /// been killed in it before.
     pub fn birthplace(&self) -> Option<OwnedFd> {
-        let folder = self.unified.as_ref()?.join(&self.path);
+        let folder = self.unified.as_ref().filter(|_| self.untouched)?.join(&self.path);
         rustix::fs::open(folder, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).ok()
     }
 
@@ -418,6 +429,19 @@ mod tests {
         assert_eq!(said(), ["0", "0", ""]);
         shim.enter(false).unwrap();
         assert_eq!(said(), ["0", "0", "0"]);
+    }
+
+    #[test]
+    fn processes_are_born_only_where_nothing_was_before() {
+        let dir = tempfile::tempdir().unwrap();
+        let look = || PodCgroup::new(&layout(dir.path()), "root/pod").unwrap().look();
+        let first = look();
+        first.create(&Limits::default()).unwrap();
+        first.shim().create().unwrap();
+        assert!(first.shim().birthplace().is_some());
+        let second = look();
+        second.shim().create().unwrap();
+        assert!(second.shim().birthplace().is_none());
     }
 
     #[test]

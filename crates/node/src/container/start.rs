@@ -54,7 +54,7 @@ pub struct Start<'a> {
 /// Starts a container's first process.
 pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
-    // Later starts may be into a group that was killed.
+    // Later starts are into a group that may have been killed.
     let birthplace = start.first.then(|| start.group.birthplace()).flatten();
     let namespaces = if start.pod.sharing.host_pid { sys::NEW_MOUNT } else { sys::NEW_PID_AND_MOUNT };
     let (forked, born) = sys::fork_into_group(namespaces, birthplace.as_ref())?;

@@ -101,7 +101,7 @@ impl Ground {
         }
         fault::point(Point::ShimLocked);
         let spec = ShimSpec::read(pod_dir)?;
-        let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?;
+        let cgroup = PodCgroup::new(&Layout::detect()?, &spec.cgroup)?.look();
         let warnings = cgroup.create(&spec.limits)?;
         cgroup.shim().create()?;
         Ok(Self { lock, spec, cgroup, warnings })
@@ -140,8 +140,8 @@ fn set_up(pod_dir: &Path, ground: &Ground, born: bool, ambient: &Ambient) -> Res
     let lock = ground.lock.try_clone()?;
     let (spec, cgroup, mut warnings) = (ground.spec.clone(), ground.cgroup.clone(), ground.warnings.clone());
     name_process(&spec.name);
-    fault::point(Point::ShimGrouped);
     cgroup.shim().enter(born)?;
+    fault::point(Point::ShimGrouped);
     if fs::write("/proc/self/oom_score_adj", "-999").is_err() {
         warnings.push("the shim cannot be kept from the OOM killer: CAP_SYS_RESOURCE is missing".into());
     }
