@@ -9,7 +9,7 @@ use futures::future::BoxFuture;
 use futures::{StreamExt as _, TryStreamExt as _};
 use hyper::StatusCode;
 use rustix::fs::{FlockOperation, flock};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, mpsc};
 
 use super::auth::{Credentials, Keyring};
 use super::client::{Client, Fetched};
@@ -17,7 +17,8 @@ use super::error::ClientError;
 use super::settings::{Endpoint, Settings, SettingsError};
 use crate::digest::Digest;
 use crate::manifest::{
-    Config, Descriptor, Document, MAX_CONFIG, MAX_INDEX_DEPTH, MAX_MANIFEST, Manifest, ManifestError, Platform,
+    Config, Descriptor, Document, MAX_CONFIG, MAX_INDEX_DEPTH, MAX_LAYERS, MAX_MANIFEST, Manifest, ManifestError,
+    Platform,
 };
 use crate::reference::Reference;
 use crate::store::{Image, Store, StoreError};
@@ -224,34 +225,38 @@ impl Puller {
             }
         }
         let downloads = missing.into_iter().map(|(at, layer): (usize, Descriptor)| async move {
-            let lock = self.download(&layer, client, progress).await?;
-            Ok::<_, PullError>((at, layer, lock))
+            let file = self.download(&layer, client, progress).await?;
+            Ok::<_, PullError>((at, layer, file))
         });
-        let mut arriving = std::pin::pin!(futures::stream::iter(downloads).buffered(DOWNLOADS));
-        while let Some((at, layer, lock)) = arriving.try_next().await? {
-            progress(&Step::Unpacking(layer.digest));
-            let (store, below) = (self.store.clone(), chain[..at].to_vec());
-            let (diff_id, size, limits) = (resolved.config.rootfs.diff_ids[at], layer.size, settings.limits());
-            let path = self.store.download(&layer.digest);
-            let job = move || {
-                let file = std::fs::File::open(&path).map_err(|source| StoreError::Io {
-                    doing: "open",
-                    path: path.clone(),
-                    source,
-                })?;
-                let unpacked = store.unpack(&below, &diff_id, file, size, limits);
+        let (hand_on, mut arrived) = mpsc::channel(MAX_LAYERS);
+        let fetching = async move {
+            let mut arriving = std::pin::pin!(futures::stream::iter(downloads).buffered(DOWNLOADS));
+            while let Some(layer) = arriving.try_next().await? {
+                if hand_on.send(layer).await.is_err() {
+                    break;
+                }
+            }
+            Ok::<_, PullError>(())
+        };
+        // Beside the downloads, which go on while a layer is unpacked.
+        let unpacking = async {
+            while let Some((at, layer, file)) = arrived.recv().await {
+                progress(&Step::Unpacking(layer.digest));
+                let (store, below) = (self.store.clone(), chain[..at].to_vec());
+                let (diff_id, size, limits) = (resolved.config.rootfs.diff_ids[at], layer.size, settings.limits());
+                let job = move || store.unpack(&below, &diff_id, file, size, limits);
+                let unpacked = tokio::task::spawn_blocking(job).await.expect("unpacking does not panic");
                 // It will not be needed again: it is unpacked, or it cannot be.
-                let _ = std::fs::remove_file(&path);
-                drop(lock);
-                unpacked
-            };
-            tokio::task::spawn_blocking(job).await.expect("unpacking does not panic")?;
-            progress(&Step::Unpacked(layer.digest));
-        }
-        Ok(())
+                let _ = std::fs::remove_file(self.store.download(&layer.digest));
+                unpacked?;
+                progress(&Step::Unpacked(layer.digest));
+            }
+            Ok(())
+        };
+        futures::try_join!(fetching, unpacking).map(drop)
     }
 
-    /// Downloads a layer; nobody else does while the lock is held.
+    /// Downloads a layer, and opens it: whoever else wants it may take the file away afterwards.
     async fn download(
         &self,
         layer: &Descriptor,
@@ -264,10 +269,11 @@ impl Puller {
         let file = std::fs::File::options().create(true).append(true).open(&mark).map_err(about)?;
         let taken =
             tokio::task::spawn_blocking(move || flock(&file, FlockOperation::LockExclusive).map(|()| file)).await;
-        let lock = taken.expect("locking does not panic").map_err(|e| about(e.into()))?;
+        // Held until it is there, and no longer: whoever waits for one layer never holds up others.
+        let _lock = taken.expect("locking does not panic").map_err(|e| about(e.into()))?;
         let arrived = |bytes| progress(&Step::Fetched { layer: layer.digest, bytes, total: layer.size });
         client.blob(layer, &path, &arrived).await.map_err(PullError::Copy)?;
-        Ok(lock)
+        std::fs::File::open(&path).map_err(|source| StoreError::Io { doing: "open", path: path.clone(), source }.into())
     }
 }
 

@@ -11,7 +11,6 @@
 
 pub mod gc;
 mod secrets;
-mod signals;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -112,15 +111,6 @@ impl Ready {
         }
         all
     }
-
-    /// The signal that asks its programs to end.
-    pub fn stop_signal(&self) -> Result<i32, String> {
-        if self.run.stop_signal.is_empty() {
-            return Ok(signals::TERM);
-        }
-        signals::parse(&self.run.stop_signal)
-            .ok_or_else(|| format!("the image's stop signal {:?} is not known", self.run.stop_signal))
-    }
 }
 
 /// Tries to fetch images that failed, by name.
@@ -139,11 +129,12 @@ struct Failed {
 }
 
 impl BackOffs {
-    /// Notes a failure.
-    fn failed(&mut self, name: &str, why: String, now: Duration, pauses: BackOff) {
+    /// Notes a failure; how long until the next try.
+    fn failed(&mut self, name: &str, why: String, now: Duration, pauses: BackOff) -> Duration {
         let (first, max) = (Duration::from_secs(pauses.first_seconds), Duration::from_secs(pauses.max_seconds));
         let pause = self.failed.get(name).map_or(first, |f| (f.pause * 2).min(max));
         self.failed.insert(name.to_owned(), Failed { until: now + pause, pause, why });
+        pause
     }
 
     /// How long nothing is to be tried, and why.
@@ -229,8 +220,8 @@ impl Worker {
             Err(why) => {
                 warn("Failed", &format!("Failed to pull image {text:?}: {why}"));
                 let pauses = self.shared.puller.settings().unwrap_or_default().pull_back_off;
-                self.pulls.failed(&text, why.clone(), self.shared.ambient.boottime(), pauses);
-                self.pause = Some(FAILED_PAUSE);
+                let pause = self.pulls.failed(&text, why.clone(), self.shared.ambient.boottime(), pauses);
+                self.pause = Some(FAILED_PAUSE.min(pause / 2));
                 Err(hold("ErrImagePull", why))
             }
         }

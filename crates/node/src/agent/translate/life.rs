@@ -101,13 +101,25 @@ pub(super) fn last_words(container: &Container) -> Option<LastWords> {
     (!path.is_empty()).then(|| LastWords { path: PathBuf::from(path), or_log })
 }
 
-/// The signal that asks a container to end.
+/// The signal that asks a container to end: its own, else its image's, else SIGTERM.
 pub(super) fn stop_signal(container: &Container, image: Option<&images::Ready>) -> Result<i32, Refusal> {
     let Some(name) = container.lifecycle.as_ref().and_then(|l| l.stop_signal.as_deref()) else {
-        let of_image = image.map_or(Ok(libc::SIGTERM), images::Ready::stop_signal);
-        return of_image.map_err(|message| config_error(&container.name, message));
+        let of_image = image.map(|image| image.run.stop_signal.as_str()).filter(|name| !name.is_empty());
+        let Some(name) = of_image else { return Ok(libc::SIGTERM) };
+        return signal_of_image(name)
+            .ok_or_else(|| config_error(&container.name, format!("the image's stop signal: there is no {name}")));
     };
     signal(name).ok_or_else(|| config_error(&container.name, format!("lifecycle.stopSignal: there is no {name}")))
+}
+
+/// Images write signals with and without `SIG`, and as numbers.
+fn signal_of_image(text: &str) -> Option<i32> {
+    let upper = text.trim().to_ascii_uppercase();
+    match upper.parse::<i32>() {
+        Ok(number) => Some(number).filter(|n| (1..=64).contains(n)),
+        Err(_) if upper.starts_with("SIG") => signal(&upper),
+        Err(_) => signal(&format!("SIG{upper}")),
+    }
 }
 
 /// A signal's number on Linux, by its name there.
@@ -178,6 +190,16 @@ mod tests {
         }
         for name in ["TERM", "SIGNAL", "SIGRTMIN+31", "SIGRTMAX-31", "SIGRTMIN15", ""] {
             assert_eq!(signal(name), None, "{name}");
+        }
+    }
+
+    #[test]
+    fn images_write_signals_in_several_ways() {
+        for (text, number) in [("SIGINT", 2), ("quit", 3), ("15", 15), ("SIGRTMIN+3", 37)] {
+            assert_eq!(signal_of_image(text), Some(number), "{text}");
+        }
+        for text in ["", "SIG", "0", "65", "-1", "SIGFOO"] {
+            assert_eq!(signal_of_image(text), None, "{text}");
         }
     }
 
