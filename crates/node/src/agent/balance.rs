@@ -97,9 +97,9 @@ impl Keeper {
     async fn update(&mut self, cluster: services::Cluster) -> bool {
         self.health.update(&cluster);
         self.tell_unsupported(&cluster);
-        let node = node(&self.shared, &cluster);
+        let mut node = node(&self.shared, &cluster);
         let mut frontends = services::frontends(&cluster, &self.shared.config.node_name);
-        self.spare_others(&mut frontends);
+        self.spare_others(&mut frontends, &mut node.own);
         let addresses: BTreeSet<Ipv4Addr> =
             frontends.iter().filter(|(_, f)| f.is_cluster_ip).filter_map(|(place, _)| place.address).collect();
         if self.relay.is_none() {
@@ -175,13 +175,15 @@ impl Keeper {
     }
 
     /// Leaves out places at which another program of this machine listens: it would be cut off.
-    fn spare_others(&mut self, frontends: &mut BTreeMap<Place, Frontend>) {
+    /// What listens at a single address keeps that, where a place means every address.
+    fn spare_others(&mut self, frontends: &mut BTreeMap<Place, Frontend>, own: &mut BTreeSet<Target>) {
         self.granted.retain(|place| frontends.contains_key(place));
         let asked = |place: &Place, frontend: &Frontend| !frontend.is_cluster_ip && !self.granted.contains(place);
-        if !frontends.iter().any(|(place, frontend)| asked(place, frontend)) {
+        if frontends.values().all(|frontend| frontend.is_cluster_ip) {
             return;
         }
         let taken = ports::taken();
+        own.extend(frontends.keys().flat_map(|place| taken.singles(*place)));
         let mut spared = Vec::new();
         for (place, frontend) in frontends.iter().filter(|(place, frontend)| asked(place, frontend)) {
             if taken.is_taken(*place) {

@@ -136,16 +136,18 @@ impl Build {
             // Other nodes' pods have services of their own at these addresses.
             outside.rule([Step::NotIn(any_bridge()), Step::ByTarget(CLUSTER_TARGETS.into())]);
         }
-        for (name, hook) in [("filter-input", Hook::Input), ("filter-output", Hook::Output)] {
-            table.base(name, Kind::Filter, hook, FILTER).rule([Step::New, Step::Jump(UNANSWERED.into())]);
-        }
+        let judge = || [Step::New, Step::Jump(UNANSWERED.into())];
+        // Other nodes on the machine judge what their pods ask for: they may have what this one has not.
+        let of_others = || [Step::In(any_bridge()), Step::NotIn(bridge()), Step::Return];
+        table.base("filter-output", Kind::Filter, Hook::Output, FILTER).rule(judge());
+        table.base("filter-input", Kind::Filter, Hook::Input, FILTER).rule(of_others()).rule(judge());
         let forward = table.base("filter-forward", Kind::Filter, Hook::Forward, FILTER);
         if !node.expose_lan {
             // Who routes pods' addresses to this machine does not reach them by that alone.
             let unasked = [Step::Out(bridge()), Step::NotIn(any_bridge()), Step::New, Step::NotTranslated, Step::Drop];
             forward.rule(unasked);
         }
-        forward.rule([Step::New, Step::Jump(UNANSWERED.into())]);
+        forward.rule(of_others()).rule(judge());
         table
             .chain(UNANSWERED)
             .rule([Step::ByTarget(UNANSWERED_TARGETS.into())])
@@ -328,9 +330,11 @@ mod tests {
         let expected = r#"chain filter-forward {
 type filter hook forward priority 0; policy accept;
 oifname "sfd-0badcafe" iifname != "sfd-*" ct state new ct status ! dnat drop
+iifname "sfd-*" iifname != "sfd-0badcafe" return
 ct state new jump unanswered
 chain filter-input {
 type filter hook input priority 0; policy accept;
+iifname "sfd-*" iifname != "sfd-0badcafe" return
 ct state new jump unanswered
 chain filter-output {
 type filter hook output priority 0; policy accept;
@@ -390,9 +394,9 @@ set beyond { 192.168.5.5 . tcp . 8080 }
 map cluster-targets { 10.96.0.9 . tcp . 80 : goto to.n.web.80.tcp }
 map inside-ports { tcp . 30080 : goto to.n.web.80.tcp }
 map inside-targets { 10.96.0.9 . tcp . 80 : goto to.n.web.80.tcp, 192.0.2.2 . tcp . 80 : goto to.n.web.80.tcp }
-set own { 10.201.7.1 . udp . 53 }
 map outside-ports { tcp . 30080 : goto to.n.web.80.tcp.2 }
 map outside-targets { 192.0.2.2 . tcp . 80 : goto gate.192.0.2.2.tcp.80 }
+set own { 10.201.7.1 . udp . 53 }
 set seen.n.web.80.tcp.10.201.7.2.8080.60 { flags dynamic,timeout; timeout 60s; }
 set seen.n.web.80.tcp.192.168.5.5.8080.60 { flags dynamic,timeout; timeout 60s; }
 set selves { 10.201.7.2 . 10.201.7.2 }

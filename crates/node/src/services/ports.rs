@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use super::balance::Place;
-use crate::nft::Protocol;
+use crate::nft::{Protocol, Target};
 
 /// A listening socket's state, and an open datagram socket's, as the kernel numbers them.
 const LISTENS: &str = "0A";
@@ -30,12 +30,25 @@ pub fn taken() -> Taken {
 
 impl Taken {
     /// Whether somebody listens at that place, or at one that takes it too. At every address of the machine, a program
-    /// that listens at a single one is not counted: the others are free.
+    /// that listens at a single one is not counted: see [`Taken::singles`].
     pub fn is_taken(&self, place: Place) -> bool {
         self.0.iter().any(|other| {
             let same = other.protocol == place.protocol && other.port == place.port;
             same && (other.address.is_none() || other.address == place.address)
         })
+    }
+}
+
+impl Taken {
+    /// The single addresses at which somebody listens at the port of a place that means every address: they stay theirs.
+    pub fn singles(&self, place: Place) -> impl Iterator<Item = Target> {
+        let same = move |other: &&Place| {
+            place.address.is_none() && other.protocol == place.protocol && other.port == place.port
+        };
+        self.0
+            .iter()
+            .filter(same)
+            .filter_map(|other| Some(Target { address: other.address?, protocol: other.protocol, port: other.port }))
     }
 }
 
@@ -80,6 +93,9 @@ mod tests {
         assert!(taken.is_taken(at(Some([127, 0, 0, 1]), 6443)));
         assert!(!taken.is_taken(at(Some([192, 0, 2, 2]), 6443)) && !taken.is_taken(at(None, 6443)));
         assert!(!taken.is_taken(at(Some([127, 0, 0, 1]), 54321)));
+        let singles = |place| taken.singles(place).map(|target| target.address).collect::<Vec<_>>();
+        assert_eq!(singles(at(None, 6443)), [Ipv4Addr::LOCALHOST]);
+        assert!(singles(at(None, 22)).is_empty() && singles(at(Some([192, 0, 2, 2]), 6443)).is_empty());
         let six = "head\n 0: 00000000000000000000000000000000:0050 00000000000000000000000000000000:0000 0A x\n\
              1: 00000000000000000000000001000000:0051 00000000000000000000000000000000:0000 0A x\n";
         let taken = Taken(listening(six, Protocol::Tcp, LISTENS));

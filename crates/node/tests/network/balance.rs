@@ -194,4 +194,11 @@ fn nodes_of_one_cluster_share_endpoints_and_instances_side_by_side_share_nothing
     machine.apply(1, &cluster(TCP, &[(at_b, 8080, true)], |_| {}), true);
     assert!(a.ask_often(WEB).into_keys().all(|answer| answer.starts_with("a ")));
     assert!(b.ask_often(WEB).into_keys().all(|answer| answer.starts_with("b ")));
+    // One that has nobody there refuses its own pods, and not those of another that serves with sockets.
+    machine.apply(0, &cluster(TCP, &[], |_| {}), false);
+    machine.apply(1, &services::Cluster::default(), false);
+    machine.space.ip(&format!("address add {SERVICE}/32 dev {}", machine.nodes[1].config.bridge));
+    machine.space.serve_tcp("sockets", 80);
+    assert_eq!(a.refused(WEB), ErrorKind::ConnectionRefused);
+    assert!(b.ask(WEB).is_ok());
 }
