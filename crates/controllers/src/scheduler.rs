@@ -163,9 +163,13 @@ fn watch_changes(queue: &Queue<Key>, informers: &Informers) {
     });
     informers.volumes.on_change(move |old, new| {
         let spec = new.or(old).and_then(|volume| volume.spec.as_ref());
-        if let Some(claim) = spec.and_then(|spec| spec.claim_ref.as_ref()) {
-            let text = |text: &Option<String>| text.clone().unwrap_or_default();
-            again(&format!("claim:{}/{}", text(&claim.namespace), text(&claim.name)));
+        match spec.and_then(|spec| spec.claim_ref.as_ref()) {
+            Some(claim) => {
+                let text = |text: &Option<String>| text.clone().unwrap_or_default();
+                again(&format!("claim:{}/{}", text(&claim.namespace), text(&claim.name)));
+            }
+            // A free one may be what somebody waits for.
+            None => again("unscheduled"),
         }
     });
 }

@@ -273,7 +273,6 @@ async fn a_more_important_pod_takes_the_place_of_a_less_important_one() {
     assert_eq!((&target["status"], &target["reason"]), (&json!("True"), &json!("PreemptionByScheduler")));
     cluster.until("Pod", "default", "high", |pod| pod["status"]["nominatedNodeName"] == "n1").await;
     cluster.patch("Pod", "default", "low", json!({"metadata": {"finalizers": []}})).await;
-    cluster.delete("Pod", "default", "low", DeleteParams::default().grace_period(0)).await;
     cluster.until("Pod", "default", "high", bound_to("n1")).await;
     cluster.stop().await;
 }
@@ -316,7 +315,8 @@ async fn pods_leave_a_node_whose_taints_they_do_not_bear() {
     let bears = |seconds: Value| {
         move |pod: &mut Value| {
             pod["metadata"]["finalizers"] = json!(["example.com/look"]);
-            pod["spec"]["tolerations"] = json!([{"key": "gone", "operator": "Exists", "tolerationSeconds": seconds}]);
+            pod["spec"]["tolerations"] = json!([{"key": "gone", "operator": "Exists", "effect": "NoExecute",
+                "tolerationSeconds": seconds}]);
         }
     };
     cluster.pod("at-once", &[], |pod| pod["metadata"]["finalizers"] = json!(["example.com/look"])).await;

@@ -83,17 +83,17 @@ impl Coming {
     }
 }
 
-/// Checks all objects against the server, writing nothing.
-pub async fn check(client: &Client, objects: &[Object], coming: &Coming) -> Result<()> {
+/// Checks objects against the server, writing nothing. `so_far` ends the error: what was applied before it.
+pub async fn check(client: &Client, objects: impl Iterator<Item = &Object>, so_far: &str) -> Result<()> {
     let mut refusals = Vec::new();
-    for object in objects.iter().filter(|object| !coming.holds(object)) {
+    for object in objects {
         if let Err(error) = preview(client, object).await {
             refusals.push(format!("{error:#}"));
         }
     }
     match refusals.as_slice() {
         [] => Ok(()),
-        some => bail!("{}\nnothing was applied", some.join("\n")),
+        some => bail!("{}\n{so_far}", some.join("\n")),
     }
 }
 

@@ -94,8 +94,7 @@ async fn missing(client: &Client, objects: &[Object]) -> Result<Vec<(String, Obj
     }
     if !missing.is_empty() {
         let volumes = apply::read(client, "/api/v1/persistentvolumes").await.context("the API does not answer")?;
-        let taken: BTreeSet<String> =
-            volumes["items"].as_array().into_iter().flatten().filter_map(|v| class_of(v)).collect();
+        let taken: BTreeSet<String> = volumes["items"].as_array().into_iter().flatten().filter_map(class_of).collect();
         missing.retain(|(class, _)| !taken.contains(class));
     }
     Ok(missing)
@@ -130,9 +129,10 @@ fn classes(object: &Object) -> Vec<String> {
 /// A class of that name which is as `local` is.
 async fn like_local(client: &Client, name: &str, place: Place) -> Result<Object> {
     let path = format!("{CLASSES}/{LOCAL}");
-    let local = apply::read(client, &path);
-    let local = local.await.with_context(|| format!("class {LOCAL} cannot be read, for which {name:?} would stand"))?;
-    let mut value = local.clone();
+    let local = apply::read(client, &path)
+        .await
+        .with_context(|| format!("class {LOCAL} cannot be read, for which {name:?} would stand"))?;
+    let mut value = local;
     value["metadata"] = json!({"name": name, "annotations": {STANDS_FOR: LOCAL}});
     let resource = builtin("storage.k8s.io", "v1", "StorageClass");
     value["apiVersion"] = json!(resource.api_version());

@@ -54,6 +54,13 @@ pub async fn run(args: cli::Up) -> Result<ExitCode> {
     let data = DataDir::new(&args.instance.data_dir)?;
     let ambient = Ambient::system();
     if data.owner().is_some() {
+        let running = nodes::recorded(&data)?.len();
+        if let Some(asked) = args.start.node.nodes.filter(|asked| *asked as usize != running) {
+            bail!(
+                "this instance runs with {running} node(s), not {asked}; stop it first: `statefuld down --data-dir {}`",
+                data.path().display()
+            );
+        }
         if documents.is_empty() {
             // Says in one sentence who has the directory.
             data.lock()?;
@@ -124,13 +131,6 @@ async fn with_running(args: &cli::Up, data: &DataDir, documents: Vec<Document>, 
     let config = kube::Config::from_custom_kubeconfig(config, &Default::default()).await?;
     let server = config.cluster_url.to_string();
     let client = Client::try_from(config)?;
-    let running = nodes::recorded(data)?.len();
-    if let Some(asked) = args.start.node.nodes.filter(|asked| *asked as usize != running) {
-        bail!(
-            "this instance runs with {running} node(s), not {asked}; stop it first: `statefuld down --data-dir {}`",
-            data.path().display()
-        );
-    }
     let nothing = documents.is_empty();
     let applied = apply_all(args, &client, documents).await?;
     if !(args.detach && nothing) {
@@ -163,16 +163,31 @@ async fn apply_all(args: &cli::Up, client: &Client, documents: Vec<Document>) ->
     for warning in &sorted.warnings {
         tell(args, &format!("warning: {warning}"));
     }
-    apply::check(client, &sorted.objects, &coming).await?;
-    for object in first.iter().chain(&sorted.objects) {
-        let outcome = apply::apply(client, object).await?;
-        tell(args, &format!("{}/{} {}", object.resource.singular, object.name, outcome.word()));
+    let all: Vec<&Object> = sorted.objects.iter().collect();
+    apply::check(client, all.iter().copied().filter(|object| !coming.holds(object)), "nothing was applied").await?;
+    let is_ground =
+        |object: &Object| ["Namespace", "CustomResourceDefinition"].contains(&object.resource.kind.as_str());
+    let (ground, rest): (Vec<&Object>, Vec<&Object>) = all.into_iter().partition(|object| is_ground(object));
+    for object in first.iter().chain(ground) {
+        apply_one(args, client, object).await?;
         if object.resource.kind == "CustomResourceDefinition" && !coming.kinds.is_empty() {
             apply::until_defined(client, object).await?;
         }
     }
+    // What had to wait for these can be tried now.
+    let held = rest.iter().copied().filter(|object| coming.holds(object));
+    apply::check(client, held, "nothing but namespaces and definitions was applied").await?;
+    for object in rest {
+        apply_one(args, client, object).await?;
+    }
     let wanted = Wanted::of(&sorted.objects);
     Ok(Applied { wanted, skipped: sorted.skipped, warnings: sorted.warnings })
+}
+
+async fn apply_one(args: &cli::Up, client: &Client, object: &Object) -> Result<()> {
+    let outcome = apply::apply(client, object).await?;
+    tell(args, &format!("{}/{} {}", object.resource.singular, object.name, outcome.word()));
+    Ok(())
 }
 
 /// The namespaces that have to be made first. Refused where nobody said that they may be.

@@ -154,7 +154,7 @@ impl Cluster {
 
     /// Counts a pod on a node by our own word.
     pub(crate) fn assume(&mut self, pod: &Arc<PodView>, node: &str, word: Word) {
-        if self.word(&pod.uid) != Some(Word::Seen) {
+        if self.word(&pod.uid) != Some(Word::Seen) && !pod.is_over() {
             self.put(pod, node.to_owned(), word);
         }
     }

@@ -245,6 +245,8 @@ fn yaml_error(file: &Path, document: &Part<'_>, error: &serde_saphyr::Error) -> 
     let what = text.lines().next().unwrap_or_default().trim();
     // The location is said in front, in the file's own lines; the parser counts from the document's.
     let what = what.split(" at line ").next().unwrap_or(what);
+    // What a programmer would set is nothing that a manifest's author can.
+    let what = what.split(", set DuplicateKeyPolicy").next().unwrap_or(what);
     let (line, column) = location.map_or((document.line, 1), |at| {
         (document.text_line + usize::try_from(at.line()).unwrap_or(1) - 1, usize::try_from(at.column()).unwrap_or(1))
     });

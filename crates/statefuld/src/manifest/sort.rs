@@ -36,8 +36,14 @@ pub struct Sorted {
 pub fn with_definitions(served: &Registry, documents: &[Document]) -> Registry {
     let mut registry = served.clone();
     for document in documents.iter().filter(|d| is_definition(&d.api_version, &d.kind)) {
-        // What is wrong with a definition is the server's to say.
-        for resource in api::crd::resources(&document.value).unwrap_or_default() {
+        let mut definition = document.value.clone();
+        let mut names = definition["spec"]["names"].clone();
+        if names["singular"].is_null() {
+            names["singular"] = names["kind"].as_str().unwrap_or_default().to_lowercase().into();
+        }
+        // As if the server had accepted the names. What is wrong with a definition is the server's to say.
+        definition["status"] = serde_json::json!({"acceptedNames": names});
+        for resource in api::crd::resources(&definition).unwrap_or_default() {
             if registry.find_kind(&resource.group, &resource.version, &resource.kind).is_none() {
                 registry.add(resource);
             }
@@ -63,7 +69,7 @@ pub fn sort(registry: &Registry, documents: Vec<Document>, rules: Rules<'_>) -> 
             None => sorted.skipped.push(unserved(registry, &document, rules.strict)?),
         }
     }
-    refuse_duplicates(&sorted.objects)?;
+    drop_duplicates(&mut sorted)?;
     sorted.objects.sort_by_key(|object| match object.resource.kind.as_str() {
         "Namespace" => 0,
         "CustomResourceDefinition" => 1,
@@ -140,24 +146,40 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn refuse_duplicates(objects: &[Object]) -> Result<()> {
-    let mut seen: BTreeMap<(String, String, &str, &str), &Place> = BTreeMap::new();
-    for object in objects {
-        let key = (
-            object.resource.group.to_string(),
-            object.resource.kind.to_string(),
-            object.namespace.as_str(),
-            object.name.as_str(),
-        );
-        if let Some(first) = seen.insert(key, &object.place) {
-            bail!(
+/// The same object twice is one of the two too many: dropped where both say the same, refused where they differ.
+fn drop_duplicates(sorted: &mut Sorted) -> Result<()> {
+    let mut seen: BTreeMap<(String, String, String, String), (Place, Value)> = BTreeMap::new();
+    let mut kept = Vec::with_capacity(sorted.objects.len());
+    for object in sorted.objects.drain(..) {
+        let resource = &object.resource;
+        let key = (resource.group.clone(), resource.kind.clone(), object.namespace.clone(), object.name.clone());
+        match seen.get(&key) {
+            Some((first, value)) if without_namespace(&object.value) == *value => {
+                let words = format!("{} occurs a second time, word for word (first at {first})", object.title());
+                sorted.warnings.push(format!("{}: {words}", object.place));
+            }
+            Some((first, _)) => bail!(
                 "{}: {} occurs a second time (first at {first}); remove one of the two, or give it another name",
                 object.place,
                 object.title()
-            );
+            ),
+            None => {
+                seen.insert(key, (object.place.clone(), without_namespace(&object.value)));
+                kept.push(object);
+            }
         }
     }
+    sorted.objects = kept;
     Ok(())
+}
+
+/// The object without its namespace, which one of two may name and the other have by default.
+fn without_namespace(value: &Value) -> Value {
+    let mut value = value.clone();
+    if let Some(metadata) = value.get_mut("metadata").and_then(Value::as_object_mut) {
+        metadata.remove("namespace");
+    }
+    value
 }
 
 #[cfg(test)]
@@ -211,10 +233,17 @@ mod tests {
     }
 
     #[test]
-    fn the_same_object_twice_is_refused() {
+    fn the_same_object_twice_is_refused_unless_it_says_the_same() {
         let one = "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n";
-        let error = error_of(&format!("{one}---\n{one}"));
+        let error = error_of(&format!("{one}---\n{one}data: {{a: b}}\n"));
         assert!(error.contains("occurs a second time (first at m.yaml:1)"), "{error}");
+        let found = sorted(&format!("{one}---\n{one}"), true).expect("goes on");
+        assert_eq!((found.objects.len(), found.warnings.len()), (1, 1));
+        assert!(
+            found.warnings[0].starts_with("m.yaml:5: ConfigMap \"a\" occurs a second time"),
+            "{:?}",
+            found.warnings
+        );
     }
 
     #[test]

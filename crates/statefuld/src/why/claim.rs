@@ -8,12 +8,16 @@ use super::{Finding, Link};
 
 /// What a claim says that waits for its first pod: nothing is wrong with it.
 const WAITS_FOR_POD: &str = "waits for a pod that uses it (its class binds at first use)";
+/// What a claim says whose pod has no node yet: it is the pod that waits.
+const WAITS_FOR_NODE: &str = "waits until its pod has a node (its class binds at first use)";
+/// The annotation that named the class before there was a field.
+const OLD_CLASS: &str = "volume.beta.kubernetes.io/storage-class";
 /// Marks the class of claims that name none.
 const DEFAULT_CLASS: &str = "storageclass.kubernetes.io/is-default-class";
 
 /// Whether a finding says no more than that the claim waits for a pod.
 pub fn waits_for_pod(finding: &Finding) -> bool {
-    finding.chain.last().is_some_and(|link| link.says == WAITS_FOR_POD)
+    finding.chain.last().is_some_and(|link| link.says == WAITS_FOR_POD || link.says == WAITS_FOR_NODE)
 }
 
 /// Why a claim waits. Empty: it is bound and stays.
@@ -37,7 +41,8 @@ pub fn explain(facts: &Facts, claim: &PersistentVolumeClaim) -> Vec<Finding> {
 }
 
 fn pending(facts: &Facts, claim: &PersistentVolumeClaim, this: &str) -> Finding {
-    let asked = claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone());
+    let annotated = claim.metadata.annotations.as_ref().and_then(|all| all.get(OLD_CLASS)).cloned();
+    let asked = annotated.or_else(|| claim.spec.as_ref().and_then(|spec| spec.storage_class_name.clone()));
     let is_default = |annotations: Option<&std::collections::BTreeMap<String, String>>| {
         annotations.and_then(|all| all.get(DEFAULT_CLASS)).is_some_and(|value| value == "true")
     };
@@ -66,9 +71,12 @@ fn pending(facts: &Facts, claim: &PersistentVolumeClaim, this: &str) -> Finding 
     if at_first_use && !used {
         return Finding::of(Link::new(this, WAITS_FOR_POD));
     }
-    let event = ["WaitForPodScheduled", "WaitForFirstConsumer", "ExternalProvisioning", "FailedBinding"]
+    let event = ["ExternalProvisioning", "FailedBinding"]
         .into_iter()
         .find_map(|reason| facts.event(claim.metadata.uid.as_deref(), reason));
+    if at_first_use && event.is_none() {
+        return Finding::of(Link::new(this, WAITS_FOR_NODE));
+    }
     let says = event.and_then(|event| event.message.clone()).unwrap_or_else(|| "waits for its volume".to_owned());
     Finding::of(Link::new(this, says))
 }

@@ -41,8 +41,8 @@ fn e2e_a_bad_manifest_is_refused_whole_with_file_object_field_and_remedy() {
             vec!["bad.yaml:5", "write it as apps/v1 StatefulSet"],
         ),
         (
-            format!("{GOOD}---\napiVersion: example.com/v1\nkind: Widget\nmetadata: {{name: a}}\n"),
-            vec!["bad.yaml:5", "Widget", "not served"],
+            format!("{GOOD}---\napiVersion: v1\nkind: Secret\nmetadata: {{name: a, namespace: nowhere}}\n"),
+            vec!["bad.yaml:5", "Secret \"a\"", "namespace \"nowhere\" does not exist", "--create-namespaces"],
         ),
         (set("web", "replicas: three"), vec!["bad.yaml:5", "StatefulSet \"web\"", "replicas"]),
         (
@@ -51,7 +51,7 @@ fn e2e_a_bad_manifest_is_refused_whole_with_file_object_field_and_remedy() {
         ),
         (set("web", "replica: 1"), vec!["bad.yaml:5", "StatefulSet \"web\"", "unknown field \"spec.replica\""]),
         (set(&long, "replicas: 1"), vec!["bad.yaml:5", "metadata.name", "63"]),
-        (format!("{GOOD}---\n{GOOD}"), vec!["bad.yaml:5", "ConfigMap \"good\"", "a second time"]),
+        (format!("{GOOD}---\n{GOOD}data: {{a: b}}\n"), vec!["bad.yaml:5", "ConfigMap \"good\"", "a second time"]),
         (format!("{GOOD}data: {{a: x}}\ndata: {{b: y}}\n"), vec!["bad.yaml:", "duplicate"]),
     ] {
         let error = refusal(&instance, &text);

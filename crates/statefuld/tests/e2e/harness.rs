@@ -286,7 +286,9 @@ impl Drop for Instance {
 fn leftovers(data: &Path) -> Vec<String> {
     let needle = data.to_str().expect("a UTF-8 path");
     let mut found = Vec::new();
-    if let Ok(config) = fs::read_to_string(data.join("node/config.json")) {
+    let further = fs::read_dir(data.join("nodes")).into_iter().flatten().flatten().map(|e| e.path());
+    let nodes = std::iter::once(data.to_owned()).chain(further).map(|node| node.join("node/config.json"));
+    for config in nodes.filter_map(|config| fs::read_to_string(config).ok()) {
         let field = |name: &str| config.split(&format!("\"{name}\":")).nth(1)?.split('"').nth(1).map(str::to_owned);
         let bridge = field("bridge").expect("the node chose a bridge");
         if Path::new("/sys/class/net").join(&bridge).exists() {

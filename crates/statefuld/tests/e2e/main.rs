@@ -17,6 +17,7 @@ mod images;
 mod inside;
 mod journal;
 mod kubectl;
+mod nodes;
 mod patroni;
 mod postgres;
 mod redis;
