@@ -136,7 +136,7 @@ fn kinds_owners_modes_times_links_and_attributes_come_out_as_they_went_in() {
     assert!(root.meta("pipe").file_type().is_fifo());
     assert!(root.names(".").contains("pipe") && !root.names(".").contains("dev"));
     let attribute = |name: &str| {
-        let mut value = vec![0; 64];
+        let mut value = [0; 64];
         let n = rustix::fs::getxattr(root.path("bin/su"), name, &mut value[..]).expect("an attribute");
         value[..n].to_vec()
     };

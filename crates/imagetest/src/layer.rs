@@ -233,7 +233,7 @@ impl Layer {
                 } else if kind.is_file() {
                     linked.insert(meta.ino(), name);
                     entry.data = fs::read(&path).expect("readable");
-                    let mut value = vec![0; 64];
+                    let mut value = [0; 64];
                     if let Ok(n) = rustix::fs::lgetxattr(&path, "security.capability", &mut value[..]) {
                         entry.xattrs.push(("security.capability".to_owned(), value[..n].to_vec()));
                     }

@@ -101,7 +101,7 @@ fn main() -> ExitCode {
 async fn on_host(command: cli::Host) -> anyhow::Result<ExitCode> {
     match command {
         cli::Host::Doctor(doctor) => doctor::run(doctor).await,
-        cli::Host::Install(args) => install::install(args),
+        cli::Host::Install(args) => install::install(&args),
         cli::Host::Uninstall(args) => install::undo(args).await,
         cli::Host::ServiceStop(stop) => install::stop(stop).await,
         cli::Host::Backup(args) => backup::run(args).await,

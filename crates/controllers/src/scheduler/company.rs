@@ -249,7 +249,7 @@ mod tests {
         let apart = [term("zone", "web")];
         let plain = member("p", "web", "a", "", &[]);
         let shy = member("s", "web", "", "podAntiAffinity", &apart);
-        assert_eq!(judge(&shy, &cluster(&nodes, &[plain.clone()])), [Crowded, Crowded, Fine]);
+        assert_eq!(judge(&shy, &cluster(&nodes, std::slice::from_ref(&plain))), [Crowded, Crowded, Fine]);
         let settled = member("s", "web", "a", "podAntiAffinity", &apart);
         let comes = member("p", "web", "", "", &[]);
         assert_eq!(judge(&comes, &cluster(&nodes, &[settled])), [Unwelcome, Unwelcome, Fine]);

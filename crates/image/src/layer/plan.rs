@@ -80,7 +80,7 @@ pub struct Meta {
 /// What an entry asks for.
 pub fn plan(entry: &Entry) -> Result<Action, Refused> {
     let refused = |why: &str| Refused { path: shown(&entry.path), why: why.to_owned() };
-    let path = inside(&entry.path).map_err(|why| refused(why))?;
+    let path = inside(&entry.path).map_err(&refused)?;
     let Some(name) = path.file_name().map(|n| n.as_encoded_bytes().to_vec()) else {
         if entry.kind != Kind::Folder {
             return Err(refused("the image's root can only be a folder"));
@@ -92,7 +92,7 @@ pub fn plan(entry: &Entry) -> Result<Action, Refused> {
         return Err(refused("it lies in what only a whiteout is called"));
     }
     if name.starts_with(WHITEOUT) {
-        return whiteout(entry, parent, &name).map_err(|why| refused(why));
+        return whiteout(entry, parent, &name).map_err(&refused);
     }
     let node = match &entry.kind {
         Kind::File => Node::File,

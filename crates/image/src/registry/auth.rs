@@ -85,7 +85,7 @@ impl Keyring {
             }
         }
         // The more is said of a place the earlier it is tried.
-        self.entries.sort_by(|a, b| (b.0.path.len(), b.0.host.len()).cmp(&(a.0.path.len(), a.0.host.len())));
+        self.entries.sort_by_key(|entry| std::cmp::Reverse((entry.0.path.len(), entry.0.host.len())));
         Ok(())
     }
 

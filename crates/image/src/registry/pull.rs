@@ -95,7 +95,7 @@ impl Puller {
         let result = {
             let _alone = one.lock().await;
             let _seat = self.seats.acquire().await.expect("nobody closes it");
-            self.from_somewhere(name, keyring, progress).await
+            self.fetch_somewhere(name, keyring, progress).await
         };
         drop(one);
         // Turns that nobody waits for any more, those of pulls that were given up among them.
@@ -108,7 +108,7 @@ impl Puller {
     }
 
     /// From the first endpoint that has it; otherwise what the last one, the registry itself, said.
-    async fn from_somewhere(
+    async fn fetch_somewhere(
         &self,
         name: &Reference,
         keyring: &Keyring,
@@ -117,7 +117,7 @@ impl Puller {
         let settings = self.settings()?;
         let mut last = None;
         for endpoint in settings.endpoints(name.domain()) {
-            match self.from_endpoint(name, &endpoint, keyring, &settings, progress).await {
+            match self.fetch_at(name, &endpoint, keyring, &settings, progress).await {
                 Ok(image) => return Ok(image),
                 Err(error) => {
                     tracing::debug!(image = %name, host = endpoint.host, %error, "the image did not come from there");
@@ -129,7 +129,7 @@ impl Puller {
     }
 
     /// With each of the credentials that are for it, or as nobody.
-    async fn from_endpoint(
+    async fn fetch_at(
         &self,
         name: &Reference,
         endpoint: &Endpoint,

@@ -113,7 +113,7 @@ impl<'a> Builder<'a> {
             image::volumes(volumes, &self.container.mounts)?;
         }
         // The built-in image is one that is never written to; what a program needs to write is mounted there.
-        let sample = matches!(self.container.root, Root::Sample { .. });
+        let sample = matches!(self.container.root, Root::Sample);
         if self.container.read_only_root || sample {
             let frozen = if self.container.read_only_root { &self.writable[..] } else { &self.writable[..1] };
             for path in frozen {

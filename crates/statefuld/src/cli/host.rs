@@ -143,7 +143,7 @@ pub enum Host {
     /// Look whether this machine is good for pods; a line per check, with the remedy
     Doctor(Doctor),
     /// Start statefuld with this machine, by systemd or OpenRC
-    Install(Install),
+    Install(Box<Install>),
     /// Undo `install`; data stays
     Uninstall(Uninstall),
     /// Stop as a service manager asks: pods go on unless the machine is shut down

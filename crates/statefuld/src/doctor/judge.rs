@@ -331,6 +331,9 @@ mod tests {
         }
     }
 
+    /// What makes a sound machine unsound, and the check that finds it.
+    type Spoilt = (&'static str, fn(&mut Facts));
+
     /// What the check of that name says once a fact was changed.
     fn verdict(check: &str, spoil: impl FnOnce(&mut Facts)) -> (Verdict, String) {
         let mut facts = sound();
@@ -348,7 +351,7 @@ mod tests {
 
     #[test]
     fn what_keeps_pods_from_running_is_bad_and_has_a_remedy() {
-        let spoilt: [(&str, fn(&mut Facts)); 10] = [
+        let spoilt: [Spoilt; 10] = [
             ("root", |f| f.root = false),
             ("kernel", |f| f.kernel = "5.4.0-generic".to_owned()),
             ("cgroups", |f| f.cgroups = Some((Kind::None, Vec::new()))),
@@ -369,7 +372,7 @@ mod tests {
 
     #[test]
     fn what_can_be_better_is_a_warning() {
-        let spoilt: [(&str, fn(&mut Facts)); 9] = [
+        let spoilt: [Spoilt; 9] = [
             ("open files", |f| f.open_files = Some(1024)),
             ("vm.max_map_count", |f| f.map_count = Some(65_530)),
             ("inotify", |f| f.inotify = Some(128)),

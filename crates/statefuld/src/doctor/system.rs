@@ -56,11 +56,11 @@ pub(super) fn nearest(path: &Path) -> PathBuf {
 /// Kind of file system that is mounted at exactly that path; the last one counts.
 pub(super) fn mounted_at(path: &str) -> Option<String> {
     let text = fs::read_to_string("/proc/self/mounts").ok()?;
-    let lines = text.lines().filter_map(|line| {
+    let mut lines = text.lines().rev().filter_map(|line| {
         let mut columns = line.split(' ').skip(1);
         Some((columns.next()?, columns.next()?))
     });
-    lines.filter(|(at, _)| *at == path).last().map(|(_, kind)| kind.to_owned())
+    lines.find(|(at, _)| *at == path).map(|(_, kind)| kind.to_owned())
 }
 
 /// Kind of file system of the mount that holds a path.

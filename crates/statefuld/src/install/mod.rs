@@ -29,7 +29,7 @@ const SYSTEMD_UNIT: &str = "etc/systemd/system/statefuld.service";
 const OPENRC_SCRIPT: &str = "etc/init.d/statefuld";
 
 /// `statefuld install`.
-pub fn install(args: cli::Install) -> Result<ExitCode> {
+pub fn install(args: &cli::Install) -> Result<ExitCode> {
     let root = args.target.root.clone().unwrap_or_else(|| PathBuf::from("/"));
     let live = args.target.root.is_none();
     if live && !rustix::process::geteuid().is_root() {
