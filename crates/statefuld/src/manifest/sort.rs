@@ -222,11 +222,11 @@ mod tests {
 
     #[test]
     fn namespaces_and_definitions_go_first_and_what_a_file_defines_is_served() {
-        let text = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: w, namespace: n}\n---\n\
+        let text = "apiVersion: example.com/v1\nkind: Widget\nmetadata: {name: w, namespace: shop}\n---\n\
             apiVersion: apiextensions.k8s.io/v1\nkind: CustomResourceDefinition\nmetadata: {name: widgets.example.com}\n\
             spec: {group: example.com, scope: Namespaced, names: {plural: widgets, kind: Widget}, versions: [{name: v1, \
             served: true, storage: true, schema: {openAPIV3Schema: {type: object}}}]}\n---\n\
-            apiVersion: v1\nkind: Namespace\nmetadata: {name: n}\n";
+            apiVersion: v1\nkind: Namespace\nmetadata: {name: shop}\n";
         let found = sorted(text, true).expect("all is served");
         let order: Vec<_> = found.objects.iter().map(|o| o.resource.kind.as_str()).collect();
         assert_eq!(order, ["Namespace", "CustomResourceDefinition", "Widget"]);
