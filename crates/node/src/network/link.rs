@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::os::fd::AsFd as _;
+use std::sync::Arc;
 
 use futures::TryStreamExt as _;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressFlags, AddressMessage};
 use rtnetlink::packet_route::link::{InfoData, InfoVeth, LinkAttribute, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteScope};
 use rtnetlink::{LinkBridge, LinkBridgePort, LinkMessageBuilder, LinkUnspec, LinkVeth, RouteMessageBuilder};
+use tokio::sync::Mutex;
 
 use super::Error;
 
@@ -20,6 +22,8 @@ const ESRCH: i32 = 3;
 #[derive(Clone)]
 pub(super) struct Netlink {
     handle: rtnetlink::Handle,
+    /// Held while a list is read: the kernel gives one at a time to a socket, and refuses a second one.
+    listing: Arc<Mutex<()>>,
 }
 
 impl Netlink {
@@ -27,7 +31,7 @@ impl Netlink {
     pub(super) fn here() -> Result<Self, Error> {
         let (connection, handle, _) = rtnetlink::new_connection().map_err(Error::Socket)?;
         tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// In the namespace of that process. A socket belongs to the namespace it was made in, so a thread of
@@ -42,7 +46,7 @@ impl Netlink {
             })
             .map_err(Error::Socket)?;
         let handle = told.await.map_err(|_| Error::NoSuchPod(pid))??;
-        Ok(Self { handle })
+        Ok(Self { handle, listing: Arc::default() })
     }
 
     /// The interface of that name.
@@ -102,6 +106,7 @@ impl Netlink {
 
     /// Addresses of an interface that have no neighbours.
     pub(super) async fn single_addresses(&self, index: u32) -> Result<BTreeMap<Ipv4Addr, AddressMessage>, Error> {
+        let _one = self.listing.lock().await;
         let mut all = std::pin::pin!(self.handle.address().get().set_link_index_filter(index).execute());
         let list = |source| refused("list addresses".to_owned(), source);
         let mut found = BTreeMap::new();
@@ -204,6 +209,7 @@ impl Netlink {
 
     /// The interfaces that hang on that bridge: index and name.
     pub(super) async fn ports(&self, bridge: u32) -> Result<Vec<(u32, String)>, Error> {
+        let _one = self.listing.lock().await;
         let mut links = std::pin::pin!(self.handle.link().get().execute());
         let list = |source| refused("list interfaces".to_owned(), source);
         let mut ports = Vec::new();

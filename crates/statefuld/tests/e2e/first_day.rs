@@ -88,6 +88,10 @@ fn e2e_a_service_that_restarts_keeps_its_pods_and_a_machine_that_stops_takes_the
     let file = root.join("etc/systemd/system/statefuld.service");
     let unit = fs::read_to_string(&file).expect("a unit");
     if Path::new("/usr/bin/systemd-analyze").exists() {
+        // What it wants and waits for has to be there, too.
+        let units = root.join("usr/lib/systemd");
+        fs::create_dir_all(&units).expect("a folder");
+        run(Command::new("cp").args(["-a", "/usr/lib/systemd/system"]).arg(&units));
         let at_root = format!("--root={}", root.display());
         let said = run(Command::new("systemd-analyze").args(["verify", "--man=no", &at_root, "statefuld.service"]));
         assert!(!said.contains("statefuld.service:"), "{said}");
@@ -172,10 +176,13 @@ fn e2e_a_backup_takes_everything_back_and_no_volume_away() {
     assert!(fetch(&address(&instance, "journal-1"), "/").matches("journal-1").count() >= 2, "its data goes on");
     instance.down(&[]);
 
-    // A new machine: the backup, and volumes copied there.
+    // A new machine: the backup, and volumes copied there. The old one is no more: else the new one would be a copy of
+    // a data directory that is in use.
+    let gone = instance.scratch().join("gone");
+    fs::rename(instance.data(), &gone).expect("moved");
     let mut other = Instance::new();
     run(&mut command("restore", &other.data(), &[]));
-    run(Command::new("cp").arg("-a").arg(instance.data().join("volumes")).arg(other.data()));
+    run(Command::new("cp").arg("-a").arg(gone.join("volumes")).arg(other.data()));
     other.up(&[]);
     other.settled("journal", 3);
     let folder = &other.identities("journal", 3)[1].2;
