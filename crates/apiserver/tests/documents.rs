@@ -32,7 +32,12 @@ async fn aggregated_discovery_is_one_document() {
     assert_eq!(answer.body["kind"], "APIGroupDiscoveryList");
     assert!(answer.headers["content-type"].to_str().unwrap().contains("apidiscovery.k8s.io"));
     let apps = answer.body["items"].as_array().unwrap().iter().find(|g| g["metadata"]["name"] == "apps").unwrap();
-    assert_eq!(apps["versions"][0]["resources"].as_array().unwrap().len(), 2);
+    let resources: Vec<_> =
+        apps["versions"][0]["resources"].as_array().unwrap().iter().map(|r| r["resource"].as_str().unwrap()).collect();
+    assert_eq!(resources.len(), 4, "{resources:?}");
+    for resource in ["controllerrevisions", "deployments", "replicasets", "statefulsets"] {
+        assert!(resources.contains(&resource), "{resources:?}");
+    }
 }
 
 #[tokio::test]

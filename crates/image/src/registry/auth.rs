@@ -68,7 +68,10 @@ impl Keyring {
     /// Adds what a `config.json` holds.
     pub fn add_config_json(&mut self, text: &[u8]) -> Result<(), CredentialsError> {
         check_length(text)?;
-        let config: ConfigJson = serde_json::from_slice(text).map_err(|e| CredentialsError(e.to_string()))?;
+        // A list would be read as the fields in their order.
+        let fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(text).map_err(|e| CredentialsError(e.to_string()))?;
+        let config: ConfigJson = serde_json::from_value(fields.into()).map_err(|e| CredentialsError(e.to_string()))?;
         self.add(config.auths)
     }
 

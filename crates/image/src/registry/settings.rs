@@ -98,7 +98,10 @@ impl Settings {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Self::default()),
             Err(error) => return Err(unusable(error.to_string())),
         };
-        let settings: Self = serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
+        // A list would be read as the fields in their order.
+        let fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_slice(&text).map_err(|e| unusable(e.to_string()))?;
+        let settings: Self = serde_json::from_value(fields.into()).map_err(|e| unusable(e.to_string()))?;
         let marks = settings.garbage_collection;
         if marks.low_percent >= marks.high_percent || marks.high_percent > 100 {
             return Err(unusable(
