@@ -179,6 +179,7 @@ impl Netlink {
 
     /// Routes to single addresses with that metric: each with its address.
     pub(super) async fn host_routes(&self, index: u32, metric: u32) -> Result<Vec<(Ipv4Addr, RouteMessage)>, Error> {
+        let _one = self.listing.lock().await;
         let mut routes =
             std::pin::pin!(self.handle.route().get(RouteMessageBuilder::<Ipv4Addr>::new().build()).execute());
         let list = |source| refused("list routes".to_owned(), source);

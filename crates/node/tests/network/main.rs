@@ -3,5 +3,6 @@
 
 mod balance;
 mod beyond;
+mod links;
 mod relay;
 mod space;
