@@ -15,7 +15,7 @@ use statefuld_node::{Config, Wishes};
 /// Longer than any answer takes; reached by failures.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long is waited for what must not come.
-const SILENCE: Duration = Duration::from_millis(400);
+pub(crate) const SILENCE: Duration = Duration::from_millis(400);
 
 /// The service of most tests.
 pub(crate) const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 77);
