@@ -30,9 +30,11 @@ use crate::say;
 
 use format::{Backup, Header, Kept};
 
-/// Folders and files of the data directory that belong to a backup: the authority and the signing keys, and what nodes have
-/// chosen once. Nothing of what runs.
-const KEPT: [&str; 3] = ["pki", "node/config.json", "nodes.json"];
+/// What belongs to a backup of the data directory and of each further node's: the authority and the signing keys, and what
+/// a node has chosen once. Nothing of what runs.
+const KEPT: [&str; 2] = ["pki", "node/config.json"];
+/// Where the further nodes of an instance have their folders.
+const FURTHER_NODES: &str = "nodes";
 
 /// Runs the command.
 pub async fn run(args: cli::Backup) -> Result<ExitCode> {
@@ -99,10 +101,21 @@ fn write(backup: &Backup, path: &Path) -> Result<()> {
 /// The files that belong to a backup.
 fn files_of(data: &Path) -> Result<Vec<Kept>> {
     let mut files = Vec::new();
-    for name in KEPT {
-        collect(data, Path::new(name), &mut files)?;
+    for node in node_folders(data) {
+        for name in KEPT {
+            collect(data, &node.join(name), &mut files)?;
+        }
     }
     Ok(files)
+}
+
+/// The folders of an instance's nodes, below its data directory; the first node's is the directory itself.
+fn node_folders(data: &Path) -> Vec<PathBuf> {
+    let further = fs::read_dir(data.join(FURTHER_NODES)).into_iter().flatten().flatten();
+    let mut folders: Vec<_> = further.map(|entry| Path::new(FURTHER_NODES).join(entry.file_name())).collect();
+    folders.push(PathBuf::new());
+    folders.sort();
+    folders
 }
 
 fn collect(data: &Path, below: &Path, files: &mut Vec<Kept>) -> Result<()> {
@@ -131,14 +144,22 @@ mod tests {
     #[test]
     fn a_backup_is_for_its_owner_alone_and_holds_keys_but_nothing_that_runs() {
         let dir = tempfile::tempdir().expect("a folder");
-        for file in ["pki/ca.key", "node/config.json", "node/addresses", "volumes/d/web-0-data/x", "statefuld.pid"] {
+        for file in [
+            "pki/ca.key",
+            "node/config.json",
+            "node/addresses",
+            "nodes/2/node/config.json",
+            "nodes/2/volumes/d/web-1-data/x",
+            "volumes/d/web-0-data/x",
+            "statefuld.pid",
+        ] {
             let path = dir.path().join(file);
             fs::create_dir_all(path.parent().expect("a folder")).expect("made");
             fs::write(path, file).expect("written");
         }
         let files = files_of(dir.path()).expect("read");
         let names: Vec<_> = files.iter().map(|f| f.path.as_str()).collect();
-        assert_eq!(names, ["pki/ca.key", "node/config.json"]);
+        assert_eq!(names, ["pki/ca.key", "node/config.json", "nodes/2/node/config.json"]);
         let header =
             Header { store: String::new(), generation: 1, revision: 1, created: String::new(), program: String::new() };
         let target = dir.path().join("backup");

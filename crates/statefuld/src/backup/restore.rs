@@ -24,6 +24,7 @@ use crate::place::DataDir;
 use crate::say;
 
 use super::format::{Backup, Kept};
+use super::node_folders;
 
 /// How far above the backup's revision the new store begins, where the old store's own last revision is not known: more than
 /// any server writes between two backups (5,000 writes a second for two days).
@@ -45,7 +46,10 @@ pub async fn run(args: cli::Restore) -> Result<ExitCode> {
     let moved = from.as_deref().filter(|from| *from != to).map(|from| Moved { from, to: &to });
     let carried = carry::carry_over(backup.entries, revision, moved);
     let known = carried.volume_folders.iter().map(PathBuf::from).collect();
-    let unknown = unknown_folders(&data.path().join("volumes"), &known)?;
+    let mut unknown = Vec::new();
+    for node in node_folders(data.path()) {
+        unknown.extend(unknown_folders(&data.path().join(node).join("volumes"), &known)?);
+    }
 
     put_store_aside(&data, identity.generation)?;
     for folder in &unknown {
@@ -70,9 +74,14 @@ pub async fn run(args: cli::Restore) -> Result<ExitCode> {
 
 /// Pods that run write into volumes whose owners the new store would not know.
 async fn refuse_running(data: &DataDir, ambient: &Ambient) -> Result<()> {
-    // A copy of a data directory is no place of pods; whatever is wrong with the record is told when it is used.
-    let Ok(Some(config)) = node::Config::load(data.path()) else { return Ok(()) };
-    let running = node::agent::running_pods(&config, ambient).await?;
+    let mut running = Vec::new();
+    for folder in node_folders(data.path()) {
+        // A copy of a data directory is no place of pods; whatever is wrong with the record is told when it is used.
+        // Without the slash that joining nothing leaves: names are made from the path as it is written.
+        let folder: PathBuf = data.path().join(folder).components().collect();
+        let Ok(Some(config)) = node::Config::load(&folder) else { continue };
+        running.extend(node::agent::running_pods(&config, ambient).await?);
+    }
     if !running.is_empty() {
         bail!(
             "pods of {dir} run: {}; stop them with `statefuld down --data-dir {dir}`",
