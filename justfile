@@ -32,7 +32,7 @@ soak SEEDS="20000" DISTURBANCES="3" STORE_SEEDS="200" STORE_STATES="100":
 # Long fuzzing of the pure parts and of the HTTP surface: RUNS inputs for each test, from SEED on
 fuzz RUNS="20000" SEED="0":
     STATEFULD_FUZZ_RUNS={{RUNS}} STATEFULD_FUZZ_SEED={{SEED}} cargo test --release -p statefuld-api --test fuzz
-    STATEFULD_FUZZ_RUNS={{RUNS}} STATEFULD_FUZZ_SEED={{SEED}} cargo test --release -p statefuld-apiserver --test fuzz
+    STATEFULD_FUZZ_RUNS={{RUNS}} STATEFULD_FUZZ_SEED={{SEED}} cargo test --release -p statefuld-apiserver --test apiserver fuzz::
 
 # Measure against the budgets
 bench:

@@ -1,10 +1,9 @@
 //! Pods find nodes, claims find volumes; what is no longer used goes, what is used stays.
 
-mod support;
-
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use support::Cluster;
+
+use crate::support::{Cluster, PATIENCE};
 
 fn phase(phase: &'static str) -> impl Fn(&Value) -> bool {
     move |object| object["status"]["phase"] == phase
@@ -184,7 +183,7 @@ async fn a_claim_of_a_class_that_is_not_there_waits_for_it() {
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, told).await.expect("an event tells");
+    tokio::time::timeout(PATIENCE, told).await.expect("an event tells");
     let class = json!({"apiVersion": "storage.k8s.io/v1", "kind": "StorageClass", "metadata": {"name": "later"},
         "provisioner": "statefuld.io/local", "volumeBindingMode": "Immediate"});
     cluster.create("StorageClass", "", class).await;
@@ -217,7 +216,7 @@ async fn pods_that_must_be_apart_wait_for_a_node_of_their_own_also_while_volumes
             tokio::time::sleep(std::time::Duration::from_millis(5)).await;
         }
     };
-    tokio::time::timeout(support::PATIENCE, settled).await.expect("two are placed, and one waits");
+    tokio::time::timeout(PATIENCE, settled).await.expect("two are placed, and one waits");
     cluster.node("n3").await;
     for i in 0..3 {
         cluster.until("Pod", "default", &format!("web-{i}"), |pod| pod["spec"]["nodeName"].is_string()).await;

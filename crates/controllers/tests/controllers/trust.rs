@@ -1,12 +1,11 @@
 //! What accounts and roles are given: the authority's certificate, tokens in secrets, gathered rules.
 
-mod support;
-
 use kube::api::{DeleteParams, DynamicObject, PostParams};
 use kube::core::{ApiResource, GroupVersionKind};
 use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
-use support::Cluster;
+
+use crate::support::{Cluster, PATIENCE};
 
 #[tokio::test]
 async fn every_namespace_has_the_certificate_and_gets_it_back() {
@@ -83,7 +82,7 @@ async fn an_aggregated_role_shows_what_it_gathers() {
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         };
-        tokio::time::timeout(support::PATIENCE, wait).await.expect("the rules are shown");
+        tokio::time::timeout(PATIENCE, wait).await.expect("the rules are shown");
     };
     shown(json!([rule("pods"), rule("services")])).await;
     let part = roles.get("part-a").await.expect("there");

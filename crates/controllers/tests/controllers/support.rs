@@ -1,5 +1,4 @@
 //! A server with the controllers around a set, each under the account that it has in the daemon.
-#![allow(dead_code, unreachable_pub, reason = "each test file uses its own part")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +15,12 @@ use store::embedded::Embedded;
 use tokio::task::JoinSet;
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
-pub struct Cluster {
-    pub client: Client,
-    pub term: Term,
+pub(crate) struct Cluster {
+    pub(crate) client: Client,
+    pub(crate) term: Term,
     controllers: JoinSet<Result<(), String>>,
     _api: Arc<ApiServer>,
     _folder: tempfile::TempDir,
@@ -34,12 +33,12 @@ fn trust() -> roster::Trust {
 }
 
 impl Cluster {
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(Ambient::system()).await
     }
 
     /// `ambient` is the controllers' own.
-    pub async fn start_with(ambient: Ambient) -> Self {
+    pub(crate) async fn start_with(ambient: Ambient) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path().join("store");
         let store = Embedded::open(&path, Ambient::system(), store::embedded::Options::default()).expect("opens");
@@ -57,7 +56,7 @@ impl Cluster {
     }
 
     /// Ends the term and waits until every controller has settled.
-    pub async fn stop(mut self) {
+    pub(crate) async fn stop(mut self) {
         self.term.end();
         let settled = async {
             while let Some(ended) = self.controllers.join_next().await {
@@ -67,7 +66,7 @@ impl Cluster {
         tokio::time::timeout(PATIENCE, settled).await.expect("every controller settles");
     }
 
-    pub fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
+    pub(crate) fn api(&self, kind: &str, namespace: &str) -> Api<DynamicObject> {
         let (group, plural) = match kind {
             "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
             "Lease" => ("coordination.k8s.io", "leases"),
@@ -89,38 +88,38 @@ impl Cluster {
         }
     }
 
-    pub async fn create(&self, kind: &str, namespace: &str, body: Value) -> Value {
+    pub(crate) async fn create(&self, kind: &str, namespace: &str, body: Value) -> Value {
         let object: DynamicObject = serde_json::from_value(body).expect("an object");
         let made = self.api(kind, namespace).create(&PostParams::default(), &object).await;
         serde_json::to_value(made.expect("created")).expect("JSON")
     }
 
-    pub async fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
+    pub(crate) async fn get(&self, kind: &str, namespace: &str, name: &str) -> Option<Value> {
         let found = self.api(kind, namespace).get_opt(name).await.expect("the server answers");
         found.map(|object| serde_json::to_value(object).expect("JSON"))
     }
 
-    pub async fn list(&self, kind: &str, namespace: &str) -> Vec<Value> {
+    pub(crate) async fn list(&self, kind: &str, namespace: &str) -> Vec<Value> {
         let list = self.api(kind, namespace).list(&Default::default()).await.expect("the server answers");
         list.items.into_iter().map(|object| serde_json::to_value(object).expect("JSON")).collect()
     }
 
-    pub async fn patch(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
+    pub(crate) async fn patch(&self, kind: &str, namespace: &str, name: &str, patch: Value) {
         let api = self.api(kind, namespace);
         api.patch(name, &PatchParams::default(), &Patch::Merge(patch)).await.expect("patched");
     }
 
-    pub async fn patch_status(&self, kind: &str, namespace: &str, name: &str, status: Value) {
+    pub(crate) async fn patch_status(&self, kind: &str, namespace: &str, name: &str, status: Value) {
         let patch = Patch::Merge(json!({"status": status}));
         self.api(kind, namespace).patch_status(name, &PatchParams::default(), &patch).await.expect("patched");
     }
 
-    pub async fn delete(&self, kind: &str, namespace: &str, name: &str, params: kube::api::DeleteParams) {
+    pub(crate) async fn delete(&self, kind: &str, namespace: &str, name: &str, params: kube::api::DeleteParams) {
         self.api(kind, namespace).delete(name, &params).await.expect("deleted");
     }
 
     /// Waits until the object is so, and gives it.
-    pub async fn until(&self, kind: &str, namespace: &str, name: &str, is: impl Fn(&Value) -> bool) -> Value {
+    pub(crate) async fn until(&self, kind: &str, namespace: &str, name: &str, is: impl Fn(&Value) -> bool) -> Value {
         let wait = async {
             loop {
                 if let Some(found) = self.get(kind, namespace, name).await.filter(&is) {
@@ -135,7 +134,7 @@ impl Cluster {
         }
     }
 
-    pub async fn until_gone(&self, kind: &str, namespace: &str, name: &str) {
+    pub(crate) async fn until_gone(&self, kind: &str, namespace: &str, name: &str) {
         let wait = async {
             while self.get(kind, namespace, name).await.is_some() {
                 tokio::time::sleep(LOOK_AGAIN).await;
@@ -147,7 +146,7 @@ impl Cluster {
     }
 
     /// A node that is ready and takes volumes.
-    pub async fn node(&self, name: &str) -> Value {
+    pub(crate) async fn node(&self, name: &str) -> Value {
         let meta = json!({"name": name, "labels": {"kubernetes.io/hostname": name},
             "annotations": {"statefuld.io/volumes-dir": format!("/data/{name}")}});
         let node = self.create("Node", "", json!({"apiVersion": "v1", "kind": "Node", "metadata": meta})).await;
@@ -156,7 +155,7 @@ impl Cluster {
         node
     }
 
-    pub async fn claim(&self, name: &str) -> Value {
+    pub(crate) async fn claim(&self, name: &str) -> Value {
         let spec = json!({"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Gi"}}});
         let claim =
             json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": name}, "spec": spec});
@@ -164,7 +163,7 @@ impl Cluster {
     }
 
     /// A pod, mounting these claims.
-    pub async fn pod(&self, name: &str, claims: &[&str], change: impl FnOnce(&mut Value)) -> Value {
+    pub(crate) async fn pod(&self, name: &str, claims: &[&str], change: impl FnOnce(&mut Value)) -> Value {
         let volume = |claim: &&str| json!({"name": claim, "persistentVolumeClaim": {"claimName": claim}});
         let mut pod = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": {
             "containers": [{"name": "c", "image": "i", "ports": [{"name": "web", "containerPort": 8080}]}],

@@ -1,10 +1,9 @@
 //! What is used of quotas is counted: when they come, when their bounds change, and when something is given back.
 
-mod support;
-
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use support::Cluster;
+
+use crate::support::Cluster;
 
 /// A quota of the namespace `default`.
 async fn quota(cluster: &Cluster, hard: Value) {

@@ -1,7 +1,5 @@
 //! One client's requests do no harm to another's: their number, time and memory are limited.
 
-mod support;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -10,8 +8,9 @@ use http_body_util::{BodyExt as _, Empty, Full, StreamBody};
 use serde_json::{Value, json};
 use statefuld_apiserver::Body;
 use statefuld_apiserver::auth::Identity;
-use support::{PATIENCE, Server, admin, config_map};
 use tower::ServiceExt as _;
+
+use crate::support::{PATIENCE, Server, admin, config_map};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

@@ -1,14 +1,13 @@
 //! Events in both groups: the same objects, each as its group shows them.
 
-mod support;
-
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, admin};
 use tower::ServiceExt;
+
+use crate::support::{PATIENCE, Server, admin};
 
 const CORE: &str = "/api/v1/namespaces/default/events";
 const NEW: &str = "/apis/events.k8s.io/v1/namespaces/default/events";

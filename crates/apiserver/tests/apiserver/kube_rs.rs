@@ -1,7 +1,5 @@
 //! kube-rs as its users use it: one program, over the socket with a kubeconfig and inside the server's own process.
 
-mod support;
-
 use std::collections::BTreeMap;
 
 use ambient::Ambient;
@@ -16,9 +14,10 @@ use kube::{Client, Config, Discovery, ResourceExt};
 use serde_json::json;
 use statefuld_apiserver::listen::{ListenOptions, serve};
 use statefuld_apiserver::tls::{Authority, server_config};
-use support::{PATIENCE, Server, set};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::{PATIENCE, Server, set};
 
 #[tokio::test]
 async fn inside_the_process() {

@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::cluster::{Cluster, eventually};
 
-const PAGE: &str = include_str!("../../../../docs/extensions.md");
+const PAGE: &str = include_str!("../../../../../docs/extensions.md");
 
 fn examples() -> Vec<Value> {
     let sets = api::resource::Registry::builtin().find("apps", "v1", "statefulsets").expect("is served");

@@ -1,14 +1,13 @@
 //! Endpoints follow pods, dependents follow owners, content follows its namespace, nodes fall silent.
 
-mod support;
-
 use std::time::Duration;
 
 use ambient::Ambient;
 use futures::{StreamExt, TryStreamExt};
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use support::Cluster;
+
+use crate::support::{Cluster, PATIENCE};
 
 async fn slice(cluster: &Cluster, is: impl Fn(&Value) -> bool) -> Value {
     let wait = async {
@@ -19,7 +18,7 @@ async fn slice(cluster: &Cluster, is: impl Fn(&Value) -> bool) -> Value {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    match tokio::time::timeout(support::PATIENCE, wait).await {
+    match tokio::time::timeout(PATIENCE, wait).await {
         Ok(found) => found,
         Err(_) => panic!("{:#?}", cluster.list("EndpointSlice", "default").await),
     }
@@ -74,7 +73,7 @@ async fn endpoints_follow_readiness_and_go_with_their_service() {
     let since = before["metadata"]["resourceVersion"].as_str().expect("a revision");
     let slices = cluster.api("EndpointSlice", "default");
     let mut events = slices.watch(&Default::default(), since).await.expect("a watch").boxed();
-    let event = tokio::time::timeout(support::PATIENCE, events.try_next()).await.expect("an event");
+    let event = tokio::time::timeout(PATIENCE, events.try_next()).await.expect("an event");
     let Ok(Some(kube::api::WatchEvent::Modified(after))) = event else { panic!("{event:?}") };
     let after = serde_json::to_value(after).expect("JSON");
     assert_eq!(after["endpoints"].as_array().map(Vec::len), Some(1));
@@ -221,7 +220,7 @@ async fn a_node_that_falls_silent_is_unknown_and_tainted_until_it_speaks() {
         }
         unreachable!("the rounds do not end")
     };
-    let silent = tokio::time::timeout(support::PATIENCE, silent).await.expect("it becomes unknown");
+    let silent = tokio::time::timeout(PATIENCE, silent).await.expect("it becomes unknown");
     cluster.patch("Node", "", "n1", json!({"spec": {"unschedulable": null}})).await;
     assert_eq!(silent["status"]["conditions"][0]["status"], "Unknown");
     assert_eq!(silent["status"]["conditions"][0]["reason"], "NodeStatusUnknown");

@@ -1,5 +1,4 @@
 //! A server of its own for each test, and ways to talk to it.
-#![allow(dead_code, unreachable_pub, missing_docs, reason = "every test file uses a part of it")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,32 +14,32 @@ use store::embedded::Embedded;
 use tower::ServiceExt;
 
 /// How long anything may take before a test fails.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 
 /// A server over a store in a folder of its own.
-pub struct Server {
-    pub api: Arc<ApiServer>,
-    pub store: Arc<Embedded>,
-    pub folder: tempfile::TempDir,
+pub(crate) struct Server {
+    pub(crate) api: Arc<ApiServer>,
+    pub(crate) store: Arc<Embedded>,
+    pub(crate) folder: tempfile::TempDir,
 }
 
 /// An answer.
 #[derive(Debug)]
-pub struct Answer {
-    pub code: u16,
-    pub headers: http::HeaderMap,
-    pub body: Value,
-    pub bytes: Bytes,
+pub(crate) struct Answer {
+    pub(crate) code: u16,
+    pub(crate) headers: http::HeaderMap,
+    pub(crate) body: Value,
+    pub(crate) bytes: Bytes,
 }
 
 impl Server {
     /// Starts one with the usual options.
-    pub async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         Self::start_with(|_| {}).await
     }
 
     /// Starts one with other options.
-    pub async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
+    pub(crate) async fn start_with(change: impl FnOnce(&mut Options)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let store =
             Embedded::open(&folder.path().join("store"), Ambient::system(), store::embedded::Options::default())
@@ -52,17 +51,17 @@ impl Server {
     }
 
     /// The administrator's client.
-    pub fn admin(&self) -> kube::Client {
+    pub(crate) fn admin(&self) -> kube::Client {
         kube::Client::new(self.api.client(admin()), "default")
     }
 
     /// Asks as the administrator.
-    pub async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
+    pub(crate) async fn ask(&self, method: Method, path: &str, body: Option<Value>) -> Answer {
         self.ask_as(admin(), method, path, &[], body).await
     }
 
     /// Asks as anybody, with headers.
-    pub async fn ask_as(
+    pub(crate) async fn ask_as(
         &self,
         identity: Identity,
         method: Method,
@@ -86,7 +85,7 @@ impl Server {
     }
 
     /// Creates an object, which must succeed; gives it as created.
-    pub async fn create(&self, path: &str, object: Value) -> Value {
+    pub(crate) async fn create(&self, path: &str, object: Value) -> Value {
         let answer = self.ask(Method::POST, path, Some(object)).await;
         assert_eq!(answer.code, 201, "{}", answer.body);
         answer.body
@@ -94,12 +93,12 @@ impl Server {
 }
 
 /// Who may do everything.
-pub fn admin() -> Identity {
+pub(crate) fn admin() -> Identity {
     Identity::user("admin", &["system:masters"])
 }
 
 /// A pod that is valid.
-pub fn pod(name: &str) -> Value {
+pub(crate) fn pod(name: &str) -> Value {
     serde_json::json!({
         "apiVersion": "v1", "kind": "Pod", "metadata": {"name": name, "labels": {"app": name}},
         "spec": {"containers": [{"name": "main", "image": "sample:1"}]}
@@ -107,14 +106,14 @@ pub fn pod(name: &str) -> Value {
 }
 
 /// A config map.
-pub fn config_map(name: &str, label: &str) -> Value {
+pub(crate) fn config_map(name: &str, label: &str) -> Value {
     serde_json::json!({
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "labels": {"x": label}}, "data": {"k": "v"}
     })
 }
 
 /// A StatefulSet.
-pub fn set(name: &str, replicas: i64) -> Value {
+pub(crate) fn set(name: &str, replicas: i64) -> Value {
     serde_json::json!({
         "apiVersion": "apps/v1", "kind": "StatefulSet", "metadata": {"name": name},
         "spec": {

@@ -1,12 +1,11 @@
 //! The audit log, as requests fill it.
 
-mod support;
-
 use http::Method;
 use serde_json::{Value, json};
 use statefuld_apiserver::audit::{Log, Options};
 use statefuld_apiserver::auth::Identity;
-use support::{Server, admin};
+
+use crate::support::{Server, admin};
 
 #[tokio::test]
 async fn every_request_is_noted_with_who_and_what_and_no_secret() {

@@ -1,14 +1,13 @@
 //! Discovery, health, media types, shapes, limits, and a panic that stays inside its request.
 
-mod support;
-
 use std::sync::Arc;
 
 use http::Method;
 use serde_json::{Value, json};
 use statefuld_apiserver::AuthorizerChoice;
 use statefuld_apiserver::auth::{Attributes, Authorizer, Decision, Identity};
-use support::{Server, admin, config_map, pod};
+
+use crate::support::{Server, admin, config_map, pod};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 

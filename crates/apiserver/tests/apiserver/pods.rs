@@ -1,11 +1,10 @@
 //! Pods: graceful deletion, binding, and who holds a name.
 
-mod support;
-
 use http::Method;
 use serde_json::{Value, json};
 use statefuld_apiserver::auth::Identity;
-use support::{Server, pod};
+
+use crate::support::{Server, admin, pod};
 
 const PODS: &str = "/api/v1/namespaces/default/pods";
 const HOLDERS: &str = "/apis/statefuld.io/v1/namespaces/default/holders";
@@ -195,7 +194,7 @@ async fn nobody_but_binding_writes_the_epoch() {
     for forged in [json!("9"), json!(null)] {
         let patch = json!({"metadata": {"annotations": {"statefuld.io/epoch": forged}}});
         let path = format!("{PODS}/a");
-        let answer = server.ask_as(support::admin(), Method::PATCH, &path, &merge, Some(patch)).await;
+        let answer = server.ask_as(admin(), Method::PATCH, &path, &merge, Some(patch)).await;
         assert_eq!(epoch(&answer.body), epoch(&bound));
     }
 }

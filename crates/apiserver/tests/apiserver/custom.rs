@@ -1,7 +1,5 @@
 //! Custom kinds through the service: definitions come, their objects are served like any others, and both go.
 
-mod support;
-
 use std::collections::BTreeSet;
 
 use ambient::Ambient;
@@ -9,7 +7,8 @@ use http::Method;
 use serde_json::{Value, json};
 use statefuld_apiserver::auth::Identity;
 use statefuld_apiserver::{ApiServer, Options};
-use support::{Answer, PATIENCE, Server};
+
+use crate::support::{Answer, PATIENCE, Server, admin};
 
 const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
 const TOYS: &str = "/apis/shop.example/v1/namespaces/default/toys";
@@ -84,7 +83,7 @@ async fn establish(server: &Server, definition: Value) {
 
 /// Sends a body with a content type.
 async fn send(server: &Server, method: Method, path: &str, headers: &[(&str, &str)], body: Value) -> Answer {
-    server.ask_as(support::admin(), method, path, headers, Some(body)).await
+    server.ask_as(admin(), method, path, headers, Some(body)).await
 }
 
 #[tokio::test]
@@ -181,7 +180,7 @@ async fn tables_show_the_columns_of_the_definition() {
     establish(&server, toys()).await;
     server.create(TOYS, toy("t", json!({"size": 3}))).await;
     let accept = [("Accept", "application/json;as=Table;g=meta.k8s.io;v=v1")];
-    let table = server.ask_as(support::admin(), Method::GET, TOYS, &accept, None).await.body;
+    let table = server.ask_as(admin(), Method::GET, TOYS, &accept, None).await.body;
     let names: Vec<&str> =
         table["columnDefinitions"].as_array().unwrap().iter().filter_map(|c| c["name"].as_str()).collect();
     assert_eq!(names, ["Name", "Size", "Color", "Age"]);

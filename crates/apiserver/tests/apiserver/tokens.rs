@@ -1,11 +1,10 @@
 //! Service accounts: their tokens, who is told what about them, and what pods are given of them.
 
-mod support;
-
 use http::Method;
 use serde_json::{Value, json};
 use statefuld_apiserver::auth::Identity;
-use support::{Answer, Server, admin, pod};
+
+use crate::support::{Answer, Server, admin, pod};
 
 const ACCOUNTS: &str = "/api/v1/namespaces/default/serviceaccounts";
 const PODS: &str = "/api/v1/namespaces/default/pods";

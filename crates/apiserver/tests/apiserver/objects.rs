@@ -1,10 +1,9 @@
 //! What the server adds to objects and holds them to: managers, limits, quotas, and what of a pod can be changed.
 
-mod support;
-
 use http::Method;
 use serde_json::{Value, json};
-use support::{Answer, Server, admin, config_map, pod, set};
+
+use crate::support::{Answer, Server, admin, config_map, pod, set};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 const PODS: &str = "/api/v1/namespaces/default/pods";

@@ -1,13 +1,12 @@
 //! Deployments, jobs and cron jobs on a server in this process, with a kubelet that is played.
 
-mod support;
-
 use std::time::Duration;
 
 use ambient::Ambient;
 use kube::api::DeleteParams;
 use serde_json::{Value, json};
-use support::Cluster;
+
+use crate::support::Cluster;
 
 /// How long the played kubelet takes to look again.
 const BEAT: Duration = Duration::from_millis(10);

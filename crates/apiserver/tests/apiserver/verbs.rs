@@ -1,10 +1,9 @@
 //! The verbs through the service, without a socket.
 
-mod support;
-
 use http::Method;
 use serde_json::json;
-use support::{Server, config_map, pod, set};
+
+use crate::support::{Server, admin, config_map, pod, set};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -63,9 +62,8 @@ async fn patches_of_three_notations_are_applied() {
         ("application/json-patch+json", json!([{"op": "remove", "path": "/data/k"}]), json!({"m": "1"})),
         ("application/strategic-merge-patch+json", json!({"data": {"s": "1"}}), json!({"m": "1", "s": "1"})),
     ] {
-        let answer = server
-            .ask_as(support::admin(), Method::PATCH, &format!("{MAPS}/a"), &[("content-type", media)], Some(patch))
-            .await;
+        let answer =
+            server.ask_as(admin(), Method::PATCH, &format!("{MAPS}/a"), &[("content-type", media)], Some(patch)).await;
         assert_eq!((answer.code, &answer.body["data"]), (200, &expected), "{media}: {}", answer.body);
     }
 }
@@ -78,7 +76,7 @@ async fn what_a_manager_wants_is_applied_and_conflicts_are_told() {
         |value: &str| json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "a"}, "data": {"k": value}});
     let apply = async |manager: &str, value: &str, force: bool| {
         let path = format!("{MAPS}/a?fieldManager={manager}&force={force}");
-        server.ask_as(support::admin(), Method::PATCH, &path, &media, Some(want(value))).await
+        server.ask_as(admin(), Method::PATCH, &path, &media, Some(want(value))).await
     };
     let created = apply("one", "1", false).await;
     assert_eq!(
@@ -93,7 +91,7 @@ async fn what_a_manager_wants_is_applied_and_conflicts_are_told() {
     assert_eq!((conflict.code, &conflict.body["reason"]), (409, &json!("Conflict")), "{}", conflict.body);
     let forced = apply("two", "2", true).await;
     assert_eq!((forced.code, &forced.body["data"]["k"]), (200, &json!("2")), "{}", forced.body);
-    let nobody = server.ask_as(support::admin(), Method::PATCH, &format!("{MAPS}/a"), &media, Some(want("3"))).await;
+    let nobody = server.ask_as(admin(), Method::PATCH, &format!("{MAPS}/a"), &media, Some(want("3"))).await;
     assert_eq!(nobody.code, 422);
 }
 
@@ -162,7 +160,7 @@ async fn a_finalizer_keeps_an_object_until_it_is_taken_off() {
     assert!(marked["metadata"]["deletionTimestamp"].is_string(), "{marked}");
     let patch = json!({"metadata": {"finalizers": null}});
     let merge = [("content-type", "application/merge-patch+json")];
-    server.ask_as(support::admin(), Method::PATCH, &format!("{MAPS}/a"), &merge, Some(patch)).await;
+    server.ask_as(admin(), Method::PATCH, &format!("{MAPS}/a"), &merge, Some(patch)).await;
     assert_eq!(server.ask(Method::GET, &format!("{MAPS}/a"), None).await.code, 404);
 }
 
@@ -176,7 +174,7 @@ async fn propagation_policies_are_finalizers() {
         assert_eq!(marked["metadata"]["finalizers"], json!([finalizer]), "{marked}");
         let merge = [("content-type", "application/merge-patch+json")];
         let patch = json!({"metadata": {"finalizers": null}});
-        server.ask_as(support::admin(), Method::PATCH, &path, &merge, Some(patch)).await;
+        server.ask_as(admin(), Method::PATCH, &path, &merge, Some(patch)).await;
     }
     let wrong = server.ask(Method::DELETE, &format!("{MAPS}/a"), Some(json!({"propagationPolicy": "Maybe"}))).await;
     assert_eq!(wrong.code, 422);
@@ -212,7 +210,7 @@ async fn scale_changes_replicas_and_nothing_else() {
     let merge = [("content-type", "application/merge-patch+json")];
     let patch = json!({"spec": {"replicas": 5}});
     let path = format!("{sets}/web/scale");
-    let patched = server.ask_as(support::admin(), Method::PATCH, &path, &merge, Some(patch)).await;
+    let patched = server.ask_as(admin(), Method::PATCH, &path, &merge, Some(patch)).await;
     assert_eq!((patched.code, &patched.body["spec"]["replicas"]), (200, &json!(5)), "{}", patched.body);
     let set = server.ask(Method::GET, &format!("{sets}/web"), None).await.body;
     assert_eq!((&set["spec"]["replicas"], &set["metadata"]["generation"]), (&json!(5), &json!(2)));
@@ -225,7 +223,7 @@ async fn status_and_spec_are_written_apart() {
     server.create(pods, pod("a")).await;
     let merge = [("content-type", "application/merge-patch+json")];
     let patch = json!({"metadata": {"labels": {"n": "1"}}, "status": {"phase": "Running"}});
-    let of = |path: String| server.ask_as(support::admin(), Method::PATCH, path_of(path), &merge, Some(patch.clone()));
+    let of = |path: String| server.ask_as(admin(), Method::PATCH, path_of(path), &merge, Some(patch.clone()));
     let plain = of(format!("{pods}/a")).await.body;
     assert_eq!((&plain["metadata"]["labels"]["n"], &plain["status"]["phase"]), (&json!("1"), &json!("Pending")));
     let status = of(format!("{pods}/a/status")).await.body;

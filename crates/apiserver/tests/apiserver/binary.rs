@@ -1,15 +1,14 @@
 //! The binary form of objects over HTTP: answers, errors, watches.
 
-mod support;
-
 use api::protobuf::{MEDIA_TYPE, decode};
 use bytes::Bytes;
 use futures::StreamExt;
 use http::{Method, Request};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, admin, config_map};
 use tower::ServiceExt;
+
+use crate::support::{PATIENCE, Server, admin, config_map};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 /// What client-go sends for built-in kinds.

@@ -1,7 +1,5 @@
 //! Watches, by kube's own client and by hand.
 
-mod support;
-
 use bytes::Bytes;
 use futures::{StreamExt, TryStreamExt};
 use http::{Method, Request};
@@ -9,8 +7,9 @@ use http_body_util::{BodyExt, Empty};
 use k8s_openapi::api::core::v1::{ConfigMap, Pod};
 use kube::api::{Api, DeleteParams, Patch, PatchParams, PostParams, WatchEvent, WatchParams};
 use serde_json::{Value, json};
-use support::{PATIENCE, Server, config_map, pod};
 use tower::ServiceExt;
+
+use crate::support::{PATIENCE, Server, admin, config_map, pod};
 
 const MAPS: &str = "/api/v1/namespaces/default/configmaps";
 
@@ -23,7 +22,7 @@ struct Lines {
 impl Lines {
     async fn open(server: &Server, path: &str) -> Self {
         let request = Request::get(path).body(Empty::<Bytes>::new()).unwrap();
-        let response = server.api.client(support::admin()).oneshot(request).await.unwrap();
+        let response = server.api.client(admin()).oneshot(request).await.unwrap();
         assert_eq!(response.status(), 200);
         Self { body: response.into_body(), rest: Vec::new() }
     }
@@ -111,7 +110,7 @@ async fn leaving_and_entering_a_selector_is_deletion_and_addition() {
     let merge = [("content-type", "application/merge-patch+json")];
     for (label, expected) in [("2", "DELETED a"), ("1", "ADDED a")] {
         let patch = json!({"metadata": {"labels": {"x": label}}});
-        server.ask_as(support::admin(), Method::PATCH, &format!("{MAPS}/a"), &merge, Some(patch)).await;
+        server.ask_as(admin(), Method::PATCH, &format!("{MAPS}/a"), &merge, Some(patch)).await;
         assert_eq!(lines.brief().await, expected);
     }
 }

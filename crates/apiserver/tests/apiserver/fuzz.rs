@@ -5,8 +5,6 @@
 //! By default a few hundred requests; `STATEFULD_FUZZ_RUNS` and `STATEFULD_FUZZ_SEED` as in the fuzzing of the pure
 //! parts. A failure names its seed, and the request.
 
-mod support;
-
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,8 +13,9 @@ use http::{Method, Request, Response};
 use http_body_util::{BodyExt, Full};
 use serde_json::{Map, Value, json};
 use statefuld_apiserver::Body;
-use support::{Server, admin};
 use tower::ServiceExt;
+
+use crate::support::{Server, admin};
 
 /// How long a request may take before it counts as hanging.
 const PATIENCE: Duration = Duration::from_secs(20);

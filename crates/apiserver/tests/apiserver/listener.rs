@@ -1,7 +1,5 @@
 //! The server behind its TLS listener, as clients on sockets see it.
 
-mod support;
-
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,13 +19,14 @@ use statefuld_apiserver::auth::Identity;
 use statefuld_apiserver::auth::tokens::StaticTokens;
 use statefuld_apiserver::listen::{ListenOptions, serve};
 use statefuld_apiserver::tls::{Authority, Issued, server_config};
-use support::{PATIENCE, Server, pod};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_util::sync::CancellationToken;
+
+use crate::support::{PATIENCE, Server, config_map, pod};
 
 /// A server with a listener on a free port.
 struct Listening {
@@ -156,7 +155,7 @@ async fn a_kube_client_lives_on_the_kubeconfig() {
         kube::Config::from_custom_kubeconfig(config, &kube::config::KubeConfigOptions::default()).await.unwrap();
     let client = kube::Client::try_from(config).unwrap();
     let maps: kube::Api<k8s_openapi::api::core::v1::ConfigMap> = kube::Api::namespaced(client, "default");
-    let wanted = serde_json::from_value(support::config_map("a", "1")).unwrap();
+    let wanted = serde_json::from_value(config_map("a", "1")).unwrap();
     maps.create(&kube::api::PostParams::default(), &wanted).await.unwrap();
     assert_eq!(maps.get("a").await.unwrap().data.unwrap()["k"], "v");
 }

@@ -1,13 +1,12 @@
 //! metrics.k8s.io: what nodes and pods use, told by their agents.
 
-mod support;
-
 use std::sync::Arc;
 
 use http::Method;
 use nodeconn::{Error, Frame, NodeConn, Stream, StreamRequest};
 use serde_json::{Value, json};
-use support::{Server, admin, pod};
+
+use crate::support::{Server, admin, pod};
 
 const PODS: &str = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods";
 const NODES: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
