@@ -199,6 +199,9 @@ async fn resource(
         target.plural = "pods".to_owned();
         target.subresource = "binding".to_owned();
     }
+    if sub::is_node_metrics(&target) && verb == "get" {
+        return sub::node_metrics(shared, &target.name).await;
+    }
     if is_nowhere(shared, &target) {
         return Ok(respond::text(404, "404 page not found\n"));
     }

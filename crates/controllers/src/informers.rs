@@ -123,6 +123,8 @@ pub struct PodView {
     pub ips: Vec<String>,
     /// Its condition Ready is True.
     pub ready: bool,
+    /// Since when its condition DisruptionTarget is True.
+    pub targeted: Option<jiff::Timestamp>,
     /// Its condition PodScheduled: status, reason and message.
     pub scheduled: Option<(String, String, String)>,
 }
@@ -156,6 +158,9 @@ impl PodView {
             ports: ports.collect(),
             controller: meta.owner_references.into_iter().flatten().find(|o| o.controller == Some(true)),
             ready: condition("Ready").is_some_and(|c| c.status == "True"),
+            targeted: condition("DisruptionTarget")
+                .filter(|c| c.status == "True")
+                .map(|c| c.last_transition_time.as_ref().map_or(jiff::Timestamp::UNIX_EPOCH, |time| time.0)),
             scheduled: condition("PodScheduled").map(|c| {
                 let text = |text: &Option<String>| text.clone().unwrap_or_default();
                 (c.status.clone(), text(&c.reason), text(&c.message))

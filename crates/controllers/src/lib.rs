@@ -15,6 +15,7 @@
 //! - [`informers`]: the copies that the following share.
 //! - [`scheduler`], [`volumes`], [`endpoints`], [`nodes`], [`taint_eviction`], [`gc`]: what a set needs around it, each one
 //!   `run`.
+//! - [`disruption`]: how many pods of disruption budgets may be disturbed.
 //! - [`balancers`]: addresses of services of type LoadBalancer.
 //! - [`governing`]: tells sets whose service is not as it should be.
 //! - [`workloads`]: the drivers of the planners of Deployments, ReplicaSets, Jobs and CronJobs.
@@ -22,6 +23,7 @@
 
 pub mod aggregation;
 pub mod balancers;
+pub mod disruption;
 pub mod endpoints;
 pub mod events;
 pub mod gc;

@@ -13,7 +13,7 @@ use tokio::task::JoinSet;
 
 use crate::informers::Informers;
 use crate::{
-    Term, aggregation, balancers, endpoints, gc, governing, nodes, quota, root_ca, scheduler, statefulset,
+    Term, aggregation, balancers, disruption, endpoints, gc, governing, nodes, quota, root_ca, scheduler, statefulset,
     taint_eviction, tokens, volumes, workloads,
 };
 
@@ -64,6 +64,13 @@ pub static CONTROLLERS: &[Controller] = &[
         does: "Deployments",
         account: Account::Service("deployment-controller"),
         run: |client, p| boxed(workloads::deployment::run(client, p.term(), p.ambient(), p.workloads())),
+    },
+    Controller {
+        name: "disruption-controller",
+        alias: "disruption",
+        does: "counts how many pods of disruption budgets may be disturbed",
+        account: Account::Service("disruption-controller"),
+        run: |client, p| boxed(disruption::run(client, p.term(), p.ambient(), p.informers())),
     },
     Controller {
         name: "endpoints-controller",

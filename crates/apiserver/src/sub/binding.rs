@@ -89,13 +89,5 @@ fn target_node(binding: &Value) -> Outcome<String> {
 /// Notes that the pod is scheduled.
 fn scheduled(pod: &mut Value, now: &str) {
     let condition = json!({"type": "PodScheduled", "status": "True", "lastProbeTime": null, "lastTransitionTime": now});
-    let conditions = &mut pod["status"]["conditions"];
-    if !conditions.is_array() {
-        *conditions = json!([]);
-    }
-    let Some(list) = conditions.as_array_mut() else { return };
-    match list.iter_mut().find(|c| c["type"] == "PodScheduled") {
-        Some(old) => *old = condition,
-        None => list.push(condition),
-    }
+    super::set_condition(pod, condition);
 }

@@ -1,5 +1,7 @@
 //! pods/eviction: a delete that asks the pod's disruption budget first.
 
+use std::sync::Arc;
+
 use api::selector::LabelSelector;
 use api::status::{Cause, Details, Status};
 use http::Response;
@@ -27,9 +29,8 @@ pub(crate) async fn evict(call: Call) -> Outcome<Response<Body>> {
     let options = eviction_options(&call, &body)?;
     call.shared.cache.catch_up().await?;
     let pod = crate::verbs::read::shelf(&call)?.get(&call.key()).ok_or_else(|| call.not_found())?;
-    if counts(&pod) {
-        spend(&call, &pod, options.dry_run).await?;
-    }
+    let options = if counts(&pod) { spend(&call, &pod, options).await? } else { options };
+    let options = mark(&call, options).await?;
     delete::delete_object(&call, &options).await?;
     let done = json!({"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Success", "code": 201});
     Ok(respond::document(201, &done, call.wanted.notation))
@@ -54,12 +55,13 @@ fn counts(pod: &Object) -> bool {
     !pod.terminating && !matches!(phase, Some("Succeeded" | "Failed" | "Pending"))
 }
 
-/// Takes one allowed disruption from the budget that covers the pod. 429 if there is none left.
-async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Outcome<()> {
-    let Some(shelf) = call.shared.cache.named("policy", "poddisruptionbudgets") else { return Ok(()) };
+/// Takes one allowed disruption from the budget that covers the pod, unless it may go without. 429 if there is none left.
+/// How the pod is then to be deleted.
+async fn spend(call: &Call, pod: &Object, options: DeleteOptions) -> Outcome<DeleteOptions> {
+    let Some(shelf) = call.shared.cache.named("policy", "poddisruptionbudgets") else { return Ok(options) };
     let covering = budgets(&shelf, pod);
     let budget = match covering.as_slice() {
-        [] => return Ok(()),
+        [] => return Ok(options),
         [one] => one.clone(),
         _ => {
             let why =
@@ -67,11 +69,17 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Outcome<()> {
             return Err(Box::new(Status::new(500, "", why)));
         }
     };
+    let pod_value = pod.value(&call.resource);
+    if !is_ready(&pod_value) && lets_unready_go(&budget.value(shelf.resource())) {
+        // Only as it is: one that becomes ready meanwhile has to ask again.
+        let version = options.resource_version.clone().or_else(|| Some(text(&pod_value, "resourceVersion").to_owned()));
+        return Ok(DeleteOptions { resource_version: version, ..options });
+    }
     let mut one = call.clone();
     one.resource = shelf.resource().clone();
-    one.target.name = budget;
+    one.target.name = budget.key.name.to_string();
     let now = seconds(call.shared.ambient.now());
-    write::modify(&one, dry_run, |current, _| {
+    write::modify(&one, options.dry_run, |current, _| {
         let mut new = current.value.clone();
         let number = |path: &str| new.pointer(path).and_then(Value::as_i64).unwrap_or(0);
         let allowed = number("/status/disruptionsAllowed");
@@ -84,23 +92,58 @@ async fn spend(call: &Call, pod: &Object, dry_run: bool) -> Outcome<()> {
         Ok(write::Step::Write(new))
     })
     .await?;
-    Ok(())
+    Ok(options)
 }
 
-/// The names of the budgets that cover a pod.
-fn budgets(shelf: &Shelf, pod: &Object) -> Vec<String> {
+/// Says on the pod that it is being evicted. One that is not deleted after all loses that again by its controller. How the
+/// pod is then to be deleted.
+async fn mark(call: &Call, options: DeleteOptions) -> Outcome<DeleteOptions> {
+    if options.dry_run {
+        return Ok(options);
+    }
+    let now = seconds(call.shared.ambient.now());
+    let mut refused = false;
+    let written = write::modify(call, false, |current, _| {
+        let mut pod = current.value.clone();
+        let differs =
+            |wanted: &Option<String>, field| wanted.as_deref().is_some_and(|wanted| wanted != text(&pod, field));
+        // By the deletion, which says why.
+        refused = differs(&options.uid, "uid") || differs(&options.resource_version, "resourceVersion");
+        if !refused && text(&pod, "deletionTimestamp").is_empty() {
+            let condition = json!({"type": "DisruptionTarget", "status": "True", "reason": "EvictionByEvictionAPI",
+                "message": "Eviction API: evicting", "lastProbeTime": null, "lastTransitionTime": now});
+            super::set_condition(&mut pod, condition);
+        }
+        Ok(write::Step::Write(pod))
+    })
+    .await?;
+    let asked = options.resource_version.as_ref().filter(|_| !refused);
+    let version = asked.map(|_| written.revision.to_string());
+    Ok(DeleteOptions { resource_version: version.or(options.resource_version.clone()), ..options })
+}
+
+/// Whether the pod's condition Ready is True.
+fn is_ready(pod: &Value) -> bool {
+    let conditions = pod.pointer("/status/conditions").and_then(Value::as_array);
+    conditions.into_iter().flatten().any(|c| c["type"] == "Ready" && c["status"] == "True")
+}
+
+/// Whether a budget lets pods go that are not ready without counting: always, or while enough others are.
+fn lets_unready_go(budget: &Value) -> bool {
+    let number = |path: &str| budget.pointer(path).and_then(Value::as_i64).unwrap_or(0);
+    let (healthy, desired) = (number("/status/currentHealthy"), number("/status/desiredHealthy"));
+    budget["spec"]["unhealthyPodEvictionPolicy"] == "AlwaysAllow" || (healthy >= desired && desired > 0)
+}
+
+/// The budgets that cover a pod.
+fn budgets(shelf: &Shelf, pod: &Object) -> Vec<Arc<Object>> {
     let covers = |value: &Value| {
         value
             .pointer("/spec/selector")
             .and_then(|s| LabelSelector::from_json(s).ok())
             .is_some_and(|selector| selector.matches(&pod.labels))
     };
-    shelf
-        .all(&pod.key.namespace)
-        .into_iter()
-        .filter(|object| covers(&object.value(shelf.resource())))
-        .map(|object| object.key.name.to_string())
-        .collect()
+    shelf.all(&pod.key.namespace).into_iter().filter(|object| covers(&object.value(shelf.resource()))).collect()
 }
 
 /// 429: the budget is used up, or not worked out yet.

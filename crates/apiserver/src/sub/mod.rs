@@ -5,6 +5,7 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::request::Parts;
 use http::{Method, Response};
+use serde_json::Value;
 
 use crate::auth::Identity;
 use crate::body::Body;
@@ -19,6 +20,7 @@ pub(crate) mod binding;
 mod eviction;
 mod finalize;
 mod gone;
+mod node_metrics;
 pub(crate) mod reviews;
 mod scale;
 mod stream;
@@ -26,6 +28,7 @@ pub(crate) mod token;
 pub(crate) mod usage;
 
 pub(crate) use gone::holders;
+pub(crate) use node_metrics::{is_node_metrics, node_metrics};
 pub(crate) use stream::{is_stream, stream};
 
 /// Subresources that are the object itself, with their own rules.
@@ -72,4 +75,17 @@ pub(crate) fn review(
     let notation = media::notation(&header(parts, &ACCEPT));
     let review = reviews::answer(shared, identity, target, kind, &header(parts, &CONTENT_TYPE), body);
     Some(review.map(|review| respond::document(201, &review, notation)))
+}
+
+/// Puts a condition into a status, in place of the one of its type.
+fn set_condition(value: &mut Value, condition: Value) {
+    let conditions = &mut value["status"]["conditions"];
+    if !conditions.is_array() {
+        *conditions = Value::Array(Vec::new());
+    }
+    let Some(list) = conditions.as_array_mut() else { return };
+    match list.iter_mut().find(|old| old["type"] == condition["type"]) {
+        Some(old) => *old = condition,
+        None => list.push(condition),
+    }
 }

@@ -22,13 +22,14 @@ use crate::errors::Outcome;
 use crate::handler::Call;
 use crate::media::Shape;
 use crate::object::Object;
+use crate::server::Shared;
 use crate::verbs::{create, options};
 
 /// The group.
 pub(crate) const GROUP: &str = "metrics.k8s.io";
 
 /// How long a node may take to answer; its own look takes half a second.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub(super) const PATIENCE: Duration = Duration::from_secs(5);
 /// Nodes that are asked at once.
 const AT_ONCE: usize = 64;
 /// The longest answer of a node.
@@ -85,7 +86,7 @@ fn host(pod: &Object) -> String {
 async fn ask(call: &Call, nodes: BTreeSet<String>) -> BTreeMap<String, Value> {
     stream::iter(nodes)
         .map(|node| async move {
-            let look = tokio::time::timeout(PATIENCE, ask_one(call, &node)).await.ok().flatten()?;
+            let look = tokio::time::timeout(PATIENCE, ask_one(&call.shared, &node)).await.ok().flatten()?;
             Some((node, look))
         })
         .buffer_unordered(AT_ONCE)
@@ -95,8 +96,8 @@ async fn ask(call: &Call, nodes: BTreeSet<String>) -> BTreeMap<String, Value> {
 }
 
 /// Asks one node.
-async fn ask_one(call: &Call, node: &str) -> Option<Value> {
-    let mut stream = call.shared.nodes.open(node, StreamRequest::Stats).await.ok()?;
+pub(super) async fn ask_one(shared: &Shared, node: &str) -> Option<Value> {
+    let mut stream = shared.nodes.open(node, StreamRequest::Stats).await.ok()?;
     let mut text = Vec::new();
     while let Some(frame) = stream.rx.recv().await {
         match frame {

@@ -46,9 +46,12 @@ async fn server() -> (Server, nodeconn::Registration) {
         }
     }
     let look = json!({"timestamp": "2024-01-01T00:00:00.5Z", "windowNanos": 10_250_000_000_u64,
-        "node": {"usage": {"cpuNanocores": 1_500_000_000, "memoryBytes": 1 << 30}},
-        "pods": [{"podRef": {"uid": uid}, "containers": [
-            {"name": "main", "usage": {"cpuNanocores": 250_000_000, "memoryBytes": 10 << 20}}, {"name": "done"}]}]});
+        "node": {"usage": {"cpuNanocores": 1_500_000_000, "memoryBytes": 1 << 30},
+            "total": {"cpuNanos": 90_000_000_000_u64, "memoryBytes": 1 << 30}},
+        "pods": [{"podRef": {"uid": uid, "namespace": "default", "name": "a"}, "containers": [
+            {"name": "main", "usage": {"cpuNanocores": 250_000_000, "memoryBytes": 10 << 20},
+                "total": {"cpuNanos": 2_500_000_000_u64, "memoryBytes": 10 << 20}, "startedAt": "2024-01-01T00:00:00Z"},
+            {"name": "side", "total": {"cpuNanos": 500_000_000_u64, "memoryBytes": 1 << 20}}, {"name": "done"}]}]});
     let registration = server.api.nodes().register("n1", Arc::new(Agent(look)));
     (server, registration)
 }
@@ -82,6 +85,29 @@ async fn nodes_that_answer_are_listed_with_what_they_use() {
     let table = [("accept", "application/json;as=Table;v=v1;g=meta.k8s.io")];
     let table = server.ask_as(admin(), Method::GET, NODES, &table, None).await.body;
     assert_eq!(table["rows"][0]["cells"], json!(["n1", "1500m", "1Gi", "10.25s"]));
+}
+
+#[tokio::test]
+async fn a_nodes_metrics_are_told_under_a_kubelets_names() {
+    let (server, _agent) = server().await;
+    let path = |node: &str| format!("/api/v1/nodes/{node}/proxy/metrics/resource");
+    let text = String::from_utf8(server.ask(Method::GET, &path("n1"), None).await.bytes.to_vec()).expect("UTF-8");
+    for line in [
+        "# TYPE container_cpu_usage_seconds_total counter",
+        "container_cpu_usage_seconds_total{container=\"main\",namespace=\"default\",pod=\"a\"} 2.5 1704067200500",
+        "container_memory_working_set_bytes{container=\"side\",namespace=\"default\",pod=\"a\"} 1048576 1704067200500",
+        "container_start_time_seconds{container=\"main\",namespace=\"default\",pod=\"a\"} 1704067200 1704067200500",
+        "node_cpu_usage_seconds_total 90 1704067200500",
+        "pod_cpu_usage_seconds_total{namespace=\"default\",pod=\"a\"} 3 1704067200500",
+        "pod_memory_working_set_bytes{namespace=\"default\",pod=\"a\"} 11534336 1704067200500",
+        "resource_scrape_error 0",
+    ] {
+        assert!(text.lines().any(|found| found == line), "{line} is missing: {text}");
+    }
+    assert!(!text.contains("\"done\""), "of what does not run nothing is told: {text}");
+    assert_eq!(server.ask(Method::GET, &path("n2"), None).await.code, 503);
+    assert_eq!(server.ask(Method::GET, &path("n3"), None).await.code, 404);
+    assert_eq!(server.ask(Method::GET, "/api/v1/nodes/n1/proxy/pods", None).await.code, 404);
 }
 
 #[tokio::test]

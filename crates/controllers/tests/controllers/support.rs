@@ -71,6 +71,7 @@ impl Cluster {
             "EndpointSlice" => ("discovery.k8s.io", "endpointslices"),
             "Lease" => ("coordination.k8s.io", "leases"),
             "StorageClass" => ("storage.k8s.io", "storageclasses"),
+            "PodDisruptionBudget" => ("policy", "poddisruptionbudgets"),
             "PriorityClass" => ("scheduling.k8s.io", "priorityclasses"),
             "ControllerRevision" => ("apps", "controllerrevisions"),
             "StatefulSet" => ("apps", "statefulsets"),

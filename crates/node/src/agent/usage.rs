@@ -15,7 +15,7 @@ use super::machine;
 use crate::cgroup::{Layout, PodCgroup, Usage};
 use crate::config::Config;
 use crate::shim::spec::ShimSpec;
-use crate::shim::state::PodState;
+use crate::shim::state::{PodState, Status};
 
 /// The shortest time between two looks that a rate is taken from.
 const WINDOW_MIN: Duration = Duration::from_millis(500);
@@ -45,8 +45,16 @@ struct Look {
 struct PodLook {
     spec: ShimSpec,
     created_at: Value,
-    /// Name of each container, whether it runs, what it uses.
-    containers: Vec<(String, bool, Option<Usage>)>,
+    containers: Vec<ContainerLook>,
+}
+
+/// A container at one moment.
+#[derive(Clone, Debug)]
+struct ContainerLook {
+    name: String,
+    /// Since when it runs; none where it does not.
+    since: Option<jiff::Timestamp>,
+    usage: Option<Usage>,
 }
 
 impl Sampler {
@@ -79,9 +87,12 @@ impl Sampler {
             };
             let group = PodCgroup::new(&layout, &spec.cgroup).ok();
             let containers = state.containers.iter().map(|c| {
-                let running = c.state.is_running();
-                let usage = group.as_ref().filter(|_| running).and_then(|g| g.container(&c.name).usage());
-                (c.name.clone(), running, usage)
+                let since = match &c.state {
+                    Status::Running { started_at, .. } => Some(*started_at),
+                    _ => None,
+                };
+                let usage = group.as_ref().filter(|_| since.is_some()).and_then(|g| g.container(&c.name).usage());
+                ContainerLook { name: c.name.clone(), since, usage }
             });
             let containers = containers.collect();
             pods.push(PodLook { created_at: json!(state.created_at), spec, containers });
@@ -101,8 +112,14 @@ impl Sampler {
                 let containers: Vec<Value> = pod
                     .containers
                     .iter()
-                    .map(|(name, running, usage)| {
-                        let mut container = json!({"name": name, "running": running});
+                    .map(|ContainerLook { name, since, usage }| {
+                        let mut container = json!({"name": name, "running": since.is_some()});
+                        if let Some(since) = since {
+                            container["startedAt"] = since.to_string().into();
+                        }
+                        if let Some(usage) = usage {
+                            container["total"] = total(usage);
+                        }
                         let first = known.get(&(pod.spec.uid.as_str(), name.as_str()));
                         if let Some((usage, first)) = usage.zip(first) {
                             container["usage"] = rate(first, &usage, window);
@@ -123,6 +140,7 @@ impl Sampler {
                 "cpus": machine::cpus(),
                 "memoryBytes": machine::memory_bytes(),
                 "usage": rate(&before.node, &now.node, window),
+                "total": total(&now.node),
             },
             "timestamp": self.ambient.now().to_string(),
             "windowNanos": u64::try_from(window.as_nanos()).unwrap_or(u64::MAX),
@@ -135,7 +153,7 @@ impl Sampler {
 fn counters(look: &Look) -> HashMap<(&str, &str), &Usage> {
     let containers = look.pods.iter().flat_map(|pod| {
         let uid = pod.spec.uid.as_str();
-        pod.containers.iter().filter_map(move |(name, _, usage)| Some(((uid, name.as_str()), usage.as_ref()?)))
+        pod.containers.iter().filter_map(move |c| Some(((uid, c.name.as_str()), c.usage.as_ref()?)))
     });
     containers.collect()
 }
@@ -147,6 +165,11 @@ fn serves(before: &Look, now: &Look) -> bool {
     // A counter that went back is that of another run.
     (WINDOW_MIN..=WINDOW_MAX).contains(&age)
         && asked.iter().all(|(key, usage)| known.get(key).is_some_and(|first| first.cpu_ns <= usage.cpu_ns))
+}
+
+/// What was used so far, and memory as it is.
+fn total(now: &Usage) -> Value {
+    json!({"cpuNanos": now.cpu_ns, "memoryBytes": now.memory_bytes})
 }
 
 /// A counter's rate, and memory as it is.
