@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, PodSpec};
 
+use super::ledger::{self, Share};
 use super::limits;
 use super::status::Verdict;
 use super::translate::all_security_contexts;
@@ -41,10 +42,20 @@ impl Worker {
         if limits::left(&pod, self.shared.ambient.now()) == Some(Duration::ZERO) {
             return Some(limits::deadline_verdict());
         }
-        let others = self.shared.ledger.others(&self.id.uid);
-        let verdict = fresh.then(|| admit(&pod, &self.shared.config.rules, Machine::look(), others).err()).flatten()?;
+        let verdict = fresh.then(|| self.refuse(&pod).err()).flatten()?;
         self.shared.events.warning(&pod, None, &verdict.reason, &verdict.message);
         Some(verdict)
+    }
+
+    /// Refuses a pod that is new on the node, or gives it its share.
+    fn refuse(&self, pod: &Pod) -> Result<(), Verdict> {
+        let (ledger, config) = (&self.shared.ledger, &self.shared.config);
+        admit(pod, &config.rules, Machine::look(), ledger.others(&self.id.uid))?;
+        let share = pod.spec.as_ref().map(Share::of).unwrap_or_default();
+        ledger.fit(&self.id.uid, share, ledger::capacity(config)).map_err(|short| {
+            let reason = short.resource.map_or_else(|| "NodePorts".to_owned(), |what| format!("OutOf{what}"));
+            rejected(&reason, &short.sentence)
+        })
     }
 }
 

@@ -9,14 +9,13 @@ use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 use super::Shared;
 use super::images;
-use super::prepare::{epoch_of, with_addresses};
+use super::prepare::{epoch_of, place, with_addresses};
 use super::sources::Needs;
 use super::status::Hold;
 use super::translate::{self, Inputs, Refusal};
 use super::worker::Worker;
 use crate::shim::Shim;
 use crate::shim::spec::ContainerSpec;
-use crate::volume::Place;
 
 impl Worker {
     /// Tells the shim of ephemeral containers that it does not know and that never ran.
@@ -95,12 +94,7 @@ struct Preparation {
 impl Preparation {
     fn run(self) -> Result<ContainerSpec, Hold> {
         let epoch = epoch_of(&self.pod);
-        let place = Place {
-            pod_dir: self.dir.clone(),
-            local: self.shared.local.clone(),
-            epoch,
-            nonce: self.shared.ambient.suffix(10),
-        };
+        let place = place(&self.shared, &self.dir, &self.pod, &self.images);
         let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| Hold {
             container: self.plain.name.clone(),
             reason: "CreateContainerConfigError".to_owned(),
@@ -111,6 +105,7 @@ impl Preparation {
             config: &self.shared.config,
             fetched: &self.fetched,
             volumes: &volumes,
+            shared_memory: None,
             images: &self.images,
             epoch,
             incarnation: 0,

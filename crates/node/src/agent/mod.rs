@@ -24,7 +24,7 @@
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
 //! | `known`, `names`, `balance`, `health` | services and their endpoints; the name server; what leads to services |
 //! | `reclaim` | data of released volumes |
-//! | [`admit`], [`storage`] | pods that may not run here; what a pod writes and may write |
+//! | [`admit`], [`ledger`], [`storage`] | pods that may not run here; what they have of the node; what a pod writes and may write |
 //! | [`resize`] | changes of a running pod's resources |
 //! | [`stop`] | stopping a node while its objects stay |
 //!
@@ -45,6 +45,7 @@ mod held;
 pub mod images;
 mod known;
 mod leave;
+pub mod ledger;
 mod limits;
 mod live;
 pub mod logs;
@@ -163,7 +164,7 @@ pub struct Shared {
     /// An image did not fit on the disk.
     pub(crate) disk_full: tokio::sync::Notify,
     /// What its pods have.
-    pub(crate) ledger: resize::Ledger,
+    pub(crate) ledger: ledger::Ledger,
     /// The machine's own address.
     pub(crate) host: Ipv4Addr,
     /// Turns true when services lead to their endpoints.
@@ -197,7 +198,7 @@ impl Shared {
         let network = Network::ensure(&config).await?;
         Ok(Arc::new(Self {
             events: Events::start(client.clone(), &config.node_name, ambient.clone()),
-            ledger: resize::Ledger::default(),
+            ledger: ledger::Ledger::default(),
             local: LocalVolumes::new(config.volumes_dir()),
             host: machine::address().unwrap_or(config.gateway),
             balanced: watch::Sender::new(false),

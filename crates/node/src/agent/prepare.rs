@@ -15,7 +15,7 @@ use super::translate::{self, Inputs, Refusal};
 use super::worker::{Identity, hold};
 use crate::fault::{self, Point};
 use crate::network::files::{self, NameSettings};
-use crate::volume::Place;
+use crate::volume::{self, Place};
 
 /// The part of bringing up that blocks: files and fsyncs.
 pub(super) struct Preparation {
@@ -37,9 +37,14 @@ impl Preparation {
         std::fs::create_dir_all(&self.dir).map_err(failed)?;
         held::sign(&self.dir, &self.id).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         fault::point(Point::FolderSigned);
+        images::note(&self.dir, &self.images).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
+        images::are_there(&self.shared.images, &self.images).map_err(|e| hold("ErrImagePull", e))?;
         let epoch = epoch_of(&self.pod);
-        let place = place(&self.shared, &self.dir, &self.pod);
+        let place = place(&self.shared, &self.dir, &self.pod, &self.images);
         let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| hold("FailedMount", e.to_string()))?;
+        let own_memory = self.pod.spec.as_ref().is_some_and(|spec| spec.host_ipc != Some(true));
+        let shared_memory = own_memory.then(|| volume::make_shared_memory(&self.dir)).transpose();
+        let shared_memory = shared_memory.map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         fault::point(Point::VolumesMade);
         let config = &self.shared.config;
         let host_resolv = std::fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
@@ -54,6 +59,7 @@ impl Preparation {
             config,
             fetched: &self.fetched,
             volumes: &volumes,
+            shared_memory,
             images: &self.images,
             epoch,
             incarnation: self.incarnation,
@@ -64,8 +70,6 @@ impl Preparation {
             reason: reason.to_owned(),
             message,
         })?;
-        images::note(&self.dir, &self.images).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
-        images::are_there(&self.shared.images, &self.images).map_err(|e| hold("ErrImagePull", e))?;
         spec.write(&self.dir).map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))?;
         fault::point(Point::SpecWritten);
         let _ = std::fs::remove_file(self.dir.join(super::stop::MARK));
@@ -73,13 +77,19 @@ impl Preparation {
     }
 }
 
-/// Where the pod's volumes are made.
-pub(super) fn place(shared: &Shared, dir: &std::path::Path, pod: &Pod) -> Place {
+/// Where the pod's volumes are made, from these images among others.
+pub(super) fn place(
+    shared: &Shared,
+    dir: &std::path::Path,
+    pod: &Pod,
+    images: &BTreeMap<String, images::Ready>,
+) -> Place {
     Place {
         pod_dir: dir.to_owned(),
         local: shared.local.clone(),
         epoch: epoch_of(pod),
         nonce: shared.ambient.suffix(10),
+        images: images::of_volumes(images),
     }
 }
 

@@ -3,7 +3,7 @@
 //!
 //! Each volume is written anew as a whole, all files in one step, and only where something in it differs.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Pod, Volume};
@@ -75,7 +75,7 @@ impl Worker {
             Some(address) => prepare::with_addresses(pod, address, self.shared.host),
             None => pod.clone(),
         };
-        let place = prepare::place(&self.shared, &self.dir(), &pod);
+        let place = prepare::place(&self.shared, &self.dir(), &pod, &BTreeMap::new());
         let writing = tokio::task::spawn_blocking(move || place.renew(&pod, &names, &fetched));
         writing.await.expect("writing files does not panic").map_err(|error| error.to_string())?;
         Ok(due)

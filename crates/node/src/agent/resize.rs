@@ -13,64 +13,17 @@
 //! What is allocated is what a new sandbox is made with. It is found again in the pod's status.
 
 use std::collections::BTreeMap;
-use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, ResourceRequirements};
 
-use super::machine;
-use super::translate::{self, Amounts};
+use super::ledger::{self, Share};
+use super::translate;
 use super::worker::Worker;
 use crate::shim::Shim;
 
 /// Pause before what could not be done is tried again.
 const RETRY: Duration = Duration::from_secs(5);
-
-/// What all pods of the node asked for, by uid: what is left is what another can have.
-#[derive(Debug, Default)]
-pub struct Ledger {
-    held: Mutex<BTreeMap<String, Amounts>>,
-}
-
-impl Ledger {
-    /// Notes what a pod has, whether or not it fits.
-    pub fn hold(&self, uid: &str, amounts: Amounts) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).insert(uid.to_owned(), amounts);
-    }
-
-    /// Forgets a pod.
-    pub fn release(&self, uid: &str) {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner).remove(uid);
-    }
-
-    /// Lets a pod have that much, if the others leave it; else says what is short.
-    pub fn fit(&self, uid: &str, wanted: Amounts, capacity: Amounts) -> Result<(), String> {
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let others =
-            held.iter().filter(|(other, _)| *other != uid).fold(Amounts::default(), |sum, (_, have)| sum + *have);
-        let short = |what: &str, wanted: u64, used: u64, capacity: u64| {
-            let over = wanted > 0 && used.saturating_add(wanted) > capacity;
-            over.then(|| {
-                format!(
-                    "Node didn't have enough resource: {what}, requested: {wanted}, used: {used}, capacity: {capacity}"
-                )
-            })
-        };
-        let cpu = short("cpu", wanted.cpu_millis, others.cpu_millis, capacity.cpu_millis);
-        let memory = || short("memory", wanted.memory_bytes, others.memory_bytes, capacity.memory_bytes);
-        if let Some(why) = cpu.or_else(memory) {
-            return Err(why);
-        }
-        held.insert(uid.to_owned(), wanted);
-        Ok(())
-    }
-
-    /// How many pods there are, besides that one.
-    pub fn others(&self, uid: &str) -> usize {
-        let held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        held.keys().filter(|other| *other != uid).count()
-    }
-}
 
 /// How far a pod's resources are from what it asks for.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -83,21 +36,6 @@ pub struct Resize {
     pub pending: Option<(&'static str, String)>,
     /// What it is given is on its way; with a sentence where the kernel did not take it.
     pub in_progress: Option<String>,
-}
-
-/// The machine as pods may divide it.
-pub fn capacity() -> Amounts {
-    Amounts { cpu_millis: machine::cpus().saturating_mul(1000), memory_bytes: machine::memory_bytes() }
-}
-
-/// Why a machine can never give that much.
-fn infeasible(wanted: Amounts, capacity: Amounts) -> Option<String> {
-    let short = |what: &str, wanted: u64, capacity: u64| {
-        (wanted > capacity)
-            .then(|| format!("Node didn't have enough capacity: {what}, requested: {wanted}, capacity: {capacity}"))
-    };
-    let memory = || short("memory", wanted.memory_bytes, capacity.memory_bytes);
-    short("cpu", wanted.cpu_millis, capacity.cpu_millis).or_else(memory)
 }
 
 /// The containers that can be resized, and what they ask for.
@@ -158,7 +96,7 @@ impl Worker {
         }
         let pod = with_allocated(pod, &self.resize.allocated);
         if let Some(spec) = &pod.spec {
-            self.shared.ledger.hold(&self.id.uid, translate::requests(spec));
+            self.shared.ledger.hold(&self.id.uid, Share::of(spec));
         }
         self.resize.actual.clone_from(&self.resize.allocated);
         self.resize.in_progress = None;
@@ -206,10 +144,10 @@ impl Worker {
 
     /// Allocates, or says why not.
     fn decide(&mut self, spec: &PodSpec, desired: BTreeMap<String, ResourceRequirements>) {
-        let (wanted, capacity) = (translate::requests(spec), capacity());
-        self.resize.pending = match infeasible(wanted, capacity) {
+        let (wanted, capacity) = (Share::of(spec), ledger::capacity(&self.shared.config));
+        self.resize.pending = match ledger::infeasible(wanted.amounts, capacity) {
             Some(why) => Some(("Infeasible", why)),
-            None => self.shared.ledger.fit(&self.id.uid, wanted, capacity).err().map(|why| ("Deferred", why)),
+            None => self.shared.ledger.fit(&self.id.uid, wanted, capacity).err().map(|s| ("Deferred", s.sentence)),
         };
         if self.resize.pending.is_none() {
             self.resize.allocated = desired;
@@ -246,36 +184,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-
-    const MACHINE: Amounts = Amounts { cpu_millis: 2000, memory_bytes: 1000 };
-
-    fn amounts(cpu_millis: u64, memory_bytes: u64) -> Amounts {
-        Amounts { cpu_millis, memory_bytes }
-    }
-
-    #[test]
-    fn what_others_have_is_not_given_twice() {
-        let ledger = Ledger::default();
-        ledger.hold("a", amounts(1500, 100));
-        let short = ledger.fit("b", amounts(600, 0), MACHINE).expect_err("too much");
-        assert_eq!(short, "Node didn't have enough resource: cpu, requested: 600, used: 1500, capacity: 2000");
-        assert_eq!(ledger.fit("b", amounts(500, 900), MACHINE), Ok(()));
-        assert!(
-            ledger.fit("c", amounts(0, 1), MACHINE).expect_err("too much").contains("memory, requested: 1, used: 1000")
-        );
-        // Its own share may grow into what is free, and comes free when it goes.
-        assert_eq!(ledger.fit("c", amounts(0, 0), MACHINE), Ok(()));
-        ledger.release("a");
-        assert_eq!(ledger.fit("b", amounts(2000, 1000), MACHINE), Ok(()));
-        assert_eq!((ledger.others("b"), ledger.others("x")), (1, 2));
-    }
-
-    #[test]
-    fn what_no_machine_of_this_size_has_is_infeasible() {
-        assert_eq!(infeasible(MACHINE, MACHINE), None);
-        let why = "Node didn't have enough capacity: cpu, requested: 2001, capacity: 2000";
-        assert_eq!(infeasible(amounts(2001, 0), MACHINE).as_deref(), Some(why));
-    }
 
     #[test]
     fn what_was_given_is_found_in_the_status() {

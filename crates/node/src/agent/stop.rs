@@ -28,6 +28,7 @@ use crate::shim::protocol::{ProtocolError, SOCKET_FILE};
 use crate::shim::spec::ShimSpec;
 use crate::shim::state::Phase;
 use crate::shim::{self, Shim};
+use crate::volume;
 
 /// In a pod's folder: it was stopped with the node.
 pub(super) const MARK: &str = "stopped-with-node";
@@ -260,7 +261,11 @@ async fn stop_one(pod: &Stoppable, limit: Option<Duration>, ambient: &Ambient) -
         }
         Reached::Dead => {}
     }
-    shim::cleanup(&pod.dir).await.map_err(|e| failed(e.to_string()))
+    shim::cleanup(&pod.dir).await.map_err(|e| failed(e.to_string()))?;
+    // As after a restart of the machine: memory is empty.
+    let dir = pod.dir.clone();
+    let unmounted = tokio::task::spawn_blocking(move || volume::unmount_pod_dir(&dir)).await;
+    unmounted.expect("unmounting does not panic").map_err(|e| failed(e.to_string()))
 }
 
 /// Tells a living shim from a dead one. An error where it is neither for too long: what may live is not killed.

@@ -188,6 +188,7 @@ impl Worker {
             }
             if self.is_over() && !matches!(found, Found::Living(_) | Found::Foreign(_)) {
                 self.clear_sandbox().await;
+                self.shared.ledger.release(&self.id.uid);
                 self.release_order();
                 self.wait_for_change(None).await;
                 continue;

@@ -147,11 +147,13 @@ impl<'a> Builder<'a> {
         self.container.mounts.iter().filter(|mount| which(mount.propagation)).map(prepare).collect()
     }
 
-    /// The machine's shared memory, where the pod has that.
+    /// The shared memory of the machine, or of the pod.
     fn shared_memory(&self) -> Result<Option<OwnedFd>, StartFailure> {
-        let shared = self.pod.sharing.host_ipc;
-        let path = Path::new("/dev/shm");
-        shared.then(|| copy_tree(path, false).during("showing the machine's /dev/shm")).transpose()
+        let path = match self.pod.sharing.host_ipc {
+            true => Some(Path::new("/dev/shm")),
+            false => self.pod.shared_memory.as_deref(),
+        };
+        path.map(|path| copy_tree(path, false).during("showing /dev/shm")).transpose()
     }
 
     fn prepare_files(&self) -> Result<Vec<(&'static str, OwnedFd)>, StartFailure> {

@@ -62,6 +62,9 @@ pub struct ShimSpec {
     /// Which other namespaces are shared with the machine or within the pod.
     #[serde(default)]
     pub sharing: Sharing,
+    /// Folder that is every container's `/dev/shm`; each has one of its own where there is none.
+    #[serde(default)]
+    pub shared_memory: Option<PathBuf>,
     /// Kernel settings of the pod's namespaces, as names with dots and values.
     #[serde(default)]
     pub sysctls: Vec<(String, String)>,

@@ -5,6 +5,7 @@
 //! | persistentVolumeClaim | [`local`] folder, or the volume's host path | its claim |
 //! | emptyDir | the pod's folder, or a memory file system there | the pod |
 //! | configMap, secret, downwardAPI, projected | [`payload`] files in the pod's folder | the pod |
+//! | image | its layers, stacked in the pod's folder | the pod |
 //! | hostPath | as said | – |
 
 pub mod local;
@@ -20,6 +21,7 @@ use std::os::unix::ffi::OsStringExt as _;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use image::overlay::Stack;
 use k8s_openapi::api::core::v1::{
     Container, EmptyDirVolumeSource, HostPathVolumeSource, PersistentVolumeClaimVolumeSource, Pod, Volume,
 };
@@ -30,6 +32,10 @@ use crate::fault::{self, Point};
 use crate::shim::spec::{Mount, Propagation, SPEC_FILE, Source};
 pub use local::LocalVolumes;
 use owner::own;
+use rustix::mount::{MountAttrFlags, MountFlags};
+
+/// Size of a pod's shared memory, bytes. Upstream's.
+const SHARED_MEMORY: u64 = 64 << 20;
 
 /// Where a pod's volumes are made.
 #[derive(Clone, Debug)]
@@ -42,6 +48,8 @@ pub struct Place {
     pub epoch: u64,
     /// Tells this preparation from the last.
     pub nonce: String,
+    /// Layers of the images that are volumes, the lowest first, by the volumes' names.
+    pub images: BTreeMap<String, Vec<PathBuf>>,
 }
 
 /// A volume that is ready.
@@ -87,6 +95,11 @@ impl Place {
             make_empty_dir(&folder, source)?;
             own(&folder, group, true).map_err(|e| Error::io("change the group of", &folder, e))?;
             return Ok(Ready { path: folder, read_only: false });
+        }
+        if volume.image.is_some() {
+            let layers = self.images.get(&volume.name).map(Vec::as_slice).unwrap_or_default();
+            mount_image(&folder, layers, &self.pod_dir.join("empty"))?;
+            return Ok(Ready { path: folder, read_only: true });
         }
         if let Some(source) = &volume.host_path {
             check_host_path(source)?;
@@ -223,12 +236,18 @@ fn propagation(wanted: Option<&str>, privileged: bool) -> Result<Propagation, Er
     }
 }
 
-/// Unmounts what was mounted below the pod's folder and removes the folder. Blocks; calling it twice is fine.
-pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Error> {
+/// Unmounts what was mounted below the pod's folder: its volumes in memory, whose content is gone then. Blocks.
+pub fn unmount_pod_dir(pod_dir: &Path) -> Result<(), Error> {
     for point in mounts_below(pod_dir)? {
         rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty())
             .map_err(|e| Error::io("unmount", &point, e.into()))?;
     }
+    Ok(())
+}
+
+/// [`unmount_pod_dir`], and removes the folder. Blocks; calling it twice is fine.
+pub fn remove_pod_dir(pod_dir: &Path) -> Result<(), Error> {
+    unmount_pod_dir(pod_dir)?;
     fault::point(Point::MountsGone);
     match fs::remove_dir_all(pod_dir) {
         Ok(()) => Ok(()),
@@ -276,7 +295,6 @@ fn kind_of(volume: &Volume) -> &'static str {
         (volume.gce_persistent_disk.is_some(), "gcePersistentDisk"),
         (volume.git_repo.is_some(), "gitRepo"),
         (volume.glusterfs.is_some(), "glusterfs"),
-        (volume.image.is_some(), "image"),
         (volume.iscsi.is_some(), "iscsi"),
         (volume.nfs.is_some(), "nfs"),
         (volume.photon_persistent_disk.is_some(), "photonPersistentDisk"),
@@ -288,6 +306,45 @@ fn kind_of(volume: &Volume) -> &'static str {
         (volume.vsphere_volume.is_some(), "vsphereVolume"),
     ];
     kinds.iter().find(|(there, _)| *there).map_or("this kind of volume", |(_, name)| name)
+}
+
+/// The pod's shared memory, empty: made anew for every sandbox.
+pub(crate) fn make_shared_memory(pod_dir: &Path) -> Result<PathBuf, Error> {
+    let folder = pod_dir.join("shm");
+    fs::create_dir_all(&folder).map_err(|e| Error::io("make", &folder, e))?;
+    if mounts_below(&folder)?.contains(&folder) {
+        rustix::mount::unmount(&folder, rustix::mount::UnmountFlags::DETACH)
+            .map_err(|e| Error::io("unmount", &folder, e.into()))?;
+    }
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let options = std::ffi::CString::new(format!("mode=1777,size={SHARED_MEMORY}")).expect("no zero byte");
+    mount_memory(&folder, flags, &options)?;
+    Ok(folder)
+}
+
+/// Shows an image's files in a folder, read-only, and no program of it can be executed there. `empty` is a folder without
+/// anything in it: the kernel stacks two layers at least.
+fn mount_image(folder: &Path, layers: &[PathBuf], empty: &Path) -> Result<(), Error> {
+    for path in [folder, empty] {
+        fs::create_dir_all(path).map_err(|e| Error::io("make", path, e))?;
+    }
+    if mounts_below(folder)?.iter().any(|p| p == folder) {
+        return Ok(());
+    }
+    let failed = |e| Error::io("mount an image on", folder, e);
+    let lower: Vec<&Path> = std::iter::once(empty).chain(layers.iter().map(PathBuf::as_path)).collect();
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    let tree = Stack { lower: &lower, upper: None }.mount(attributes).map_err(failed)?;
+    let whole = rustix::mount::MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+    rustix::mount::move_mount(&tree, "", rustix::fs::CWD, folder, whole).map_err(|e| failed(e.into()))
+}
+
+fn mount_memory(folder: &Path, flags: MountFlags, options: &std::ffi::CStr) -> Result<(), Error> {
+    rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(options))
+        .map_err(|e| Error::io("mount a memory file system on", folder, e.into()))
 }
 
 fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Error> {
@@ -305,9 +362,7 @@ fn make_empty_dir(folder: &Path, source: &EmptyDirVolumeSource) -> Result<(), Er
             _ => "mode=0777".to_owned(),
         };
         let options = std::ffi::CString::new(options).expect("digits and letters contain no zero byte");
-        let flags = rustix::mount::MountFlags::NOSUID | rustix::mount::MountFlags::NODEV;
-        rustix::mount::mount("tmpfs", folder, "tmpfs", flags, Some(options.as_c_str()))
-            .map_err(|e| Error::io("mount a memory file system on", folder, e.into()))?;
+        mount_memory(folder, MountFlags::NOSUID | MountFlags::NODEV, &options)?;
         fault::point(Point::MemoryMounted);
     }
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).map_err(|e| Error::io("open up", folder, e))

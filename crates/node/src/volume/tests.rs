@@ -7,7 +7,13 @@ use serde_json::json;
 use super::*;
 
 fn place(dir: &Path) -> Place {
-    Place { pod_dir: dir.join("pod"), local: LocalVolumes::new(dir.join("volumes")), epoch: 5, nonce: "n1".to_owned() }
+    Place {
+        pod_dir: dir.join("pod"),
+        local: LocalVolumes::new(dir.join("volumes")),
+        epoch: 5,
+        nonce: "n1".to_owned(),
+        images: BTreeMap::new(),
+    }
 }
 
 fn pod(spec: serde_json::Value) -> Pod {
@@ -192,7 +198,6 @@ fn what_is_not_supported_is_refused_by_its_fields_name() {
         (json!({"nfs": {"server": "s", "path": "/"}}), "nfs"),
         (json!({"iscsi": {"targetPortal": "p", "iqn": "i", "lun": 0}}), "iscsi"),
         (json!({"csi": {"driver": "d"}}), "csi"),
-        (json!({"image": {"reference": "r"}}), "image"),
         (json!({"emptyDir": {"medium": "HugePages-2Mi"}}), "emptyDir.medium HugePages"),
         (
             json!({"projected": {"sources": [{"clusterTrustBundle": {"path": "p"}}]}}),

@@ -92,6 +92,41 @@ async fn e2e_a_pod_runs_from_an_imported_image_and_keeps_it_while_it_is_there() 
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn e2e_an_image_is_a_volume_that_nobody_writes_to_and_stays_while_it_is_used() {
+    let mut cluster = Cluster::start().await;
+    let (_sleeper, _) = take(&cluster, &sleeper().built(), "registry.test/sleeper:1");
+    let lower = Layer::new().folder("model", 0o755).file("model/word", 0o644, "wrong").file("model/run", 0o755, "");
+    let model = Image::new([lower, Layer::new().file("model/word", 0o644, "right\n")]).built();
+    let (_model, store) = take(&cluster, &model, "registry.test/model:1");
+    let mut spec = pod("registry.test/sleeper:1", "IfNotPresent");
+    let look = "read word < /whole/model/word; read part < /part/word; test $word$part = rightright && \
+                ! (: > /whole/new) && ! /part/run && trap 'exit 0' TERM && while :; do sleep 0.05; done";
+    spec["containers"][0]["args"] = json!([look]);
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "model", "mountPath": "/whole"},
+        {"name": "model", "mountPath": "/part", "subPath": "model"}]);
+    spec["volumes"] = json!([{"name": "model", "image": {"reference": "registry.test/model:1", "pullPolicy": "Never"}},
+        {"name": "none", "image": {"reference": "absent:1", "pullPolicy": "Never"}}]);
+    cluster.run("none", spec.clone()).await;
+    let held = cluster.status("none", "held", |s| waiting(s).is_some_and(|w| w.0 == "ErrImageNeverPull")).await;
+    let why = "Container image \"absent:1\" is not present with pull policy of Never";
+    assert_eq!(waiting(&held).map(|w| w.1).as_deref(), Some(why));
+    cluster.delete("none").await;
+    spec["volumes"].as_array_mut().expect("a list").pop();
+    cluster.run("web-0", spec).await;
+    cluster.ready("web-0").await;
+    let name = Reference::parse("registry.test/model:1").expect("a name");
+    let pods = cluster.config.pods_dir();
+    let remove = || store.remove(&name, || statefuld_node::agent::images::in_use(&pods));
+    assert!(remove().expect_err("in use").to_string().contains("is in use by a pod"));
+    cluster.end_agent().await;
+    cluster.start_agent();
+    cluster.ready("web-0").await;
+    cluster.delete("web-0").await;
+    assert!(remove().expect("removed").is_some());
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn e2e_images_that_cannot_be_had_are_told_in_upstreams_words() {
     let cluster = Cluster::start().await;
     let (_folder, _store) = take(&cluster, &sleeper().user("nobody-knows").built(), "odd:1");

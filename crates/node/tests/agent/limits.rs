@@ -31,6 +31,14 @@ async fn e2e_what_may_not_run_or_uses_too_much_has_failed_with_the_reason() {
     writes["containers"][0]["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
     cluster.run("writes", writes).await;
     cluster.run("late", script(SLEEP, &json!({"activeDeadlineSeconds": 1}))).await;
+    let mut large = script(SLEEP, &json!({}));
+    large["containers"][0]["resources"] = json!({"requests": {"cpu": "10k"}});
+    cluster.run("large", large).await;
+    let machine = std::thread::available_parallelism().expect("processors").get() * 1000;
+    let sentence = format!(
+        "Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000, used: 0, capacity: {machine}"
+    );
+    fails(&cluster, "large", "OutOfcpu", &sentence).await;
     let sentence = "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted";
     fails(&cluster, "forbidden", "SysctlForbidden", sentence).await;
     let sentence = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ";

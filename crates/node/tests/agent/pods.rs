@@ -126,9 +126,10 @@ async fn e2e_hooks_that_fail_are_told_of_and_last_words_and_services_are_there()
     let mut ends = container("c", WAIT);
     ends["lifecycle"] = json!({"preStop": {"exec": {"command": ["/no/such/program"]}}});
     cluster.run("ends", pod(&[ends])).await;
-    let words =
-        "test -n \"$DATA_BASE_SERVICE_HOST\" && printf %s \"$DATA_BASE_PORT_5432_TCP_PORT\" >/dev/termination-log";
-    let mut says = pod(&[container("c", words)]);
+    // Both containers of a pod have the same shared memory.
+    let words = "until test -e /dev/shm/there; do sleep 0.05; done; test -n \"$DATA_BASE_SERVICE_HOST\" && \
+                 echo $DATA_BASE_PORT_5432_TCP_PORT $(df -k --output=size /dev/shm | tail -n 1) >/dev/termination-log";
+    let mut says = pod(&[container("c", words), container("other", "touch /dev/shm/there")]);
     says["restartPolicy"] = json!("Never");
     cluster.run("says", says).await;
     cluster.ready("ends").await;
@@ -137,7 +138,7 @@ async fn e2e_hooks_that_fail_are_told_of_and_last_words_and_services_are_there()
     told(&cluster, "begins", &["FailedPostStartHook", "Killing", "BackOff"]).await;
     let over = cluster.status("says", "over", |s| s.phase.as_deref() == Some("Succeeded")).await;
     let end = over.container_statuses.expect("statuses")[0].state.clone().and_then(|s| s.terminated);
-    assert_eq!(end.and_then(|t| t.message).as_deref(), Some("5432"));
+    assert_eq!(end.and_then(|t| t.message).as_deref(), Some("5432 65536\n"));
     cluster.end().await;
 }
 

@@ -128,6 +128,37 @@ struct Failed {
     why: String,
 }
 
+/// An image that a pod names.
+struct Wanted<'a> {
+    image: String,
+    policy: Option<&'a str>,
+    /// Which container's; empty where it is a volume's.
+    container: &'a str,
+}
+
+impl<'a> Wanted<'a> {
+    fn by(container: &'a Container) -> Self {
+        Self {
+            image: container.image.clone().unwrap_or_default(),
+            policy: container.image_pull_policy.as_deref(),
+            container: &container.name,
+        }
+    }
+}
+
+/// What the key of a volume's image begins with, among those of containers, whose names have no slash.
+const VOLUME: &str = "volume/";
+
+fn of_volume(name: &str) -> String {
+    format!("{VOLUME}{name}")
+}
+
+/// The layers of images that are volumes, by the volumes' names.
+pub(super) fn of_volumes(ready: &BTreeMap<String, Ready>) -> BTreeMap<String, Vec<PathBuf>> {
+    let of_volumes = ready.iter().filter_map(|(key, ready)| Some((key.strip_prefix(VOLUME)?, ready)));
+    of_volumes.map(|(name, ready)| (name.to_owned(), ready.layers.clone())).collect()
+}
+
 impl BackOffs {
     /// Notes a failure; how long until the next try.
     fn failed(&mut self, name: &str, why: String, now: Duration, pauses: BackOff) -> Duration {
@@ -150,28 +181,39 @@ impl BackOffs {
 }
 
 impl Worker {
-    /// The images of a pod's containers, fetched where they are missing.
+    /// The images of a pod's containers and volumes, fetched where they are missing; see [`of_volumes`].
     pub(super) async fn ready_images(&mut self, pod: &Pod) -> Result<BTreeMap<String, Ready>, Hold> {
         let mut ready = BTreeMap::new();
-        let Some(spec) = pod.spec.as_ref().filter(|spec| !on_host_root(spec)) else { return Ok(ready) };
-        for container in containers(spec) {
+        let Some(spec) = pod.spec.as_ref() else { return Ok(ready) };
+        for volume in spec.volumes.iter().flatten() {
+            if let Some(source) = &volume.image {
+                let wanted = Wanted {
+                    image: source.reference.clone().unwrap_or_default(),
+                    policy: source.pull_policy.as_deref(),
+                    container: "",
+                };
+                ready.insert(of_volume(&volume.name), self.ready_image(pod, wanted).await?);
+            }
+        }
+        for container in containers(spec).filter(|_| !on_host_root(spec)) {
             if !is_sample(container.image.as_deref().unwrap_or_default()) {
-                ready.insert(container.name.clone(), self.ready_image(pod, container).await?);
+                ready.insert(container.name.clone(), self.ready_image(pod, Wanted::by(container)).await?);
             }
         }
         Ok(ready)
     }
 
-    async fn ready_image(&mut self, pod: &Pod, container: &Container) -> Result<Ready, Hold> {
-        let text = container.image.clone().unwrap_or_default();
+    async fn ready_image(&mut self, pod: &Pod, wanted: Wanted<'_>) -> Result<Ready, Hold> {
+        let Wanted { image: text, policy, container } = wanted;
         let hold = |reason: &str, message: String| Hold {
-            container: container.name.clone(),
+            container: container.to_owned(),
             reason: reason.to_owned(),
             message,
         };
         let events = self.shared.events.clone();
-        let warn = |reason: &str, message: &str| events.warning(pod, Some(&container.name), reason, message);
-        let say = |reason: &str, message: &str| events.normal(pod, Some(&container.name), reason, message);
+        let whose = (!container.is_empty()).then_some(container);
+        let warn = |reason: &str, message: &str| events.warning(pod, whose, reason, message);
+        let say = |reason: &str, message: &str| events.normal(pod, whose, reason, message);
         let reference = Reference::parse(&text).map_err(|error| {
             let message =
                 format!("Failed to apply default image tag {text:?}: couldn't parse image name {text:?}: {error}");
@@ -183,7 +225,7 @@ impl Worker {
             hold("ImageInspectError", error.to_string())
         };
         let present = self.find_image(&reference).await.map_err(inspect)?;
-        match (present, container.image_pull_policy.as_deref()) {
+        match (present, policy) {
             (Some(ready), Some("IfNotPresent" | "Never")) => {
                 say(
                     "Pulled",

@@ -20,6 +20,7 @@ mod security;
 mod user;
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext};
 
@@ -46,6 +47,8 @@ pub struct Inputs<'a> {
     pub fetched: &'a Fetched,
     /// Its volumes.
     pub volumes: &'a BTreeMap<String, Ready>,
+    /// Folder that its containers share as `/dev/shm`.
+    pub shared_memory: Option<PathBuf>,
     /// The images of its containers, by the containers' names.
     pub images: &'a BTreeMap<String, images::Ready>,
     /// The epoch of its binding.
@@ -104,6 +107,7 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
         resolv_conf: Some(pod_dir.join("resolv.conf")),
         host_network: spec.host_network == Some(true),
         sharing: security::sharing(spec),
+        shared_memory: inputs.shared_memory.clone(),
         sysctls: security::sysctls(spec),
         host_root: HostRoot { masked: vec![inputs.config.data_dir.clone()], upper_dir: pod_dir.join("root") },
         containers,

@@ -175,6 +175,7 @@ fn refused_volume(volume: &Value) -> String {
         local: LocalVolumes::new(dir.path().join("volumes")),
         epoch: 1,
         nonce: "n".to_owned(),
+        images: BTreeMap::new(),
     };
     let pod = json!({"metadata": {"name": "p", "uid": "u"}, "spec": {"containers": [], "volumes": [volume]}});
     let pod = serde_json::from_value(pod).expect("a pod");

@@ -9,13 +9,15 @@ use super::containers;
 use crate::agent::{machine, quantity};
 use crate::shim::spec::Limits;
 
-/// Processor time and memory.
+/// Processor time, memory and disk.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Amounts {
     /// Thousandths of a processor.
     pub cpu_millis: u64,
     /// Bytes.
     pub memory_bytes: u64,
+    /// Bytes, of what lies on the node's own disk and goes with the pod.
+    pub storage_bytes: u64,
 }
 
 impl std::ops::Add for Amounts {
@@ -25,6 +27,7 @@ impl std::ops::Add for Amounts {
         Self {
             cpu_millis: self.cpu_millis.saturating_add(other.cpu_millis),
             memory_bytes: self.memory_bytes.saturating_add(other.memory_bytes),
+            storage_bytes: self.storage_bytes.saturating_add(other.storage_bytes),
         }
     }
 }
@@ -61,7 +64,7 @@ pub fn requests(spec: &PodSpec) -> Amounts {
         let amount = whole.unwrap_or_else(|| peak(spec, |c| Some(asked(c.resources.as_ref()))).unwrap_or(0));
         amount.saturating_add(overhead(spec, what))
     };
-    Amounts { cpu_millis: of("cpu"), memory_bytes: of("memory") }
+    Amounts { cpu_millis: of("cpu"), memory_bytes: of("memory"), storage_bytes: of("ephemeral-storage") }
 }
 
 /// What a container's cgroup enforces.
@@ -200,7 +203,7 @@ mod tests {
             "resources": {"limits": {"memory": "64Mi", "cpu": "250m"}}}));
         assert_eq!((of_pod(&pod).memory_bytes, of_pod(&pod).cpu_quota_us), (Some(64 << 20), Some(25_000)));
         assert_eq!(of_container(&pod.containers[0]).memory_bytes, None);
-        assert_eq!(requests(&pod), Amounts { cpu_millis: 250, memory_bytes: 64 << 20 });
+        assert_eq!(requests(&pod), Amounts { cpu_millis: 250, memory_bytes: 64 << 20, storage_bytes: 0 });
         let without = PodSpec { resources: None, ..pod };
         assert_eq!(of_pod(&without).memory_bytes, None, "one container is unlimited");
     }

@@ -29,6 +29,7 @@ pub(super) fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
         config: &config(),
         fetched: &Fetched::default(),
         volumes: &volumes,
+        shared_memory: None,
         images: &BTreeMap::new(),
         epoch: 9,
         incarnation: 1,
