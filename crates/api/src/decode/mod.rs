@@ -14,7 +14,7 @@ mod custom;
 mod header;
 mod normal;
 mod reader;
-mod scalar;
+pub(crate) mod scalar;
 
 use serde::de::DeserializeSeed;
 use serde_json::{Map, Value};
@@ -235,6 +235,17 @@ pub fn parse(type_name: &str, body: &[u8], media: MediaType) -> Result<Value, St
             serde_saphyr::from_slice_with_options(body, yaml_options()).map_err(|error| error.to_string())
         }
         MediaType::Protobuf => protobuf::decode(type_name, body).map_err(|error| error.to_string()),
+    }
+}
+
+/// Reads a body as a value of the type named so that is not stored as it is: options, reviews, bindings. What is of another
+/// type than its field is refused, so that nothing is taken for absent that was asked for; unknown fields are left out.
+pub fn typed(type_name: &str, body: &[u8], media: MediaType) -> Result<Value, String> {
+    let value = parse(type_name, body, media)?;
+    let mut context = Context::new(type_name);
+    match Seed::root(&mut context).deserialize(&value) {
+        Ok(value) => Ok(value),
+        Err(error) => Err(context.fatal.take().unwrap_or_else(|| error.to_string())),
     }
 }
 

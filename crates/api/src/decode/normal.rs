@@ -28,20 +28,21 @@ pub(super) fn normalize(schema: &Schema, id: NodeId, value: &mut Value) {
                 }
             }
         }
-        (Node::OrBool(inner) | Node::OrList(inner), value @ Value::Object(_)) => normalize(schema, *inner, value),
-        (Node::List(item) | Node::OrList(item), Value::Array(items)) => {
-            // Lists of scalars have nothing inside to normalise.
-            if matches!(schema.node(*item), Node::Struct(_) | Node::List(_) | Node::Map(_)) {
-                items.iter_mut().for_each(|value| normalize(schema, *item, value));
-            }
+        (Node::OrBool(inner) | Node::OrList(inner, _), value @ Value::Object(_)) => normalize(schema, *inner, value),
+        // Scalars have nothing inside to normalise.
+        (Node::List(item) | Node::OrList(_, item), Value::Array(items)) if has_inside(schema.node(*item)) => {
+            items.iter_mut().for_each(|value| normalize(schema, *item, value));
         }
-        (Node::Map(inner), Value::Object(object)) => {
-            if matches!(schema.node(*inner), Node::Struct(_) | Node::List(_) | Node::Map(_)) {
-                object.values_mut().for_each(|value| normalize(schema, *inner, value));
-            }
+        (Node::Map(inner), Value::Object(object)) if has_inside(schema.node(*inner)) => {
+            object.values_mut().for_each(|value| normalize(schema, *inner, value));
         }
         _ => {}
     }
+}
+
+/// Whether there is something to normalise inside of a value.
+fn has_inside(node: &Node) -> bool {
+    matches!(node, Node::Struct(_) | Node::List(_) | Node::Map(_) | Node::OrBool(_) | Node::OrList(..))
 }
 
 /// Whether a field with this value is removed, to be filled in again if it must be there.

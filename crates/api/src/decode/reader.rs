@@ -182,7 +182,8 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_i64<E: Error>(self, value: i64) -> Result<Value, E> {
         match self.node() {
-            Node::Int64 | Node::Number => Ok(value.into()),
+            Node::Int64 => Ok(value.into()),
+            Node::Number => Ok(scalar::number(value as f64)),
             Node::Int32 | Node::IntOrString if i32::try_from(value).is_ok() => Ok(value.into()),
             Node::Int32 | Node::IntOrString => Err(self.wrong(&format!("number {value}"))),
             Node::Quantity => self.visit_str(&value.to_string()),
@@ -200,7 +201,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     fn visit_f64<E: Error>(self, value: f64) -> Result<Value, E> {
         match self.node() {
             Node::Quantity => self.visit_str(&value.to_string()),
-            Node::Number => Ok(value.into()),
+            Node::Number => Ok(scalar::number(value)),
             Node::Int32 | Node::Int64 | Node::IntOrString => Err(self.wrong(&format!("number {value}"))),
             _ => Err(self.wrong("number")),
         }
@@ -220,7 +221,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
     }
 
     fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Value, A::Error> {
-        let (Node::List(item) | Node::OrList(item)) = *self.node() else { return Err(self.wrong("array")) };
+        let (Node::List(item) | Node::OrList(_, item)) = *self.node() else { return Err(self.wrong("array")) };
         let mut out = Vec::new();
         self.context.path.push(Segment::Index(0));
         while let Some(value) = items.next_element_seed(Seed { context: self.context, node: Some(item) })? {
@@ -235,7 +236,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 
     fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Value, A::Error> {
         match self.node() {
-            Node::OrBool(inner) | Node::OrList(inner) => {
+            Node::OrBool(inner) | Node::OrList(inner, _) => {
                 Seed { node: Some(*inner), context: self.context }.visit_map(entries)
             }
             Node::Struct(s) => {
@@ -294,7 +295,7 @@ impl<'de> Visitor<'de> for Seed<'_> {
 /// What a null inside a list or map stands for.
 fn zero(node: &Node) -> Value {
     match node {
-        Node::Struct(_) | Node::Map(_) | Node::FieldsV1 | Node::OrBool(_) | Node::OrList(_) => {
+        Node::Struct(_) | Node::Map(_) | Node::FieldsV1 | Node::OrBool(_) | Node::OrList(..) => {
             Value::Object(Map::new())
         }
         Node::List(_) => Value::Array(Vec::new()),
@@ -333,7 +334,10 @@ fn go_type(schema: &Schema, node: NodeId) -> String {
         Node::Int64 => "int64".to_owned(),
         Node::Number => "float64".to_owned(),
         Node::OrBool(inner) => format!("{}OrBool", go_type(schema, *inner)),
-        Node::OrList(inner) => format!("{}OrArray", go_type(schema, *inner)),
+        Node::OrList(inner, item) => {
+            let item = if item == inner { "" } else { "String" };
+            format!("{}Or{item}Array", go_type(schema, *inner))
+        }
         Node::Bytes => "[]uint8".to_owned(),
         Node::Quantity => "resource.Quantity".to_owned(),
         Node::IntOrString => "intstr.IntOrString".to_owned(),

@@ -1,9 +1,10 @@
-//! Canonical forms of texts that mean more than a text, and why others are refused. The sentences
+//! Canonical forms of numbers and of texts that mean more than a text, and why others are refused. The sentences
 //! are upstream's: people search for them.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use jiff::Timestamp;
+use serde_json::Value;
 
 use crate::quantity::Quantity;
 
@@ -16,6 +17,13 @@ pub(super) fn quantity(text: &str) -> Result<String, String> {
                 .to_owned())
         }
     }
+}
+
+/// A number that need not be whole. One that is, is written so, as upstream does.
+pub(crate) fn number(value: f64) -> Value {
+    /// Beyond it not every whole number has a form of its own.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    if value.fract() == 0.0 && value.abs() <= EXACT { Value::from(value as i64) } else { Value::from(value) }
 }
 
 /// A time in whole seconds, UTC.

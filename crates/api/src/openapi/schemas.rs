@@ -33,7 +33,7 @@ pub(super) fn all(
         }
         match schema.node(id) {
             Node::Struct(s) => open.extend(s.fields.iter().map(|f| f.node)),
-            Node::List(inner) | Node::Map(inner) | Node::OrBool(inner) | Node::OrList(inner) => open.push(*inner),
+            Node::List(inner) | Node::Map(inner) | Node::OrBool(inner) | Node::OrList(inner, _) => open.push(*inner),
             _ => {}
         }
         if let Some((name, description)) = describer.definition(id) {
@@ -227,7 +227,7 @@ impl<'a> Describer<'a> {
             Node::Int32 => json!({"type": "integer", "format": "int32"}),
             Node::Int64 => json!({"type": "integer", "format": "int64"}),
             Node::Number => json!({"type": "number", "format": "double"}),
-            Node::OrBool(inner) | Node::OrList(inner) => self.value(*inner),
+            Node::OrBool(inner) | Node::OrList(inner, _) => self.value(*inner),
             Node::Bytes => json!({"type": "string", "format": "byte"}),
             Node::Enum(e) => {
                 let values: Vec<&str> = e.values.iter().map(AsRef::as_ref).collect();

@@ -19,6 +19,8 @@
 //! | FieldsV1, free-form JSON | 1 JSON |
 //! | map | one message per entry: 1 key, 2 value |
 //! | list inside a map | 1 item, repeated |
+//! | struct or bool | 1 whether anything is allowed, 2 struct |
+//! | struct or list | 1 struct, 2 item, repeated |
 
 mod read;
 pub(crate) mod wire;
@@ -116,14 +118,12 @@ pub fn watch_frame(word: &str, object: &[u8]) -> Vec<u8> {
     [length.to_be_bytes().as_slice(), &event].concat()
 }
 
-/// Whether objects of the type named so have a binary form. (Definitions have one upstream, with messages of their own
-/// for values that may be one thing or another; here they are read and written as text, as every client of theirs can.)
+/// Whether objects of the type named so have a binary form.
 pub fn has_form(type_name: &str) -> bool {
     let schema = Schema::builtin();
     let found = schema.find(type_name).and_then(|id| schema.as_struct(id));
     // What is a custom resource elsewhere has fields without numbers.
-    let numbered = found.is_some_and(|s| s.field("metadata").is_none_or(|metadata| !metadata.proto.is_empty()));
-    numbered && !type_name.starts_with("apiextensions/")
+    found.is_some_and(|s| s.field("metadata").is_none_or(|metadata| !metadata.proto.is_empty()))
 }
 
 /// The name of the type of a version and kind; types are named after the group's first word.

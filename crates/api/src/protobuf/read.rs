@@ -7,6 +7,7 @@ use serde_json::{Map, Value};
 
 use super::wire::{Field as WireField, Reader};
 use super::{Error, MAX_DEPTH};
+use crate::decode::scalar;
 use crate::schema::{Field, Node, NodeId, Schema, StructType};
 
 /// Reads a value whose content is the bytes of one field.
@@ -26,6 +27,8 @@ pub(super) fn value(schema: &Schema, id: NodeId, bytes: &[u8], depth: usize) -> 
         Node::Time | Node::MicroTime => time(bytes),
         Node::Duration => duration(bytes),
         Node::FieldsV1 | Node::Raw => free_form(bytes),
+        Node::OrBool(inner) => struct_or_bool(schema, *inner, bytes, depth),
+        Node::OrList(inner, item) => struct_or_list(schema, *inner, *item, bytes, depth),
         // A list inside a map is a message of its own.
         Node::List(item) => {
             let mut items = Vec::new();
@@ -120,7 +123,7 @@ fn add(
 /// Reads the content of one field.
 fn content(schema: &Schema, id: NodeId, found: &WireField<'_>, depth: usize) -> Result<Value, Error> {
     match schema.node(id) {
-        node @ (Node::Int32 | Node::Int64 | Node::Bool) => Ok(number(node, found.number()?)),
+        node @ (Node::Int32 | Node::Int64 | Node::Bool | Node::Number) => Ok(number(node, found.number()?)),
         _ => value(schema, id, found.bytes()?, depth),
     }
 }
@@ -129,10 +132,39 @@ fn content(schema: &Schema, id: NodeId, found: &WireField<'_>, depth: usize) -> 
 fn number(node: &Node, value: u64) -> Value {
     match node {
         Node::Bool => Value::Bool(value != 0),
+        Node::Number => scalar::number(f64::from_bits(value)),
         // Negative numbers are written with all 64 bits.
         Node::Int32 => Value::from(value as i32),
         _ => Value::from(value as i64),
     }
+}
+
+/// A struct, or true or false.
+fn struct_or_bool(schema: &Schema, inner: NodeId, bytes: &[u8], depth: usize) -> Result<Value, Error> {
+    let mut allowed = Value::Bool(false);
+    let mut reader = Reader::new(bytes);
+    while let Some(field) = reader.next()? {
+        match field.number {
+            1 if !allowed.is_object() => allowed = (field.number()? != 0).into(),
+            2 => allowed = content(schema, inner, &field, depth + 1)?,
+            _ => {}
+        }
+    }
+    Ok(allowed)
+}
+
+/// A struct, or a list; none if neither was written.
+fn struct_or_list(schema: &Schema, inner: NodeId, item: NodeId, bytes: &[u8], depth: usize) -> Result<Value, Error> {
+    let (mut one, mut items) = (Value::Null, Vec::new());
+    let mut reader = Reader::new(bytes);
+    while let Some(field) = reader.next()? {
+        match field.number {
+            1 => one = content(schema, inner, &field, depth + 1)?,
+            2 => items.push(content(schema, item, &field, depth + 1)?),
+            _ => {}
+        }
+    }
+    Ok(if items.is_empty() { one } else { items.into() })
 }
 
 /// An amount.

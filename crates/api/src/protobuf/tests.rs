@@ -6,6 +6,7 @@ use serde_json::{Value, json};
 use super::{Error, MAGIC, decode, encode, encode_document, encode_list, watch_frame, wire::Writer};
 use crate::decode::{FieldValidation, check_value};
 use crate::resource::Registry;
+use crate::schema::Schema;
 
 /// An object as it is stored.
 fn stored(group: &str, plural: &str, body: Value) -> (String, Value) {
@@ -96,6 +97,100 @@ fn a_status_is_written_as_upstream_does() {
     raw.extend(b"pods");
     raw.extend([0x28, 0, 0x32, 0, 0x30, 0x94, 0x03]);
     assert_eq!(encode_document(&status).unwrap(), enveloped("Status", &raw));
+}
+
+/// A field of bytes: its tag and its length before it.
+fn field(tag: &[u8], content: &[u8]) -> Vec<u8> {
+    [tag, &[u8::try_from(content.len()).expect("short")], content].concat()
+}
+
+/// A schema of this type. What is no pointer is written all the same; the rest stands between, in the order of its
+/// numbers: before 10, before 12, and after 18.
+fn schema(kind: &str, before_10: &[u8], before_12: &[u8], after_18: &[u8]) -> Vec<u8> {
+    let mut out = vec![0x0a, 0, 0x12, 0, 0x22, 0];
+    out.extend(field(&[0x2a], kind.as_bytes()));
+    out.extend([0x32, 0, 0x3a, 0]);
+    out.extend(before_10);
+    // exclusiveMaximum, exclusiveMinimum, pattern, uniqueItems.
+    out.extend([0x50, 0]);
+    out.extend(before_12);
+    out.extend([0x60, 0, 0x7a, 0, 0x90, 0x01, 0]);
+    out.extend(after_18);
+    // nullable, an embedded resource, a number or a text.
+    out.extend([0xa8, 0x02, 0, 0xb8, 0x02, 0, 0xc0, 0x02, 0]);
+    out
+}
+
+#[test]
+fn a_schema_is_written_byte_for_byte_as_upstream_does() {
+    let value = json!({"type": "object",
+        "properties": {"a": {"type": "number", "default": 2, "minimum": 1.5, "enum": [2, null]}},
+        "items": [{"type": "string"}], "additionalProperties": true, "additionalItems": {"type": "string"},
+        "dependencies": {"d": ["e"], "f": {"type": "string"}}});
+    // JSON is a message that holds its text; null is an empty one.
+    let default = field(&[0x42], &field(&[0x0a], b"2"));
+    let minimum = [&[0x59][..], &1.5f64.to_le_bytes()].concat();
+    let one_of = [field(&[0xa2, 0x01], &field(&[0x0a], b"2")), field(&[0xa2, 0x01], b"")].concat();
+    let a = schema("number", &default, &minimum, &one_of);
+    let string = schema("string", b"", b"", b"");
+    let entry = |key: &str, value: &[u8]| [field(&[0x0a], key.as_bytes()), field(&[0x12], value)].concat();
+    let rest = [
+        field(&[0xc2, 0x01], &field(&[0x12], &string)),
+        field(&[0xea, 0x01], &entry("a", &a)),
+        field(&[0xf2, 0x01], &[0x08, 1]),
+        field(&[0x82, 0x02], &entry("d", &field(&[0x12], b"e"))),
+        field(&[0x82, 0x02], &entry("f", &field(&[0x0a], &string))),
+        field(&[0x8a, 0x02], &[&[0x08, 1][..], &field(&[0x12], &string)].concat()),
+    ]
+    .concat();
+    let expected = schema("object", b"", b"", &rest);
+    let types = Schema::builtin();
+    let id = types.find("apiextensions/v1.JSONSchemaProps").unwrap();
+    let mut written = Writer::default();
+    super::write::message(types, id, &value, &mut written);
+    assert_eq!(written.into_bytes(), expected);
+    let read = super::read::value(types, id, &expected, 0).unwrap();
+    for name in value.as_object().unwrap().keys().filter(|name| !matches!(name.as_str(), "properties" | "items")) {
+        let read = &read[name];
+        match name.as_str() {
+            "additionalItems" => assert_eq!(read["type"], "string"),
+            "dependencies" => assert_eq!((&read["d"], &read["f"]["type"]), (&json!(["e"]), &json!("string"))),
+            _ => assert_eq!(*read, value[name], "{name}"),
+        }
+    }
+    let a = &read["properties"]["a"];
+    assert_eq!((&a["default"], &a["minimum"], &a["enum"]), (&json!(2), &json!(1.5), &json!([2, null])));
+    assert_eq!(read["items"][0]["type"], "string");
+}
+
+#[test]
+fn definitions_round_trip() {
+    let rule =
+        json!({"rule": "self.size < 5", "message": "too large", "reason": "FieldValueInvalid", "fieldPath": ".size"});
+    let spec = json!({"type": "object", "required": ["size"], "x-kubernetes-validations": [rule], "properties": {
+        "size": {"type": "integer", "minimum": 1, "maximum": 10.5, "default": 3, "exclusiveMaximum": true},
+        "name": {"type": "string", "maxLength": 0, "pattern": "^a", "enum": ["a", null], "nullable": true},
+        "free": {"type": "object", "x-kubernetes-preserve-unknown-fields": true, "example": {"a": [1, null]}},
+        "port": {"x-kubernetes-int-or-string": true, "anyOf": [{"type": "integer"}, {"type": "string"}]},
+        "map": {"type": "object", "additionalProperties": {"type": "string"}, "x-kubernetes-map-type": "atomic"},
+        "any": {"type": "object", "additionalProperties": true},
+        "list": {"type": "array", "x-kubernetes-list-type": "map", "x-kubernetes-list-map-keys": ["id"],
+            "items": {"type": "object", "required": ["id"], "properties": {"id": {"type": "string"}}}},
+        "not": {"type": "number", "not": {"minimum": -0.25}, "externalDocs": {"url": "https://docs.example"}}}});
+    round_trips(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        json!({"metadata": {"name": "toys.shop.example"}, "spec": {"group": "shop.example", "scope": "Namespaced",
+        "names": {"plural": "toys", "singular": "toy", "kind": "Toy", "listKind": "ToyList", "shortNames": ["ty"]},
+        "conversion": {"strategy": "None"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "deprecated": true, "deprecationWarning": "old",
+            "schema": {"openAPIV3Schema": {"type": "object", "properties": {"spec": spec}}},
+            "subresources": {"status": {}, "scale": {"specReplicasPath": ".spec.size", "statusReplicasPath": ".status.n"}},
+            "additionalPrinterColumns": [{"name": "Size", "type": "integer", "jsonPath": ".spec.size", "priority": 1}],
+            "selectableFields": [{"jsonPath": ".spec.name"}]}]},
+        "status": {"conditions": [{"type": "Established", "status": "True", "lastTransitionTime": "2021-01-01T00:00:00Z"}],
+            "acceptedNames": {"plural": "toys", "kind": "Toy"}, "storedVersions": ["v1"]}}),
+    );
 }
 
 #[test]

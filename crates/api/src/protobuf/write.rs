@@ -52,6 +52,13 @@ pub(super) fn message(schema: &Schema, id: NodeId, value: &Value, out: &mut Writ
         }
         (Node::FieldsV1 | Node::Raw, value) if !value.is_null() => out.bytes(1, value.to_string().as_bytes()),
         (Node::List(item), Value::Array(items)) => items.iter().for_each(|v| single(schema, *item, 1, v, out)),
+        (Node::OrBool(_), Value::Bool(allowed)) => out.number(1, u64::from(*allowed)),
+        (Node::OrBool(inner), value) => {
+            out.number(1, 1);
+            single(schema, *inner, 2, value, out);
+        }
+        (Node::OrList(_, item), Value::Array(items)) => items.iter().for_each(|v| single(schema, *item, 2, v, out)),
+        (Node::OrList(inner, _), value) => single(schema, *inner, 1, value, out),
         _ => {}
     }
 }
@@ -126,6 +133,7 @@ fn single(schema: &Schema, id: NodeId, number: u32, value: &Value, out: &mut Wri
         Node::String | Node::Enum(_) => out.bytes(number, value.as_str().unwrap_or_default().as_bytes()),
         Node::Bool => out.number(number, u64::from(value.as_bool().unwrap_or_default())),
         Node::Int32 | Node::Int64 => out.number(number, value.as_i64().unwrap_or_default() as u64),
+        Node::Number => out.double(number, value.as_f64().unwrap_or_default()),
         Node::Bytes => {
             let bytes = STANDARD.decode(value.as_str().unwrap_or_default()).unwrap_or_default();
             out.bytes(number, &bytes);

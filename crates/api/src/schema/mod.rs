@@ -78,8 +78,8 @@ pub enum Node {
     Enum(EnumType),
     /// A struct, or true or false in its place.
     OrBool(NodeId),
-    /// A struct, or a list of such in its place.
-    OrList(NodeId),
+    /// A struct, or in its place a list of items of the second type.
+    OrList(NodeId, NodeId),
     /// A list of items of one type.
     List(NodeId),
     /// A map from texts to values of one type.

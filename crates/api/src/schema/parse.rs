@@ -9,8 +9,8 @@
 //! ```
 //!
 //! Protobuf numbers are joined by dots where upstream embeds one message in another; `-` means
-//! that the field is not encoded. A type is a name, `[]` and a type, or `{}` and a type; `(bool)` or `(list)`
-//! before a struct lets true and false, or a list of them, stand in its place. Words of
+//! that the field is not encoded. A type is a name, `[]` and a type, or `{}` and a type; `(bool)`, `(list)` or `(strings)`
+//! before a struct lets true and false, a list of them, or a list of texts, stand in its place. Words of
 //! a field are those that [`Field`] documents; `default=` comes last, because JSON may contain
 //! spaces.
 
@@ -131,11 +131,15 @@ impl Builder {
 
     /// The node of a type's text.
     fn reference(&mut self, text: &'static str) -> NodeId {
-        for (prefix, either) in [("(bool)", Node::OrBool as fn(NodeId) -> Node), ("(list)", Node::OrList)] {
-            if let Some(inner) = text.strip_prefix(prefix) {
-                let inner = self.reference(inner);
-                return self.push(either(inner), true);
-            }
+        if let Some((place, inner)) = text.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
+            let inner = self.reference(inner);
+            let either = match place {
+                "bool" => Node::OrBool(inner),
+                "list" => Node::OrList(inner, inner),
+                // Whatever else it is has no type of that name, and is told at the end.
+                item => Node::OrList(inner, self.named(item.strip_suffix('s').unwrap_or(item))),
+            };
+            return self.push(either, true);
         }
         let (is_list, inner) = match (text.strip_prefix("[]"), text.strip_prefix("{}")) {
             (Some(inner), _) => (true, inner),

@@ -5,6 +5,8 @@ use statefuld_api::schema::{Node, NodeId, Schema};
 
 /// Deepest nesting of generated values.
 const DEPTH: usize = 12;
+/// What a type within itself counts for: such trees grow fast.
+const AGAIN: usize = 5;
 
 /// Texts that have caused trouble somewhere.
 const HOSTILE: [&str; 24] = [
@@ -106,7 +108,11 @@ pub(crate) fn valid(schema: &Schema, id: NodeId, rng: &mut Rng, depth: usize) ->
         Node::Int64 => if rng.one_in(4) { rng.next() as i64 } else { rng.int32() }.into(),
         Node::Number => (f64::from(rng.int32() as i32) / 8.0).into(),
         Node::OrBool(_) if rng.one_in(2) => rng.one_in(2).into(),
-        Node::OrBool(inner) | Node::OrList(inner) => valid(schema, *inner, rng, depth + 1),
+        // An empty list in a struct's place is nothing to the binary form, upstream too.
+        Node::OrList(_, item) if rng.one_in(2) => {
+            (0..=rng.below(2)).map(|_| valid(schema, *item, rng, depth + 1)).collect::<Vec<_>>().into()
+        }
+        Node::OrBool(inner) | Node::OrList(inner, _) => valid(schema, *inner, rng, depth + 1),
         Node::Bytes => (*rng.pick(&["", "Yg==", "AAECAwQF", "////"])).into(),
         Node::Quantity => quantity(rng).into(),
         Node::IntOrString => {
@@ -134,11 +140,22 @@ pub(crate) fn valid(schema: &Schema, id: NodeId, rng: &mut Rng, depth: usize) ->
             for field in &s.fields {
                 let is_header = matches!(field.name.as_ref(), "apiVersion" | "kind") && field.proto.is_empty();
                 if !is_header && depth <= DEPTH && !rng.one_in(3) {
-                    object.insert(field.name.to_string(), valid(schema, field.node, rng, depth + 1));
+                    let step = if is_within(schema, field.node, id) { AGAIN } else { 1 };
+                    object.insert(field.name.to_string(), valid(schema, field.node, rng, depth + step));
                 }
             }
             Value::Object(object)
         }
+    }
+}
+
+/// Whether values of a type hold one of another directly, or in a list or map.
+fn is_within(schema: &Schema, outer: NodeId, wanted: NodeId) -> bool {
+    match schema.node(outer) {
+        Node::List(inner) | Node::Map(inner) | Node::OrBool(inner) | Node::OrList(inner, _) => {
+            is_within(schema, *inner, wanted)
+        }
+        _ => outer == wanted,
     }
 }
 

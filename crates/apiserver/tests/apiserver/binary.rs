@@ -95,6 +95,41 @@ async fn tables_have_no_binary_form() {
     assert_eq!((code, media.as_str()), (200, "application/json"));
 }
 
+#[tokio::test]
+async fn definitions_of_kinds_have_a_binary_form() {
+    const DEFINITIONS: &str = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    const TYPE: &str = "apiextensions/v1.CustomResourceDefinition";
+    let server = Server::start().await;
+    let schema = json!({"type": "object", "properties": {"spec": {"type": "object", "properties": {
+        "size": {"type": "integer", "maximum": 5, "default": 3}, "any": {"type": "object", "additionalProperties": true}}}}});
+    let definition = json!({"apiVersion": "apiextensions.k8s.io/v1", "kind": "CustomResourceDefinition",
+        "metadata": {"name": "toys.shop.example"}, "spec": {"group": "shop.example", "scope": "Namespaced",
+        "names": {"plural": "toys", "singular": "toy", "kind": "Toy", "listKind": "ToyList"},
+        "versions": [{"name": "v1", "served": true, "storage": true, "schema": {"openAPIV3Schema": schema}}]}});
+    let body = Bytes::from(api::protobuf::encode(TYPE, &definition).unwrap());
+    let request = Request::post(DEFINITIONS).header("content-type", MEDIA_TYPE).header("accept", BOTH);
+    let response = server.api.client(admin()).oneshot(request.body(Full::new(body)).unwrap()).await.unwrap();
+    assert_eq!(response.status(), 201);
+    let created = response.into_body().collect().await.unwrap().to_bytes();
+    assert_eq!(decode(TYPE, &created).unwrap()["spec"]["names"]["kind"], "Toy");
+    // It is the same as what JSON shows, and its kind is served with its defaults and bounds.
+    let json = server.ask(Method::GET, &format!("{DEFINITIONS}/toys.shop.example"), None).await.body;
+    assert_eq!(json["spec"]["versions"][0]["schema"]["openAPIV3Schema"], schema);
+    let (code, media, list) = ask(&server, Method::GET, DEFINITIONS, BOTH, None).await;
+    assert_eq!((code, media.as_str()), (200, MEDIA_TYPE));
+    assert!(list.windows(28).any(|w| w == b"CustomResourceDefinitionList"), "{list:?}");
+    let toys = "/apis/shop.example/v1/namespaces/default/toys";
+    let served = async { while server.ask(Method::GET, toys, None).await.code != 200 {} };
+    tokio::time::timeout(PATIENCE, served).await.expect("the kind is served");
+    let toy =
+        |size: Value| json!({"apiVersion": "shop.example/v1", "kind": "Toy", "metadata": {"name": "a"}, "spec": size});
+    assert_eq!(server.ask(Method::POST, toys, Some(toy(json!({"size": 6})))).await.code, 422);
+    assert_eq!(server.create(toys, toy(json!({}))).await["spec"]["size"], 3);
+    // Objects of the kind itself have none, as upstream.
+    let (code, media, _) = ask(&server, Method::GET, toys, BOTH, None).await;
+    assert_eq!((code, media.as_str()), (200, "application/json"));
+}
+
 /// The word and the object of the first frame, and what comes after it.
 fn frame(bytes: &[u8]) -> (String, Value, &[u8]) {
     let length = u32::from_be_bytes(bytes[..4].try_into().unwrap()) as usize;
