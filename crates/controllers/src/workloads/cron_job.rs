@@ -8,50 +8,36 @@ use serde_json::{Value, json};
 use workloads::Event;
 use workloads::cron_job::{CronJob, Ended, Job, Plan, Start, Status, plan};
 
-use super::calls::{Caller, JOBS, why};
-use super::ledger::Ledger;
+use super::calls::{JOBS, why};
 use super::project::{CronView, JobView, time_text};
-use super::{CATCH_UP, Informers, WORKERS, controls, settled, tell};
+use super::{CATCH_UP, Driver, Informers, controls, settled};
 use crate::Term;
-use crate::events::Recorder;
 use crate::informer::Key;
 use crate::queue::{Outcome, Queue};
-use crate::work::{self, Stop};
+use crate::work::Stop;
 
 /// Annotation of a job: when it was due.
 const SCHEDULED: &str = "batch.kubernetes.io/cronjob-scheduled-timestamp";
 
 /// Runs until the term ends and its requests are settled. Schedules without a time zone follow the machine's.
 pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
-    let controller = Controller {
-        recorder: Recorder::start(client.clone(), "cronjob-controller", &term, &ambient),
-        caller: Caller { client, term: term.clone() },
-        ledger: Ledger::new(&ambient),
-        informers,
-        ambient: ambient.clone(),
-        zone: TimeZone::system(),
-    };
-    if !(controller.informers.cron_jobs.synced().await && controller.informers.jobs.synced().await) {
-        return Ok(());
+    let driver =
+        Driver::new(CronJobs { zone: TimeZone::system() }, "cronjob-controller", client, term, ambient, informers);
+    let Informers { cron_jobs, jobs, .. } = &driver.informers;
+    if cron_jobs.synced().await && jobs.synced().await {
+        driver.run(|queue| driver.listen(queue), |key| driver.sync(key)).await;
     }
-    let queue: Queue<Key> = Queue::new(&term, &ambient);
-    controller.enqueue_on_changes(&queue);
-    work::run(&queue, WORKERS, |key| controller.sync(key)).await;
     Ok(())
 }
 
-struct Controller {
-    caller: Caller,
-    ledger: Ledger,
-    informers: Informers,
-    recorder: Recorder,
-    ambient: Ambient,
+/// Looks after cron jobs.
+struct CronJobs {
     /// Of schedules that name none.
     zone: TimeZone,
 }
 
-impl Controller {
-    fn enqueue_on_changes(&self, queue: &Queue<Key>) {
+impl Driver<CronJobs> {
+    fn listen(&self, queue: &Queue<Key>) {
         let own = queue.clone();
         self.informers.cron_jobs.on_change(move |old, new| {
             if let Some(view) = new.or(old) {
@@ -82,7 +68,7 @@ impl Controller {
         if !self.ledger.is_caught_up(&key, cron_jobs.revision(), jobs.revision(), stays) {
             return Ok(Outcome::After(CATCH_UP));
         }
-        let zone = if view.has_zone { view.cron.zone.clone() } else { Ok(self.zone.clone()) };
+        let zone = if view.has_zone { view.cron.zone.clone() } else { Ok(self.own.zone.clone()) };
         let cron = CronJob { zone, ..view.cron.clone() };
         let own = jobs.by_index(&format!("owner:{}", view.meta.uid));
         // What is on its way out is not counted, nor deleted again.
@@ -95,18 +81,18 @@ impl Controller {
 
     async fn carry_out(&self, view: &CronView, key: &Key, cron: &CronJob, plan: &Plan) -> Result<(), Stop> {
         let meta = &view.meta;
-        plan.events.iter().for_each(|event| tell(&self.recorder, meta, event));
+        plan.events.iter().for_each(|event| self.tell(meta, event));
         for (name, uid) in &plan.delete {
             let at = (name.as_str(), uid.as_str(), 0);
             match self.caller.delete(JOBS, &meta.namespace, at, PropagationPolicy::Background).await {
                 Ok(()) => self.ledger.deleted(key, name, uid),
                 Err(stop) => {
                     let message = format!("Deleted job: {}", why(&stop));
-                    tell(&self.recorder, meta, &Event::warning("FailedDelete", message));
+                    self.tell(meta, &Event::warning("FailedDelete", message));
                     return Err(stop);
                 }
             }
-            tell(&self.recorder, meta, &Event::normal("SuccessfulDelete", format!("Deleted job {name}")));
+            self.tell(meta, &Event::normal("SuccessfulDelete", format!("Deleted job {name}")));
         }
         let mut made = None;
         if let Some(start) = &plan.start {
@@ -128,7 +114,7 @@ impl Controller {
         match self.caller.create(JOBS, &meta.namespace, body(view, start)).await {
             Ok(job) => {
                 self.ledger.child(key, job.version);
-                tell(&self.recorder, meta, &Event::normal("SuccessfulCreate", format!("Created job {}", job.name)));
+                self.tell(meta, &Event::normal("SuccessfulCreate", format!("Created job {}", job.name)));
                 Ok(Some(job.uid))
             }
             Err(stop) if stop.code() == Some(409) => {
@@ -139,7 +125,7 @@ impl Controller {
             }
             Err(stop) => {
                 let message = format!("Error creating job: {}", why(&stop));
-                tell(&self.recorder, meta, &Event::warning("FailedCreate", message));
+                self.tell(meta, &Event::warning("FailedCreate", message));
                 Err(stop)
             }
         }

@@ -8,42 +8,26 @@ use serde_json::{Value, json};
 use workloads::HASH_LABEL;
 use workloads::deployment::{Act, NewSet, Observed, REVISION, Set, Status, after_collision, after_failed_create, plan};
 
-use super::calls::{Caller, DEPLOYMENTS, SETS, why};
-use super::ledger::Ledger;
+use super::calls::{DEPLOYMENTS, SETS, why};
 use super::project::{DeploymentView, PodView, SetView, comparable, counter, written};
-use super::{CATCH_UP, Informers, WORKERS, controls, settled, tell};
+use super::{CATCH_UP, Driver, Informers, controls, settled};
 use crate::Term;
-use crate::events::Recorder;
 use crate::informer::Key;
 use crate::queue::{Outcome, Queue};
-use crate::work::{self, Stop};
+use crate::work::Stop;
 
 /// Runs until the term ends and its requests are settled.
 pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
-    let controller = Controller {
-        recorder: Recorder::start(client.clone(), "deployment-controller", &term, &ambient),
-        caller: Caller { client, term: term.clone() },
-        ledger: Ledger::new(&ambient),
-        informers,
-        ambient: ambient.clone(),
-    };
-    let Informers { deployments, sets, pods, .. } = &controller.informers;
-    if !(deployments.synced().await && sets.synced().await && pods.synced().await) {
-        return Ok(());
+    let driver = Driver::new(Deployments, "deployment-controller", client, term, ambient, informers);
+    let Informers { deployments, sets, pods, .. } = &driver.informers;
+    if deployments.synced().await && sets.synced().await && pods.synced().await {
+        driver.run(|queue| driver.listen(queue), |key| driver.sync(key)).await;
     }
-    let queue: Queue<Key> = Queue::new(&term, &ambient);
-    controller.enqueue_on_changes(&queue);
-    work::run(&queue, WORKERS, |key| controller.sync(key)).await;
     Ok(())
 }
 
-struct Controller {
-    caller: Caller,
-    ledger: Ledger,
-    informers: Informers,
-    recorder: Recorder,
-    ambient: Ambient,
-}
+/// Looks after deployments.
+struct Deployments;
 
 /// How one step went.
 enum Went {
@@ -53,8 +37,8 @@ enum Went {
     Anew,
 }
 
-impl Controller {
-    fn enqueue_on_changes(&self, queue: &Queue<Key>) {
+impl Driver<Deployments> {
+    fn listen(&self, queue: &Queue<Key>) {
         let own = queue.clone();
         self.informers.deployments.on_change(move |old, new| {
             if let Some(view) = new.or(old) {
@@ -110,7 +94,7 @@ impl Controller {
         }
         for step in &plan.steps {
             match self.carry_out(&view, &key, &step.act).await? {
-                Went::On => step.events.iter().for_each(|event| tell(&self.recorder, &view.meta, event)),
+                Went::On => step.events.iter().for_each(|event| self.tell(&view.meta, event)),
                 Went::Anew => return Ok(Outcome::Retry),
             }
         }
@@ -213,7 +197,7 @@ impl Controller {
         }
         let now = self.ambient.now().as_millisecond();
         let (status, event) = after_failed_create(&view.deployment, &new.name, &why(&stop), now);
-        tell(&self.recorder, &view.meta, &event);
+        self.tell(&view.meta, &event);
         if status != view.deployment.status {
             self.write_status(view, key, &status).await?;
         }

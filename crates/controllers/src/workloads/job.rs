@@ -6,48 +6,33 @@ use kube::core::SelectorExt;
 use serde_json::{Value, json};
 use workloads::job::{Observed, Plan, Status, TRACKING, plan};
 
-use super::calls::{Caller, PODS};
-use super::ledger::Ledger;
+use super::calls::PODS;
 use super::project::{COMPLETION_INDEX, JobView, Meta, counter, time_text, written};
-use super::replica_set::{self, create_pods, delete_pod};
-use super::{CATCH_UP, Informers, WORKERS, settled, tell};
+use super::replica_set;
+use super::{CATCH_UP, Driver, Informers, settled};
 use crate::Term;
-use crate::events::Recorder;
 use crate::informer::Key;
 use crate::queue::{Outcome, Queue};
-use crate::work::{self, Stop};
+use crate::work::Stop;
 
 /// Variable of a container: its pod's completion index.
 const INDEX_VARIABLE: &str = "JOB_COMPLETION_INDEX";
 
 /// Runs until the term ends and its requests are settled.
 pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
-    let controller = Controller {
-        recorder: Recorder::start(client.clone(), "job-controller", &term, &ambient),
-        caller: Caller { client, term: term.clone() },
-        ledger: Ledger::new(&ambient),
-        informers,
-        ambient: ambient.clone(),
-    };
-    if !(controller.informers.jobs.synced().await && controller.informers.pods.synced().await) {
-        return Ok(());
+    let driver = Driver::new(Jobs, "job-controller", client, term, ambient, informers);
+    let Informers { jobs, pods, .. } = &driver.informers;
+    if jobs.synced().await && pods.synced().await {
+        driver.run(|queue| driver.listen(queue), |key| driver.sync(key)).await;
     }
-    let queue: Queue<Key> = Queue::new(&term, &ambient);
-    controller.enqueue_on_changes(&queue);
-    work::run(&queue, WORKERS, |key| controller.sync(key)).await;
     Ok(())
 }
 
-struct Controller {
-    caller: Caller,
-    ledger: Ledger,
-    informers: Informers,
-    recorder: Recorder,
-    ambient: Ambient,
-}
+/// Looks after jobs.
+struct Jobs;
 
-impl Controller {
-    fn enqueue_on_changes(&self, queue: &Queue<Key>) {
+impl Driver<Jobs> {
+    fn listen(&self, queue: &Queue<Key>) {
         let own = queue.clone();
         self.informers.jobs.on_change(move |old, new| {
             if let Some(view) = new.or(old) {
@@ -122,10 +107,10 @@ impl Controller {
         }
         let mut whole = true;
         for (name, uid) in plan.drop.iter().chain(&plan.delete) {
-            whole &= delete_pod(caller, ledger, &self.recorder, meta, key, name, uid).await.is_ok();
+            whole &= self.delete_pod(meta, key, name, uid).await.is_ok();
         }
         let bodies = plan.create.iter().map(|index| body(view, *index)).collect();
-        if let Err((lacking, _)) = create_pods(caller, ledger, &self.recorder, meta, key, bodies).await {
+        if let Err((lacking, _)) = self.create_pods(meta, key, bodies).await {
             plan.status.active -= i32::try_from(lacking).unwrap_or(i32::MAX);
             whole = false;
         }
@@ -133,7 +118,7 @@ impl Controller {
             // At the version that was seen: what is counted here was not counted there.
             ledger.own(key, caller.write_status(meta, meta.version, render(&plan.status)).await?);
         }
-        plan.events.iter().for_each(|event| tell(&self.recorder, meta, event));
+        plan.events.iter().for_each(|event| self.tell(meta, event));
         for (name, uid) in &plan.untrack {
             ledger.child(key, caller.unhold(&meta.namespace, (name, uid), TRACKING).await?);
         }

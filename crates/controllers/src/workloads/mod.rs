@@ -28,8 +28,11 @@ use workloads::{Event, Level, Millis};
 
 use crate::Term;
 use crate::events::{self, Recorder};
-use crate::informer::Informer;
-use crate::queue::Outcome;
+use crate::informer::{Informer, Key};
+use crate::queue::{Outcome, Queue};
+use crate::work::{self, Stop};
+use calls::Caller;
+use ledger::Ledger;
 use project::{CronView, DeploymentView, JobView, Meta, Owner, PodView, SetView};
 
 /// Objects of one kind worked on at the same time.
@@ -84,6 +87,44 @@ impl Informers {
     }
 }
 
+/// What a driver works with; `K` is what it looks after, with what it alone needs for that.
+struct Driver<K> {
+    own: K,
+    caller: Caller,
+    ledger: Ledger,
+    informers: Informers,
+    recorder: Recorder,
+    ambient: Ambient,
+}
+
+impl<K> Driver<K> {
+    /// `component` is its name in events.
+    fn new(own: K, component: &str, client: Client, term: Term, ambient: Ambient, informers: Informers) -> Self {
+        let recorder = Recorder::start(client.clone(), component, &term, &ambient);
+        Self { own, caller: Caller { client, term }, ledger: Ledger::new(&ambient), informers, recorder, ambient }
+    }
+
+    /// Looks after one object after the other as they come into the queue, until the term ends and its requests are
+    /// settled. `listen` puts there what changes.
+    async fn run<F>(&self, listen: impl FnOnce(&Queue<Key>), look: impl Fn(Key) -> F)
+    where
+        F: Future<Output = Result<Outcome, Stop>>,
+    {
+        let queue = Queue::new(&self.caller.term, &self.ambient);
+        listen(&queue);
+        work::run(&queue, WORKERS, look).await;
+    }
+
+    /// Tells people something about an object.
+    fn tell(&self, meta: &Meta, event: &Event) {
+        let level = match event.level {
+            Level::Normal => events::Level::Normal,
+            Level::Warning => events::Level::Warning,
+        };
+        self.recorder.event(&meta.reference(), level, event.reason, event.message.clone());
+    }
+}
+
 /// Where a pod is found.
 fn pod_keys(pod: &PodView) -> Vec<String> {
     let of_job = pod.meta.owner.as_ref().filter(|owner| owner.kind == "Job");
@@ -102,15 +143,6 @@ fn owner_key(meta: &Meta) -> String {
 /// Whether an object is the one that controls another.
 fn controls(owner: &Owner, kind: &str, meta: &Meta) -> bool {
     owner.kind == kind && owner.uid == meta.uid
-}
-
-/// Tells people something about an object.
-fn tell(recorder: &Recorder, meta: &Meta, event: &Event) {
-    let level = match event.level {
-        Level::Normal => events::Level::Normal,
-        Level::Warning => events::Level::Warning,
-    };
-    recorder.event(&meta.reference(), level, event.reason, event.message.clone());
 }
 
 /// Done until the next change, or until a moment.

@@ -12,44 +12,29 @@ use serde_json::{Value, json};
 use workloads::replica_set::{Observed, Plan, Status, plan};
 use workloads::{Event, Pod};
 
-use super::calls::{Caller, PODS, why};
-use super::ledger::Ledger;
+use super::calls::{PODS, why};
 use super::project::{Meta, SetView, counter, written};
-use super::{CATCH_UP, Informers, WORKERS, controls, settled, tell};
+use super::{CATCH_UP, Driver, Informers, controls, settled};
 use crate::Term;
-use crate::events::Recorder;
 use crate::informer::Key;
 use crate::queue::{Outcome, Queue};
-use crate::work::{self, Stop};
+use crate::work::Stop;
 
 /// Runs until the term ends and its requests are settled.
 pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
-    let controller = Controller {
-        recorder: Recorder::start(client.clone(), "replicaset-controller", &term, &ambient),
-        caller: Caller { client, term: term.clone() },
-        ledger: Ledger::new(&ambient),
-        informers,
-        ambient: ambient.clone(),
-    };
-    if !(controller.informers.sets.synced().await && controller.informers.pods.synced().await) {
-        return Ok(());
+    let driver = Driver::new(ReplicaSets, "replicaset-controller", client, term, ambient, informers);
+    let Informers { sets, pods, .. } = &driver.informers;
+    if sets.synced().await && pods.synced().await {
+        driver.run(|queue| driver.listen(queue), |key| driver.sync(key)).await;
     }
-    let queue: Queue<Key> = Queue::new(&term, &ambient);
-    controller.enqueue_on_changes(&queue);
-    work::run(&queue, WORKERS, |key| controller.sync(key)).await;
     Ok(())
 }
 
-struct Controller {
-    caller: Caller,
-    ledger: Ledger,
-    informers: Informers,
-    recorder: Recorder,
-    ambient: Ambient,
-}
+/// Looks after replica sets.
+struct ReplicaSets;
 
-impl Controller {
-    fn enqueue_on_changes(&self, queue: &Queue<Key>) {
+impl Driver<ReplicaSets> {
+    fn listen(&self, queue: &Queue<Key>) {
         let own = queue.clone();
         self.informers.sets.on_change(move |old, new| {
             if let Some(view) = new.or(old) {
@@ -144,75 +129,59 @@ impl Controller {
     /// Makes and deletes pods; what the first failing call said, if one failed.
     async fn carry_out(&self, view: &SetView, key: &Key, plan: &Plan) -> Option<String> {
         let bodies = (0..plan.create).map(|_| body(&view.meta, &view.template)).collect();
-        let made = create_pods(&self.caller, &self.ledger, &self.recorder, &view.meta, key, bodies).await;
+        let made = self.create_pods(&view.meta, key, bodies).await;
         if let Err((_, why)) = made {
             return Some(why);
         }
-        let gone = plan
-            .delete
-            .iter()
-            .map(|(name, uid)| delete_pod(&self.caller, &self.ledger, &self.recorder, &view.meta, key, name, uid));
+        let gone = plan.delete.iter().map(|(name, uid)| self.delete_pod(&view.meta, key, name, uid));
         join_all(gone).await.into_iter().find_map(Result::err)
     }
 }
 
-/// Makes pods, a few at first and twice as many each time, until a round fails: then the others would fail, too.
-/// Fails with how many were not made, and what the first failing call said.
-pub(super) async fn create_pods(
-    caller: &Caller,
-    ledger: &Ledger,
-    recorder: &Recorder,
-    meta: &Meta,
-    key: &Key,
-    bodies: Vec<Value>,
-) -> Result<(), (usize, String)> {
-    let (mut left, mut round) = (bodies, 1);
-    while !left.is_empty() {
-        let rest = left.split_off(round.min(left.len()));
-        let made = join_all(left.into_iter().map(|body| caller.create(PODS, &meta.namespace, body))).await;
-        let (mut failed, mut first) = (0, None);
-        for answer in made {
-            match answer {
-                Ok(pod) => {
-                    ledger.child(key, pod.version);
-                    tell(recorder, meta, &Event::normal("SuccessfulCreate", format!("Created pod: {}", pod.name)));
-                }
-                Err(stop) => {
-                    let why = why(&stop);
-                    tell(recorder, meta, &Event::warning("FailedCreate", format!("Error creating: {why}")));
-                    failed += 1;
-                    first.get_or_insert(why);
+impl<K> Driver<K> {
+    /// Makes pods, a few at first and twice as many each time, until a round fails: then the others would fail, too.
+    /// Fails with how many were not made, and what the first failing call said.
+    pub(super) async fn create_pods(&self, meta: &Meta, key: &Key, bodies: Vec<Value>) -> Result<(), (usize, String)> {
+        let (mut left, mut round) = (bodies, 1);
+        while !left.is_empty() {
+            let rest = left.split_off(round.min(left.len()));
+            let made = join_all(left.into_iter().map(|body| self.caller.create(PODS, &meta.namespace, body))).await;
+            let (mut failed, mut first) = (0, None);
+            for answer in made {
+                match answer {
+                    Ok(pod) => {
+                        self.ledger.child(key, pod.version);
+                        self.tell(meta, &Event::normal("SuccessfulCreate", format!("Created pod: {}", pod.name)));
+                    }
+                    Err(stop) => {
+                        let why = why(&stop);
+                        self.tell(meta, &Event::warning("FailedCreate", format!("Error creating: {why}")));
+                        failed += 1;
+                        first.get_or_insert(why);
+                    }
                 }
             }
+            if let Some(why) = first {
+                return Err((failed + rest.len(), why));
+            }
+            (left, round) = (rest, round * 2);
         }
-        if let Some(why) = first {
-            return Err((failed + rest.len(), why));
-        }
-        (left, round) = (rest, round * 2);
+        Ok(())
     }
-    Ok(())
-}
 
-/// Deletes a pod, with its time to end; fails with what the server said.
-pub(super) async fn delete_pod(
-    caller: &Caller,
-    ledger: &Ledger,
-    recorder: &Recorder,
-    meta: &Meta,
-    key: &Key,
-    name: &str,
-    uid: &str,
-) -> Result<(), String> {
-    match caller.delete(PODS, &meta.namespace, (name, uid, 0), PropagationPolicy::Background).await {
-        Ok(()) => {
-            ledger.deleted(key, name, uid);
-            tell(recorder, meta, &Event::normal("SuccessfulDelete", format!("Deleted pod: {name}")));
-            Ok(())
-        }
-        Err(stop) => {
-            let why = why(&stop);
-            tell(recorder, meta, &Event::warning("FailedDelete", format!("Error deleting: {why}")));
-            Err(why)
+    /// Deletes a pod, with its time to end; fails with what the server said.
+    pub(super) async fn delete_pod(&self, meta: &Meta, key: &Key, name: &str, uid: &str) -> Result<(), String> {
+        match self.caller.delete(PODS, &meta.namespace, (name, uid, 0), PropagationPolicy::Background).await {
+            Ok(()) => {
+                self.ledger.deleted(key, name, uid);
+                self.tell(meta, &Event::normal("SuccessfulDelete", format!("Deleted pod: {name}")));
+                Ok(())
+            }
+            Err(stop) => {
+                let why = why(&stop);
+                self.tell(meta, &Event::warning("FailedDelete", format!("Error deleting: {why}")));
+                Err(why)
+            }
         }
     }
 }
