@@ -52,7 +52,7 @@ pub(crate) async fn bind(call: Call) -> Outcome<Response<Body>> {
 
 /// The binding, read.
 fn body(call: &Call) -> Outcome<Value> {
-    let parsed = decode::parse("core/v1.Binding", &call.body, media::written(&call.content_type)?);
+    let parsed = decode::typed("core/v1.Binding", &call.body, media::written(&call.content_type)?);
     let binding: Value = parsed.map_err(|why| Status::bad_request(format!("the binding cannot be read: {why}")))?;
     let name = text(&binding, "name");
     if !name.is_empty() && name != call.target.name {
@@ -63,7 +63,7 @@ fn body(call: &Call) -> Outcome<Value> {
 
 /// The pod that a binding in a body names.
 pub(crate) fn pod_of(content_type: &str, body: &[u8]) -> Outcome<String> {
-    let parsed = decode::parse("core/v1.Binding", body, media::written(content_type)?);
+    let parsed = decode::typed("core/v1.Binding", body, media::written(content_type)?);
     let binding = parsed.map_err(|why| Status::bad_request(format!("the binding cannot be read: {why}")))?;
     match text(&binding, "name") {
         "" => Err(Box::new(Status::bad_request("name is required"))),

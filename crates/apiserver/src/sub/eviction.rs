@@ -20,7 +20,7 @@ use crate::verbs::{delete, write};
 /// Evicts the pod that the path names.
 pub(crate) async fn evict(call: Call) -> Outcome<Response<Body>> {
     let media = crate::media::written(&call.content_type)?;
-    let body: Value = api::decode::parse("policy/v1.Eviction", &call.body, media)
+    let body: Value = api::decode::typed("policy/v1.Eviction", &call.body, media)
         .map_err(|error| Status::bad_request(format!("the eviction cannot be read: {error}")))?;
     let name = text(&body, "name");
     if !name.is_empty() && name != call.target.name {

@@ -64,7 +64,7 @@ pub(crate) fn answer(
     body: &Bytes,
 ) -> Outcome<Value> {
     let package = target.group.split('.').next().unwrap_or_default();
-    let mut review: Value = decode::parse(&format!("{package}/v1.{kind}"), body, media::written(content_type)?)
+    let mut review: Value = decode::typed(&format!("{package}/v1.{kind}"), body, media::written(content_type)?)
         .map_err(|error| Status::bad_request(format!("the {kind} cannot be read: {error}")))?;
     let given = review.get("kind").and_then(Value::as_str).unwrap_or(kind);
     if !review.is_object() || given != kind {

@@ -130,7 +130,7 @@ fn custom_numbers(scale: &Scale, value: &Value) -> Outcome<(i64, i64, Option<Str
 
 /// Reads the Scale in the body.
 fn read(call: &Call) -> Outcome<Value> {
-    let parsed = decode::parse("autoscaling/v1.Scale", &call.body, media::written(&call.content_type)?);
+    let parsed = decode::typed("autoscaling/v1.Scale", &call.body, media::written(&call.content_type)?);
     let scale: Value = parsed.map_err(|why| Status::bad_request(format!("the Scale cannot be read: {why}")))?;
     let kind = scale.get("kind").and_then(Value::as_str).unwrap_or("Scale");
     if kind != "Scale" {

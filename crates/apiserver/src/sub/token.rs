@@ -17,7 +17,7 @@ use crate::{media, respond};
 /// Makes a token for the account that the path names. Nothing is stored: a dry run is the same.
 pub(crate) async fn create(call: Call) -> Outcome<Response<Body>> {
     call.query.dry_run("CreateOptions")?;
-    let parsed = decode::parse("authentication/v1.TokenRequest", &call.body, media::written(&call.content_type)?);
+    let parsed = decode::typed("authentication/v1.TokenRequest", &call.body, media::written(&call.content_type)?);
     let mut body: Value =
         parsed.map_err(|why| Status::bad_request(format!("the TokenRequest cannot be read: {why}")))?;
     if !body.is_object() || !matches!(body["kind"].as_str(), None | Some("TokenRequest")) {

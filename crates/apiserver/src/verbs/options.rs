@@ -158,7 +158,7 @@ fn delete_body(call: &Call) -> Outcome<Option<Value>> {
         return Ok(None);
     }
     let media = media::written(&call.content_type)?;
-    let parsed = api::decode::parse("meta/v1.DeleteOptions", &call.body, media);
+    let parsed = api::decode::typed("meta/v1.DeleteOptions", &call.body, media);
     let body: Value = parsed.map_err(|why| Status::bad_request(format!("the delete options cannot be read: {why}")))?;
     let kind = body.get("kind").and_then(Value::as_str).unwrap_or("DeleteOptions");
     if !body.is_object() || kind != "DeleteOptions" {
