@@ -1,12 +1,13 @@
-//! How many requests may be under way, and how many of them may be one client's.
+//! How much may be under way (requests, watches, bytes of answers), and how much of it may be one client's.
 //!
 //! ```text
 //!  all permits ├────────── one client at most ──────────┤                        ┤
 //!              ├──────────────────── everybody ──────────────────────┤── system ─┤
 //! ```
 //!
-//! `system:masters` always come in, as upstream. Nodes and the system's own controllers may take the last tenth,
-//! which nobody else gets: so a client that sends all it can neither keeps others out nor the machinery from working.
+//! `system:masters` always come in, as upstream, but where the limit guards memory. Nodes and the system's own
+//! controllers may take the last tenth, which nobody else gets: so a client that sends all it can neither keeps others out
+//! nor the machinery from working.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -19,10 +20,12 @@ const SHARE: usize = 2;
 /// The system's own part is one in so many.
 const RESERVE: usize = 10;
 
-/// Permits for requests of one sort.
+/// Permits of one sort.
 #[derive(Debug)]
 pub(crate) struct Gate {
     limit: usize,
+    /// Nobody goes beyond the limit.
+    hard: bool,
     inside: Mutex<Inside>,
 }
 
@@ -38,29 +41,44 @@ struct Inside {
 pub(crate) struct Permit {
     gate: Arc<Gate>,
     user: String,
+    cost: usize,
 }
 
 impl Gate {
-    /// A gate that lets so many in.
+    /// A gate that lets so many in, and masters besides.
     pub(crate) fn new(limit: usize) -> Arc<Self> {
-        Arc::new(Self { limit, inside: Mutex::default() })
+        Arc::new(Self { limit, hard: false, inside: Mutex::default() })
+    }
+
+    /// A gate that lets in so much and no more, whoever asks.
+    pub(crate) fn hard(limit: usize) -> Arc<Self> {
+        Arc::new(Self { limit, hard: true, inside: Mutex::default() })
     }
 
     /// Lets one in; `None` if that would be too many. Never waits.
     pub(crate) fn enter(self: &Arc<Self>, identity: &Identity) -> Option<Permit> {
+        self.enter_with(identity, 1)
+    }
+
+    /// Lets in what counts as so many; `None` if that would be too much. What is larger than a client's whole share gets
+    /// through where the client has nothing else inside. Never waits.
+    pub(crate) fn enter_with(self: &Arc<Self>, identity: &Identity, cost: usize) -> Option<Permit> {
+        let rank = Rank::of(identity);
+        // Room for one client, and for all of its rank.
+        let (share, room) = match rank {
+            Rank::Master | Rank::System => (self.limit, self.limit),
+            Rank::Other => ((self.limit / SHARE).max(1), self.limit - self.limit / RESERVE),
+        };
+        let cost = cost.min(share);
         let mut inside = self.inside();
         let own = inside.by_user.get(&identity.user).copied().unwrap_or(0);
-        let free = match Rank::of(identity) {
-            Rank::Master => true,
-            Rank::System => inside.all < self.limit,
-            Rank::Other => inside.all < self.limit - self.limit / RESERVE && own < (self.limit / SHARE).max(1),
-        };
-        if !free {
+        let exempt = rank == Rank::Master && !self.hard;
+        if !exempt && (own + cost > share || inside.all + cost > room) {
             return None;
         }
-        inside.all += 1;
-        *inside.by_user.entry(identity.user.clone()).or_default() += 1;
-        Some(Permit { gate: self.clone(), user: identity.user.clone() })
+        inside.all += cost;
+        *inside.by_user.entry(identity.user.clone()).or_default() += cost;
+        Some(Permit { gate: self.clone(), user: identity.user.clone(), cost })
     }
 
     fn inside(&self) -> MutexGuard<'_, Inside> {
@@ -71,9 +89,9 @@ impl Gate {
 impl Drop for Permit {
     fn drop(&mut self) {
         let mut inside = self.gate.inside();
-        inside.all -= 1;
+        inside.all -= self.cost;
         if let Some(own) = inside.by_user.get_mut(&self.user) {
-            *own -= 1;
+            *own -= self.cost;
             if *own == 0 {
                 inside.by_user.remove(&self.user);
             }
@@ -82,6 +100,7 @@ impl Drop for Permit {
 }
 
 /// Who comes before whom.
+#[derive(Clone, Copy, PartialEq, Eq)]
 enum Rank {
     Master,
     System,
@@ -127,6 +146,19 @@ mod tests {
         assert!(gate.enter(&Identity::user("root", &[MASTERS])).is_some());
         drop((anns, nodes));
         assert!(gate.enter(&ann).is_some());
+    }
+
+    #[test]
+    fn a_hard_limit_holds_for_masters_and_what_is_larger_than_a_share_gets_through_alone() {
+        let gate = Gate::hard(100);
+        let (ann, root) = (Identity::user("ann", &[]), Identity::user("root", &[MASTERS]));
+        let large = gate.enter_with(&ann, 1000).expect("it is alone");
+        assert!(gate.enter_with(&ann, 1).is_none());
+        let bobs = gate.enter_with(&Identity::user("bob", &[]), 40).expect("he has a share of his own");
+        assert!(gate.enter_with(&root, 11).is_none());
+        let rest = gate.enter_with(&root, 10).expect("there is room");
+        drop((large, bobs, rest));
+        assert!(gate.enter_with(&root, 1000).is_some());
     }
 
     #[test]

@@ -8,7 +8,6 @@ use std::time::Duration;
 use ambient::Ambient;
 use api::resource::Registry;
 use store::Store;
-use tokio::sync::Semaphore;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::audit;
@@ -101,7 +100,7 @@ pub struct Limits {
     /// Size of a request's body.
     pub body_bytes: usize,
     /// GET requests at once, not counting watches that are under way. One client gets at most half of these, of
-    /// `writes` and of `watches`; the last tenth is for nodes and the system's own controllers.
+    /// `writes`, `watches` and `answers_kib`; the last tenth is for nodes and the system's own controllers.
     pub reads: usize,
     /// Other requests at once.
     pub writes: usize,
@@ -110,7 +109,7 @@ pub struct Limits {
     /// How long a request may take, watches and streams not counted.
     pub request_timeout: Duration,
     /// Room for large answers that are being sent, in KiB.
-    pub answers_kib: u32,
+    pub answers_kib: usize,
     /// Events that wait for one watcher before it is dropped.
     pub watch_buffer: usize,
 }
@@ -160,7 +159,7 @@ pub(crate) struct Shared {
     /// Permits for watches under way.
     pub(crate) watches: Arc<Gate>,
     /// Room for large answers.
-    pub(crate) answers: Arc<Semaphore>,
+    pub(crate) answers: Arc<Gate>,
     /// Where requests are noted.
     pub(crate) audit: Option<Arc<audit::Log>>,
     /// Counters.
@@ -224,7 +223,7 @@ impl ApiServer {
             reads: Gate::new(limits.reads),
             writes: Gate::new(limits.writes),
             watches: Gate::new(limits.watches),
-            answers: Arc::new(Semaphore::new(limits.answers_kib as usize)),
+            answers: Gate::hard(limits.answers_kib),
             audit: options.audit,
             metrics,
             documents: Documents::default(),

@@ -18,7 +18,6 @@ use http::header::USER_AGENT;
 use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use tokio::sync::OwnedSemaphorePermit;
 use tower::Service;
 
 use crate::audit::Event;
@@ -26,6 +25,7 @@ use crate::auth::Identity;
 use crate::body::Body;
 use crate::encoding::Way;
 use crate::errors::Fail;
+use crate::gate::Permit;
 use crate::query::{self, Query};
 use crate::server::Shared;
 use crate::{handler, respond};
@@ -128,7 +128,8 @@ where
     let head = parts.method == Method::HEAD;
     let reads = head || parts.method == Method::GET;
     let gate = if reads { &shared.reads } else { &shared.writes };
-    let Some(_permit) = gate.enter(&handler::caller(&parts)) else {
+    let caller = handler::caller(&parts);
+    let Some(_permit) = gate.enter(&caller) else {
         return respond::too_busy();
     };
     let _counted = shared.metrics.request(reads);
@@ -157,7 +158,7 @@ where
     if head {
         *response.body_mut() = Body::empty();
     }
-    within_memory(shared, response)
+    within_memory(shared, &caller, response)
 }
 
 /// How long the request may take: as long as the server says, or less where the client does.
@@ -171,12 +172,9 @@ fn time_limit(parts: &Parts, limit: Duration) -> Duration {
 
 /// Holds large answers against a limit until they are sent: clients that ask for everything and read slowly get 429,
 /// before the server's memory is full of what they asked for.
-fn within_memory(shared: &Shared, mut response: Response<Body>) -> Response<Body> {
+fn within_memory(shared: &Shared, caller: &Identity, mut response: Response<Body>) -> Response<Body> {
     let Some(bytes) = response.body().bytes().filter(|b| b.len() >= COUNTED_FROM).cloned() else { return response };
-    let kib = u32::try_from(bytes.len() >> 10).unwrap_or(u32::MAX);
-    // One that is larger than all of the room gets through alone.
-    let kib = kib.min(shared.limits.answers_kib);
-    let Ok(permit) = shared.answers.clone().try_acquire_many_owned(kib) else { return respond::too_busy() };
+    let Some(permit) = shared.answers.enter_with(caller, bytes.len() >> 10) else { return respond::too_busy() };
     *response.body_mut() = Body::full(Bytes::from_owner(Held { bytes, _permit: permit }));
     response
 }
@@ -184,7 +182,7 @@ fn within_memory(shared: &Shared, mut response: Response<Body>) -> Response<Body
 /// Bytes with their room, which is given back with the last of them.
 struct Held {
     bytes: Bytes,
-    _permit: OwnedSemaphorePermit,
+    _permit: Permit,
 }
 
 impl AsRef<[u8]> for Held {

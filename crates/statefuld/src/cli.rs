@@ -177,13 +177,26 @@ pub struct Access {
     #[arg(long, value_name = "N", default_value_t = 10)]
     pub audit_log_maxbackup: u32,
 
-    /// Reading requests at once, watches not counted; more are asked to come back
+    /// Reading requests at once, watches not counted; more are asked to come back. One client gets at most half, here and
+    /// below
     #[arg(long, value_name = "N", default_value_t = 400, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_requests_inflight: u32,
 
     /// Writing requests at once; more are asked to come back
     #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub max_mutating_requests_inflight: u32,
+
+    /// Watches at once; more are asked to come back
+    #[arg(long, value_name = "N", default_value_t = 20_000, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_watches: u32,
+
+    /// Changes that may wait for one watcher; one that is further behind is dropped, and told so
+    #[arg(long, value_name = "N", default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_watch_backlog: u32,
+
+    /// Megabytes of large answers that are being sent; who asks for more is asked to come back
+    #[arg(long, value_name = "MB", default_value_t = 512, value_parser = clap::value_parser!(u32).range(1..))]
+    pub max_answers_size: u32,
 }
 
 impl Access {
@@ -198,6 +211,9 @@ impl Access {
             format!("--audit-log-maxbackup={}", self.audit_log_maxbackup),
             format!("--max-requests-inflight={}", self.max_requests_inflight),
             format!("--max-mutating-requests-inflight={}", self.max_mutating_requests_inflight),
+            format!("--max-watches={}", self.max_watches),
+            format!("--max-watch-backlog={}", self.max_watch_backlog),
+            format!("--max-answers-size={}", self.max_answers_size),
         ]);
         arguments
     }
@@ -406,7 +422,8 @@ pub enum Target {
 /// `statefuld why`.
 #[derive(Debug, Args)]
 pub struct Why {
-    /// What is asked about: sts/NAME, pod/NAME or pvc/NAME; without it, everything in the namespace
+    /// What is asked about: sts/NAME, deploy/NAME, rs/NAME, job/NAME, cronjob/NAME, pod/NAME or pvc/NAME; without it,
+    /// everything in the namespace
     #[arg(value_name = "KIND/NAME")]
     pub object: Option<String>,
 

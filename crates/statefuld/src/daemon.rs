@@ -325,6 +325,9 @@ fn api_options(
     options.audit = open_audit_log(&api.access, ambient)?;
     options.limits.reads = api.access.max_requests_inflight as usize;
     options.limits.writes = api.access.max_mutating_requests_inflight as usize;
+    options.limits.watches = api.access.max_watches as usize;
+    options.limits.watch_buffer = api.access.max_watch_backlog as usize;
+    options.limits.answers_kib = (api.access.max_answers_size as usize) << 10;
     Ok(options)
 }
 

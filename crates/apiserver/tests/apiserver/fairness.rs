@@ -83,6 +83,7 @@ async fn large_answers_that_nobody_reads_do_not_fill_the_memory() {
     };
     let unread = list().await;
     assert_eq!(unread.status(), 200);
+    // Memory is bounded for everybody, masters too.
     assert_eq!(list().await.status(), 429);
     // Sent and let go by the connection, as read here.
     let bytes = unread.into_body().collect().await.unwrap().to_bytes();
