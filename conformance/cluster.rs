@@ -1,6 +1,7 @@
 //! How cases speak with the server: requests as they go on the wire, answers as they come, watches.
 
 use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,10 +10,13 @@ use bytes::Bytes;
 use http::{Method, Request};
 use http_body_util::BodyExt;
 use kube::client::Body;
+use kube::config::AuthInfo;
 use serde_json::{Value, json};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+/// Where the audit log of a server of one's own is, below its folder.
+pub(crate) const AUDIT_LOG: &str = "audit.log";
 /// What the suite calls itself; it becomes the field manager of requests that name none.
 const USER_AGENT: &str = "golden";
 /// How long anything may take that is waited for.
@@ -28,7 +32,8 @@ pub(crate) struct Cluster {
     admin: kube::Client,
     anonymous: kube::Client,
     config: Arc<kube::Config>,
-    own: bool,
+    anybody: Arc<kube::Config>,
+    own: Option<Arc<Path>>,
 }
 
 /// A request. Built with the methods that follow [`Ask::new`].
@@ -76,6 +81,11 @@ impl Ask {
         self
     }
 
+    /// With this token and no other credentials.
+    pub(crate) fn token(self, token: &str) -> Self {
+        self.header("authorization", Some(&format!("Bearer {token}")))
+    }
+
     /// With a document.
     pub(crate) fn json(self, body: &Value) -> Self {
         self.raw(body.to_string().into_bytes())
@@ -110,14 +120,28 @@ impl Ask {
 }
 
 impl Cluster {
-    /// A server by its clients.
-    pub(crate) fn new(admin: kube::Client, anonymous: kube::Client, config: kube::Config, own: bool) -> Self {
-        Self { admin, anonymous, config: Arc::new(config), own }
+    /// A server by the kubeconfig of its administrator, and by the folder of one that was started for this run.
+    pub(crate) fn new(admin: kube::Config, own: Option<&Path>) -> Result<Self, String> {
+        let mut anybody = admin.clone();
+        anybody.auth_info = AuthInfo::default();
+        let client = |config: &kube::Config| kube::Client::try_from(config.clone()).map_err(|e| e.to_string());
+        Ok(Self {
+            admin: client(&admin)?,
+            anonymous: client(&anybody)?,
+            config: Arc::new(admin),
+            anybody: Arc::new(anybody),
+            own: own.map(Arc::from),
+        })
     }
 
     /// Where it is and how to get in, for connections of one's own.
     pub(crate) fn config(&self) -> &kube::Config {
         &self.config
+    }
+
+    /// The same without anybody's credentials.
+    pub(crate) fn config_of_anybody(&self) -> &kube::Config {
+        &self.anybody
     }
 
     /// Whether the server says that it is ready.
@@ -155,7 +179,12 @@ impl Cluster {
 
     /// Whether the server was started for this run, with limits that are known.
     pub(crate) fn is_own(&self) -> bool {
-        self.own
+        self.own.is_some()
+    }
+
+    /// The audit log of such a server, where it has one.
+    pub(crate) fn audit_log(&self) -> PathBuf {
+        self.own.as_deref().expect("a server that was started for this run").join(AUDIT_LOG)
     }
 
     /// A namespace of its own for a case.

@@ -8,7 +8,9 @@
 //!  main ─▶ cases ─┬─ recorded::*  one per file in recorded/: replay/ asks again, compares, differences.json excuses
 //!                 ├─ behaviour::* what a real StatefulSet controller did in scripted scenarios, played again
 //!                 ├─ sets::*      what upstream's own tests show of StatefulSets
-//!                 ├─ auth::*, verbs::*, documents::*   written by hand, for what the recordings do not hold
+//!                 ├─ workloads::* Deployments, ReplicaSets, Jobs and CronJobs
+//!                 ├─ auth::*, verbs::*, documents::*, records::*   written by hand, for what the recordings do not hold
+//!                 ├─ limits::*    what one client may take, on a server with small limits
 //!                 └─ streams::*   on a server that is a node too
 //!            └──▶ cluster: the server under test (target), a namespace per case
 //! ```
@@ -19,13 +21,17 @@ mod auth;
 mod behaviour;
 mod cluster;
 mod documents;
+mod limits;
 mod players;
+mod records;
 mod replay;
 mod runner;
 mod sets;
 mod streams;
 mod target;
 mod verbs;
+mod wire;
+mod workloads;
 
 use std::process::ExitCode;
 
@@ -38,9 +44,12 @@ fn main() -> ExitCode {
     let mut cases = replay::cases();
     cases.extend(behaviour::cases());
     cases.extend(sets::cases());
+    cases.extend(workloads::cases());
     cases.extend(auth::cases());
     cases.extend(verbs::cases());
     cases.extend(documents::cases());
+    cases.extend(records::cases());
+    cases.extend(limits::cases());
     cases.extend(streams::cases());
     cases.sort_by(|a, b| a.name.cmp(&b.name));
     if selection.list {

@@ -108,8 +108,13 @@ pub(crate) async fn run(cases: Vec<Named>, selection: Selection) -> ExitCode {
     let everything = selection.is_everything();
     let cases: Vec<Named> = cases.into_iter().filter(|case| selection.wants(&case.name)).collect();
     if cases.is_empty() {
-        println!("0 passed, 0 failed");
+        println!("0 passed, 0 failed, 0 ignored");
         return ExitCode::SUCCESS;
+    }
+    let (cases, skipped): (Vec<Named>, Vec<Named>) =
+        cases.into_iter().partition(|case| case.running.own_alone().is_none() || !Target::is_given());
+    for case in &skipped {
+        println!("test {} ... ignored, {}", case.name, case.running.own_alone().unwrap_or_default());
     }
     let mut targets = BTreeMap::new();
     for running in cases.iter().map(|case| case.running).collect::<BTreeSet<_>>() {
@@ -138,7 +143,7 @@ pub(crate) async fn run(cases: Vec<Named>, selection: Selection) -> ExitCode {
     for target in targets.into_values() {
         target.stop(!failed.is_empty()).await;
     }
-    println!("\n{passed} passed, {} failed", failed.len());
+    println!("\n{passed} passed, {} failed, {} ignored", failed.len(), skipped.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 

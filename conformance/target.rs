@@ -5,10 +5,10 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use kube::Config;
-use kube::config::{AuthInfo, KubeConfigOptions, Kubeconfig};
+use kube::config::{KubeConfigOptions, Kubeconfig};
 use tokio::process::{Child, Command};
 
-use crate::cluster::Cluster;
+use crate::cluster::{AUDIT_LOG, Cluster};
 
 /// Names the kubeconfig of a server to test.
 const KUBECONFIG: &str = "STATEFULD_CONFORMANCE_KUBECONFIG";
@@ -26,11 +26,23 @@ const KEEPER: &str = r#""$@" & pid=$!; read -r _; kill "$pid"; wait "$pid""#;
 pub(crate) enum Running {
     /// What the recorded server had; no controller that would write into the objects that are compared.
     Housekeeping,
-    /// The StatefulSet controller too.
+    /// The controllers of StatefulSets and of other workloads too.
     Sets,
     /// All controllers, and a node that runs pods. This needs root.
     Node,
+    /// Small limits; events are soon forgotten, and requests are noted in an audit log.
+    Small,
 }
+
+/// The command's limits for [`Running::Small`].
+const SMALL: [&str; 6] = [
+    "--max-requests-inflight=60",
+    "--max-mutating-requests-inflight=60",
+    "--max-watches=100",
+    "--max-watch-backlog=16",
+    "--max-answers-size=1",
+    "--event-ttl=2s",
+];
 
 impl Running {
     /// The command that starts it.
@@ -41,10 +53,18 @@ impl Running {
             }
             Running::Sets => &[
                 "server",
-                "--controllers=garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection,statefulset",
+                "--controllers=garbagecollector,namespace,serviceaccount,pvc-protection,pv-protection,statefulset,\
+                 deployment,replicaset,job,cronjob,ttl-after-finished",
             ],
             Running::Node => &["up"],
+            // As few as there can be: they watch, too.
+            Running::Small => &["server", "--controllers=namespace,serviceaccount"],
         }
+    }
+
+    /// Why its cases cannot be asked of a server that was there before.
+    pub(crate) fn own_alone(self) -> Option<&'static str> {
+        (self == Running::Small).then_some("its limits and its audit log would have to be known")
     }
 }
 
@@ -61,17 +81,25 @@ struct Own {
 }
 
 impl Target {
+    /// Whether the environment names one.
+    pub(crate) fn is_given() -> bool {
+        std::env::var_os(KUBECONFIG).is_some()
+    }
+
     /// The one that the environment names, or a new one that runs this.
     pub(crate) async fn start(running: Running) -> Result<Self, String> {
         if let Some(file) = std::env::var_os(KUBECONFIG) {
-            return Ok(Self { cluster: connect(Path::new(&file), false).await?, own: None });
+            return Ok(Self { cluster: connect(Path::new(&file), None).await?, own: None });
         }
         let folder = tempfile::Builder::new().prefix("statefuld-conformance-").tempdir().map_err(|e| e.to_string())?;
         let log = std::fs::File::create(folder.path().join("log")).map_err(|e| e.to_string())?;
         let data = folder.path().join("data");
-        let keeper = Command::new("sh")
-            .args(["-c", KEEPER, "keeper", env!("CARGO_BIN_EXE_statefuld")])
-            .args(running.arguments())
+        let mut command = Command::new("sh");
+        command.args(["-c", KEEPER, "keeper", env!("CARGO_BIN_EXE_statefuld")]).args(running.arguments());
+        if running == Running::Small {
+            command.args(SMALL).arg("--audit-log-path").arg(folder.path().join(AUDIT_LOG));
+        }
+        let keeper = command
             .arg("--data-dir")
             .arg(&data)
             .args(["--listen", "127.0.0.1:0", "--service-cidr", SERVICE_CIDR])
@@ -112,7 +140,7 @@ impl Own {
                 return Err(format!("it ended with {status}"));
             }
             if kubeconfig.exists()
-                && let Ok(cluster) = connect(kubeconfig, true).await
+                && let Ok(cluster) = connect(kubeconfig, Some(self.folder.path())).await
                 && cluster.is_ready().await
             {
                 return Ok(cluster);
@@ -129,16 +157,13 @@ impl Own {
     }
 }
 
-/// Clients from a kubeconfig: one with its credentials, one with none.
-async fn connect(file: &Path, own: bool) -> Result<Cluster, String> {
+/// Reads a kubeconfig. `own`: the folder of a server that was started for this run.
+async fn connect(file: &Path, own: Option<&Path>) -> Result<Cluster, String> {
     let read = Kubeconfig::read_from(file).map_err(|e| format!("{}: {e}", file.display()))?;
     let options = KubeConfigOptions::default();
     let mut admin =
         Config::from_custom_kubeconfig(read, &options).await.map_err(|e| format!("{}: {e}", file.display()))?;
     // What the server answers is what is compared, a 429 too.
     admin.default_retry = false;
-    let mut anonymous = admin.clone();
-    anonymous.auth_info = AuthInfo::default();
-    let client = |config: Config| kube::Client::try_from(config).map_err(|e| e.to_string());
-    Ok(Cluster::new(client(admin.clone())?, client(anonymous)?, admin, own))
+    Cluster::new(admin, own)
 }

@@ -67,7 +67,7 @@ fn acting(ask: Ask, user: &str) -> Ask {
 
 /// A request with a token and nothing else: asked as nobody, the token put in its place.
 async fn with_token(case: &Case, token: &str, ask: &Ask) -> Result<Answer, String> {
-    case.cluster.send(&ask.clone().header("authorization", Some(&format!("Bearer {token}")))).await
+    case.cluster.send(&ask.clone().token(token)).await
 }
 
 fn account_path(case: &Case) -> String {

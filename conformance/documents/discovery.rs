@@ -47,6 +47,8 @@ const KINDS: &[Row] = &[
     ("v1", "serviceaccounts", "ServiceAccount", true, &["sa"], &[], &["token"]),
     ("v1", "services", "Service", true, &["svc"], &["all"], &["proxy", "status"]),
     ("apps/v1", "controllerrevisions", "ControllerRevision", true, &[], &[], &[]),
+    ("apps/v1", "deployments", "Deployment", true, &["deploy"], &["all"], &["scale", "status"]),
+    ("apps/v1", "replicasets", "ReplicaSet", true, &["rs"], &["all"], &["scale", "status"]),
     ("apps/v1", "statefulsets", "StatefulSet", true, &["sts"], &["all"], &["scale", "status"]),
     ("authentication.k8s.io/v1", "selfsubjectreviews", "SelfSubjectReview", false, &[], &[], &[]),
     ("authentication.k8s.io/v1", "tokenreviews", "TokenReview", false, &[], &[], &[]),
@@ -54,6 +56,8 @@ const KINDS: &[Row] = &[
     ("authorization.k8s.io/v1", "selfsubjectaccessreviews", "SelfSubjectAccessReview", false, &[], &[], &[]),
     ("authorization.k8s.io/v1", "selfsubjectrulesreviews", "SelfSubjectRulesReview", false, &[], &[], &[]),
     ("authorization.k8s.io/v1", "subjectaccessreviews", "SubjectAccessReview", false, &[], &[], &[]),
+    ("batch/v1", "cronjobs", "CronJob", true, &["cj"], &["all"], &["status"]),
+    ("batch/v1", "jobs", "Job", true, &[], &["all"], &["status"]),
     (
         "apiextensions.k8s.io/v1",
         "customresourcedefinitions",

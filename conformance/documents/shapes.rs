@@ -36,9 +36,17 @@ const COLUMNS: &[(&str, &str)] = &[
     ("/api/v1/pods", "Name, Ready, Status, Restarts, Age, [IP], [Node], [Nominated Node], [Readiness Gates]"),
     ("/api/v1/resourcequotas", "Name, Request, Limit, Age"),
     ("/api/v1/secrets", "Name, Type, Data, Age"),
+    ("/api/v1/serviceaccounts", "Name, Secrets, Age"),
     ("/api/v1/services", "Name, Type, Cluster-IP, External-IP, Port(s), Age, [Selector]"),
     ("/apis/apps/v1/controllerrevisions", "Name, Controller, Revision, Age"),
+    ("/apis/apps/v1/deployments", "Name, Ready, Up-to-date, Available, Age, [Containers], [Images], [Selector]"),
+    ("/apis/apps/v1/replicasets", "Name, Desired, Current, Ready, Age, [Containers], [Images], [Selector]"),
     ("/apis/apps/v1/statefulsets", "Name, Ready, Age, [Containers], [Images]"),
+    (
+        "/apis/batch/v1/cronjobs",
+        "Name, Schedule, Timezone, Suspend, Active, Last Schedule, Age, [Containers], [Images], [Selector]",
+    ),
+    ("/apis/batch/v1/jobs", "Name, Status, Completions, Duration, Age, [Containers], [Images], [Selector]"),
     ("/apis/apiextensions.k8s.io/v1/customresourcedefinitions", "Name, Created At"),
     ("/apis/coordination.k8s.io/v1/leases", "Name, Holder, Age"),
     ("/apis/discovery.k8s.io/v1/endpointslices", "Name, AddressType, Ports, Endpoints, Age"),
@@ -95,6 +103,9 @@ pub(super) async fn built_in_kinds_have_a_binary_form(case: Case) {
     assert_eq!((back.code, &back.bytes), (200, &created.bytes));
     let list = case.ask(accepting(&path, &both)).await;
     assert_eq!((list.code, media(&list).as_str()), (200, BINARY));
+    let definitions = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions";
+    let definitions = case.ask(accepting(definitions, &both)).await;
+    assert_eq!((definitions.code, media(&definitions).as_str()), (200, BINARY));
     let none = case.ask(accepting(&format!("{path}/none"), BINARY)).await;
     assert_eq!((none.code, media(&none).as_str()), (404, BINARY));
     // A table is JSON, whatever else would be taken.

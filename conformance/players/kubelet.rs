@@ -41,7 +41,7 @@ struct Inner {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 enum Act {
     Bind,
-    Start { ready: bool },
+    Start { phase: &'static str, ready: bool },
     Stop,
 }
 
@@ -55,6 +55,8 @@ struct Due {
 struct Rule {
     bind: bool,
     start: bool,
+    /// What becomes of it then.
+    phase: &'static str,
     ready: bool,
     stop: bool,
     start_after: Duration,
@@ -131,7 +133,7 @@ impl Kubelet {
             _ if terminating(pod) && rule.stop => self.ask(Act::Stop, rule.stop_after, pod),
             _ if terminating(pod) => {}
             _ if phase(pod) == "Pending" && rule.start => {
-                self.ask(Act::Start { ready: rule.ready }, rule.start_after, pod);
+                self.ask(Act::Start { phase: rule.phase, ready: rule.ready }, rule.start_after, pod);
             }
             _ => {}
         }
@@ -147,10 +149,17 @@ impl Kubelet {
         let last = |field: &str| apt.iter().rev().find_map(|rule| rule.get(field));
         let flag = |field: &str| last(field).and_then(Value::as_bool).unwrap_or(true);
         let after = |field: &str| Duration::from_millis(last(field).and_then(Value::as_u64).unwrap_or(15));
+        let phase = match last("phase").and_then(Value::as_str) {
+            None => "Running",
+            Some("Succeeded") => "Succeeded",
+            Some("Failed") => "Failed",
+            Some(other) => panic!("a rule names the phase {other:?}"),
+        };
         Rule {
             bind: flag("bind"),
             start: flag("start"),
-            ready: flag("ready"),
+            phase,
+            ready: flag("ready") && phase == "Running",
             stop: flag("stop"),
             start_after: after("start_ms"),
             stop_after: after("stop_ms"),
@@ -159,7 +168,8 @@ impl Kubelet {
 
     /// Each act happens once in the life of a pod.
     fn ask(&self, act: Act, after: Duration, pod: &Arc<Value>) {
-        let key = if matches!(act, Act::Start { .. }) { Act::Start { ready: true } } else { act };
+        let start = Act::Start { phase: "Running", ready: true };
+        let key = if matches!(act, Act::Start { .. }) { start } else { act };
         if self.inner.asked.lock().expect("held for a line only").insert((key, uid(pod).to_owned())) {
             self.inner.busy.fetch_add(1, Ordering::SeqCst);
             // The worker ends with the whole run only.
@@ -192,7 +202,7 @@ impl Kubelet {
     async fn act(&self, act: Act, pod: &Value) {
         match act {
             Act::Bind => self.bind(pod).await,
-            Act::Start { ready } => self.set_status(pod, "Running", ready).await,
+            Act::Start { phase, ready } => self.set_status(pod, phase, ready).await,
             Act::Stop => self.finish(pod).await,
         }
     }

@@ -2,9 +2,10 @@
 
 use serde_json::json;
 
-use super::{Act, all_ready, ensure, set, traced};
+use super::{Act, all_ready, ensure, set, status, traced};
 use crate::players::objects::Kind;
 use crate::players::stage::Stage;
+use crate::players::world::Seen;
 use crate::runner::Verdict;
 
 pub(super) const CASES: &[(&str, Act)] = &[
@@ -61,17 +62,21 @@ async fn predecessor_fails(stage: &Stage) -> Verdict {
 /// "Scaling should happen in predictable order and halt if any stateful pod is unhealthy"
 async fn scaling_halts(stage: &Stage) -> Verdict {
     stage.create(Kind::Sets, &set("web", 1, json!({}))).await?;
-    stage.wait("web-0 is ready", |seen| all_ready(seen, &["web-0"])).await?;
+    let told = |seen: &Seen| status(seen, "web", "readyReplicas");
+    stage.wait("web-0 is ready", |seen| all_ready(seen, &["web-0"]) && told(seen) == 1).await?;
     stage.make_ready("web-0", false).await?;
+    // It learns of pods and of sets on two ways: first of the pod.
+    stage.wait("it is known that web-0 is not", |seen| told(seen) == 0).await?;
     stage.patch(Kind::Sets, "web", &json!({"spec": {"replicas": 3}})).await?;
     stage.quiet().await?;
     ensure(stage.world.look().all(Kind::Pods).count() == 1, || "nothing is created behind an unready pod".into())?;
     stage.make_ready("web-0", true).await?;
-    stage.wait("three are ready", |seen| all_ready(seen, &["web-0", "web-1", "web-2"])).await?;
+    stage.wait("three are ready", |seen| all_ready(seen, &["web-0", "web-1", "web-2"]) && told(seen) == 3).await?;
     ensure(traced(&stage.world.look(), "+") == ["web-0", "web-1", "web-2"], || "created in order".into())?;
     for pod in ["web-0", "web-1", "web-2"] {
         stage.make_ready(pod, false).await?;
     }
+    stage.wait("it is known that none is ready", |seen| told(seen) == 0).await?;
     stage.patch(Kind::Sets, "web", &json!({"spec": {"replicas": 0}})).await?;
     stage.quiet().await?;
     ensure(stage.world.look().all(Kind::Pods).count() == 3, || "nothing is removed while all are unready".into())?;

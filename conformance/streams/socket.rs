@@ -1,7 +1,6 @@
 //! Connections that leave HTTP: the upgrade, and Kubernetes' channels in a WebSocket.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 use bytes::Bytes;
 use futures::{SinkExt as _, StreamExt as _};
@@ -9,16 +8,13 @@ use http::{HeaderMap, Request};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
-use kube::client::ConfigExt as _;
-use rustls::pki_types::ServerName;
 use serde_json::Value;
-use tokio::net::TcpStream;
-use tokio_rustls::TlsConnector;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::Message;
 use tokio_tungstenite::tungstenite::protocol::Role;
 
 use crate::cluster::{Ask, Case, PATIENCE};
+use crate::wire;
 
 /// Bytes to and from the server.
 pub(super) type Connection = TokioIo<Upgraded>;
@@ -54,19 +50,12 @@ type Answer = (u16, HeaderMap, Result<Connection, String>);
 
 /// Asks for a subresource of a pod on a connection of its own.
 async fn ask(case: &Case, method: &str, uri: &str, protocol: &str, version: &str) -> Answer {
-    let config = case.cluster.config();
-    let host = config.cluster_url.host().expect("a host").trim_matches(['[', ']']).to_owned();
-    let port = config.cluster_url.port_u16().unwrap_or(443);
-    let mut tls = config.rustls_client_config().expect("the kubeconfig's TLS");
     // Only HTTP/1.1 can be left.
-    tls.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let name = config.tls_server_name.clone().unwrap_or_else(|| host.clone());
-    let name = ServerName::try_from(name).expect("a name");
-    let stream = TcpStream::connect((host.as_str(), port)).await.expect("the server listens");
-    let stream = TlsConnector::from(Arc::new(tls)).connect(name, stream).await.expect("TLS");
+    let stream = wire::connect(case.cluster.config(), "http/1.1").await;
     let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.expect("HTTP");
     tokio::spawn(connection.with_upgrades());
-    let mut request = Request::builder().method(method).uri(uri).header("host", &host);
+    let host = wire::host(case.cluster.config());
+    let mut request = Request::builder().method(method).uri(uri).header("host", host);
     request = request.header("connection", "Upgrade").header("upgrade", protocol);
     request = match protocol {
         "websocket" => request

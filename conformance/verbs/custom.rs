@@ -144,3 +144,58 @@ pub(super) async fn fields_that_a_kind_names_select(case: Case) {
     assert_eq!(watch.next(1).await[0]["type"], "DELETED");
     kind.remove().await;
 }
+
+pub(super) async fn columns_that_a_kind_names_are_printed(case: Case) {
+    let spec = json!({"type": "object", "properties": {"size": {"type": "integer"}, "color": {"type": "string"}}});
+    let mut definition = definition(&case, &spec);
+    definition["spec"]["versions"][0]["additionalPrinterColumns"] = json!([
+        {"name": "Size", "type": "integer", "jsonPath": ".spec.size"},
+        {"name": "Color", "type": "string", "jsonPath": ".spec.color", "priority": 1},
+        {"name": "Age", "type": "date", "jsonPath": ".metadata.creationTimestamp"}]);
+    let kind = Kind::define(&case, definition).await;
+    assert_eq!(kind.make("a", json!({"size": 2, "color": "red"})).await.code, 201);
+    assert_eq!(kind.make("b", json!({})).await.code, 201);
+    let table = "application/json;as=Table;v=v1;g=meta.k8s.io";
+    let table = case.ask(Ask::new("GET", &kind.objects).header("accept", Some(table))).await.body;
+    let columns = table["columnDefinitions"].as_array().into_iter().flatten();
+    let columns: Vec<_> = columns.map(|column| (text(column, "/name"), column["priority"].as_i64())).collect();
+    assert_eq!(columns, [("Name", Some(0)), ("Size", Some(0)), ("Color", Some(1)), ("Age", Some(0))]);
+    let cells = |row: usize| table["rows"][row]["cells"].as_array().cloned().unwrap_or_default();
+    assert_eq!(cells(0)[..3], [json!("a"), json!(2), json!("red")]);
+    assert_eq!(cells(1)[..3], [json!("b"), Value::Null, Value::Null], "what is not there is left out: {table}");
+    kind.remove().await;
+}
+
+pub(super) async fn versions_are_the_same_objects_each_held_to_its_own_schema(case: Case) {
+    let mut definition = definition(&case, &json!({"type": "object", "properties": {"size": {"type": "integer"}}}));
+    let mut second = definition["spec"]["versions"][0].clone();
+    second["name"] = "v2".into();
+    second["storage"] = false.into();
+    second["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]["size"]["maximum"] = 5.into();
+    definition["spec"]["versions"].as_array_mut().expect("a list").push(second);
+    let kind = Kind::define(&case, definition).await;
+    assert_eq!(kind.make("a", json!({"size": 9})).await.code, 201);
+    let newer = kind.objects.replace("/v1/", "/v2/");
+    let seen = case.get(&format!("{newer}/a")).await.body;
+    assert_eq!((text(&seen, "/apiVersion").ends_with("/v2"), &seen["spec"]["size"]), (true, &json!(9)), "{seen}");
+    let mut object = kind.object("b", &json!({"size": 9}));
+    object["apiVersion"] = seen["apiVersion"].clone();
+    let refused = case.ask(Ask::new("POST", &newer).json(&object)).await;
+    assert_fails(
+        &refused,
+        422,
+        "Invalid",
+        "spec.size: Invalid value: 9: spec.size in body should be less than or equal to 5",
+    );
+    // A change through one is told to those who watch the other.
+    let watch = Ask::new("GET", &newer).query("resourceVersion", super::version(&seen));
+    let mut watch = case.watch(watch).await;
+    assert_eq!(kind.change("a", json!({"size": 3})).await.code, 200);
+    let event = &watch.next(1).await[0];
+    assert_eq!(
+        (&event["object"]["apiVersion"], &event["object"]["spec"]["size"]),
+        (&seen["apiVersion"], &json!(3)),
+        "{event}"
+    );
+    kind.remove().await;
+}

@@ -25,6 +25,11 @@ pub(super) async fn a_delete_holds_to_its_preconditions(case: Case) {
     let old = json!({"preconditions": {"resourceVersion": "1"}});
     let answer = case.ask(delete(&path, old)).await;
     assert_fails(&answer, 409, "Conflict", "the ResourceVersion in the precondition (1) does not match");
+    // What cannot be understood is never taken for nothing.
+    for unclear in [json!({"preconditions": {"uid": 5}}), json!({"preconditions": []}), json!({"dryRun": "All"})] {
+        let answer = case.ask(delete(&path, unclear)).await;
+        assert_fails(&answer, 400, "BadRequest", "cannot unmarshal");
+    }
     let right = json!({"preconditions": {"uid": map["metadata"]["uid"], "resourceVersion": version(&map)}});
     let answer = case.ask(delete(&path, right)).await;
     assert_eq!((answer.code, text(&answer.body, "/status")), (200, "Success"), "{}", answer.body);

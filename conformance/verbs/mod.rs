@@ -3,9 +3,9 @@
 mod collector;
 mod custom;
 mod deletes;
-mod limits;
 mod lists;
 mod namespaces;
+mod pods;
 mod watches;
 mod writes;
 
@@ -61,10 +61,12 @@ pub(crate) fn cases() -> Vec<Named> {
             rules_compare_with_what_was_before
             a_rule_that_costs_too_much_ends
             rules_that_cannot_be_are_refused
-            fields_that_a_kind_names_select;
-        limits:
-            a_body_that_is_too_large_is_refused
-            an_object_that_is_too_large_is_refused;
+            fields_that_a_kind_names_select
+            columns_that_a_kind_names_are_printed
+            versions_are_the_same_objects_each_held_to_its_own_schema;
+        pods:
+            a_container_to_debug_with_is_added_and_stays
+            a_pod_is_resized_and_keeps_its_class;
     }
 }
 
@@ -108,7 +110,7 @@ pub(crate) fn names(answer: &Answer) -> Vec<&str> {
 }
 
 /// Type and name of events.
-fn told(events: &[Value]) -> Vec<(&str, &str)> {
+pub(crate) fn told(events: &[Value]) -> Vec<(&str, &str)> {
     events.iter().map(|event| (text(event, "/type"), text(event, "/object/metadata/name"))).collect()
 }
 

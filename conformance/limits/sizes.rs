@@ -1,16 +1,8 @@
-//! How much one request may bring. (What many at once may take is tested within the server.)
+//! How much one request may bring.
 
-use serde_json::Value;
-
-use super::{assert_fails, config};
+use super::large;
 use crate::cluster::{Ask, Case};
-
-/// A config map with so many bytes.
-fn large(name: &str, bytes: usize) -> Value {
-    let mut map = config(name);
-    map["data"]["k"] = "x".repeat(bytes).into();
-    map
-}
+use crate::verbs::assert_fails;
 
 pub(super) async fn a_body_that_is_too_large_is_refused(case: Case) {
     let answer = case.ask(Ask::new("POST", &case.core("configmaps")).json(&large("a", 3 << 20))).await;
