@@ -1,16 +1,20 @@
 //! What the API says of one namespace, read once.
 
 use std::collections::BTreeMap;
+use std::fmt::Debug;
 
 use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use jiff::Timestamp;
-use k8s_openapi::api::apps::v1::ControllerRevision;
+use k8s_openapi::NamespaceResourceScope;
+use k8s_openapi::api::apps::v1::{ControllerRevision, Deployment, ReplicaSet};
+use k8s_openapi::api::batch::v1::{CronJob, Job};
 use k8s_openapi::api::core::v1::{Event, Node, PersistentVolumeClaim, Pod, Service};
 use k8s_openapi::api::storage::v1::StorageClass;
 use kube::api::{ListParams, LogParams};
 use kube::core::DynamicObject;
 use kube::{Api, Client, ResourceExt as _};
+use serde::de::DeserializeOwned;
 
 /// Pods whose last log line is fetched at most; more that are unready wait for the same thing.
 const LOGS_LIMIT: usize = 20;
@@ -26,6 +30,14 @@ pub struct Facts {
     pub now: Timestamp,
     /// StatefulSets.
     pub sets: Vec<DynamicObject>,
+    /// Deployments. Of these four, as of services, nothing is known where the account is kept from them.
+    pub deployments: Vec<Deployment>,
+    /// ReplicaSets.
+    pub replica_sets: Vec<ReplicaSet>,
+    /// Jobs.
+    pub jobs: Vec<Job>,
+    /// CronJobs.
+    pub cron_jobs: Vec<CronJob>,
     /// Pods.
     pub pods: Vec<Pod>,
     /// Claims.
@@ -66,6 +78,12 @@ impl Facts {
         )
         .context("the API does not answer")?;
         let services = services.list(&everything).await.map(|list| list.items).ok();
+        let (deployments, replica_sets, jobs, cron_jobs) = tokio::join!(
+            all::<Deployment>(client, namespace),
+            all::<ReplicaSet>(client, namespace),
+            all::<Job>(client, namespace),
+            all::<CronJob>(client, namespace),
+        );
         // These two belong to the cluster: an account of one namespace may be kept from them, and most answers do without.
         let nodes = nodes.list(&everything).await.map(|list| list.items).unwrap_or_default();
         let classes = classes.list(&everything).await.map(|list| list.items).unwrap_or_default();
@@ -82,6 +100,10 @@ impl Facts {
             namespace: namespace.to_owned(),
             now,
             sets,
+            deployments,
+            replica_sets,
+            jobs,
+            cron_jobs,
             pods: pod_list.items,
             claims: claims.items,
             services,
@@ -99,6 +121,10 @@ impl Facts {
             namespace: String::new(),
             now: Timestamp::UNIX_EPOCH,
             sets: Vec::new(),
+            deployments: Vec::new(),
+            replica_sets: Vec::new(),
+            jobs: Vec::new(),
+            cron_jobs: Vec::new(),
             pods: Vec::new(),
             claims: Vec::new(),
             services: None,
@@ -120,6 +146,26 @@ impl Facts {
         self.sets.iter().find(|set| set.name_any() == name)
     }
 
+    /// A deployment by its name.
+    pub fn deployment(&self, name: &str) -> Option<&Deployment> {
+        self.deployments.iter().find(|deployment| deployment.name_any() == name)
+    }
+
+    /// A replica set by its name.
+    pub fn replica_set(&self, name: &str) -> Option<&ReplicaSet> {
+        self.replica_sets.iter().find(|set| set.name_any() == name)
+    }
+
+    /// A job by its name.
+    pub fn job(&self, name: &str) -> Option<&Job> {
+        self.jobs.iter().find(|job| job.name_any() == name)
+    }
+
+    /// A cron job by its name.
+    pub fn cron_job(&self, name: &str) -> Option<&CronJob> {
+        self.cron_jobs.iter().find(|cron| cron.name_any() == name)
+    }
+
     /// A pod by its name.
     pub fn pod(&self, name: &str) -> Option<&Pod> {
         self.pods.iter().find(|pod| pod.name_any() == name)
@@ -136,6 +182,18 @@ impl Facts {
             |event: &&Event| event.involved_object.uid.as_deref() == uid && event.reason.as_deref() == Some(reason);
         self.events.iter().rev().find(about)
     }
+}
+
+/// All objects of a kind in a namespace; none where they cannot be read.
+async fn all<K>(client: &Client, namespace: &str) -> Vec<K>
+where
+    K: kube::Resource<DynamicType = (), Scope = NamespaceResourceScope> + Clone + DeserializeOwned + Debug,
+{
+    Api::<K>::namespaced(client.clone(), namespace)
+        .list(&ListParams::default())
+        .await
+        .map(|l| l.items)
+        .unwrap_or_default()
 }
 
 /// When an event happened last.

@@ -3,7 +3,7 @@
 //! | module | holds |
 //! |---|---|
 //! | `facts` | what the API says, read once |
-//! | `set`, `pod`, `claim` | pure: facts in, findings out; a set's come from the planner itself |
+//! | `set`, `workload`, `pod`, `claim` | pure: facts in, findings out; a set's come from the planner itself |
 //! | `deadlock` | waits that no time resolves |
 
 mod claim;
@@ -11,12 +11,14 @@ mod deadlock;
 pub mod facts;
 pub mod pod;
 pub mod set;
+mod workload;
 
 use std::process::ExitCode;
 
 use ambient::Ambient;
 use anyhow::{Result, bail};
 use jiff::{SignedDuration, Timestamp};
+use k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta;
 use serde::Serialize;
 use serde_json::json;
 
@@ -40,7 +42,7 @@ pub struct Finding {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Link {
-    /// `pod/web-1`, `pvc/data-web-1`, `sts/web`.
+    /// `pod/web-1`, `pvc/data-web-1`, `sts/web`, `deploy/web`, `job/dump`.
     pub object: String,
     /// What holds of it, as the rest of a sentence: `is not Ready`.
     pub says: String,
@@ -158,6 +160,18 @@ fn about(facts: &Facts, object: &str) -> Result<Vec<Finding>> {
             found.extend(set::governing_service(facts, set));
             Ok(found)
         }
+        "deploy" | "deployment" | "deployments" => {
+            Ok(workload::deployment(facts, facts.deployment(name).ok_or_else(missing)?))
+        }
+        "rs" | "replicaset" | "replicasets" => {
+            Ok(workload::replica_set(facts, facts.replica_set(name).ok_or_else(missing)?))
+        }
+        "job" | "jobs" => Ok(workload::job(facts, facts.job(name).ok_or_else(missing)?)),
+        "cj" | "cronjob" | "cronjobs" => {
+            let cron = facts.cron_job(name).ok_or_else(missing)?;
+            let found = workload::cron_job(facts, cron);
+            Ok(if found.is_empty() { workload::next_start(facts, cron).into_iter().collect() } else { found })
+        }
         "po" | "pod" | "pods" => match facts.pod(name) {
             Some(pod) => {
                 let own = pod::explain(facts, pod);
@@ -173,11 +187,13 @@ fn about(facts: &Facts, object: &str) -> Result<Vec<Finding>> {
             let claim = facts.claim(name).ok_or_else(missing)?;
             Ok(claim::explain(facts, claim))
         }
-        _ => bail!("why knows sts/NAME, pod/NAME and pvc/NAME, not {kind:?}"),
+        _ => bail!(
+            "why knows sts/NAME, deploy/NAME, rs/NAME, job/NAME, cronjob/NAME, pod/NAME and pvc/NAME, not {kind:?}"
+        ),
     }
 }
 
-/// Everything in the namespace that waits: sets with their pods, then pods and claims of no set.
+/// Everything in the namespace that waits: sets and other workloads with their pods, then pods and claims of nobody.
 fn everything(facts: &Facts) -> Vec<Finding> {
     let mut all = Vec::new();
     for set in &facts.sets {
@@ -190,10 +206,13 @@ fn everything(facts: &Facts) -> Vec<Finding> {
         }
         all.extend(set::governing_service(facts, set));
     }
-    let of_set = |pod: &&k8s_openapi::api::core::v1::Pod| {
-        pod.metadata.owner_references.iter().flatten().any(|owner| owner.controller == Some(true))
-    };
-    for pod in facts.pods.iter().filter(|pod| !of_set(pod)) {
+    let of_somebody = |meta: &ObjectMeta| meta.owner_references.iter().flatten().any(|o| o.controller == Some(true));
+    all.extend(facts.deployments.iter().flat_map(|deployment| workload::deployment(facts, deployment)));
+    let sets = facts.replica_sets.iter().filter(|set| !of_somebody(&set.metadata));
+    all.extend(sets.flat_map(|set| workload::replica_set(facts, set)));
+    all.extend(facts.cron_jobs.iter().flat_map(|cron| workload::cron_job(facts, cron)));
+    all.extend(facts.jobs.iter().flat_map(|job| workload::job(facts, job)));
+    for pod in facts.pods.iter().filter(|pod| !of_somebody(&pod.metadata)) {
         all.extend(pod::explain(facts, pod));
     }
     let told: std::collections::BTreeSet<String> =

@@ -87,7 +87,17 @@ fn e2e_why_names_the_root_of_what_waits_and_a_quorum_that_order_keeps_apart() {
     let user = json!({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "user"}, "spec": {
         "containers": [{"name": "c", "image": "statefuld.local/sample", "volumeMounts": [{"name": "v", "mountPath": "/v"}]}],
         "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "lost"}}]}});
-    for object in [&sick, &crash, &claim, &user] {
+    let template = json!({"metadata": {"labels": {"app": "greedy"}}, "spec": {"containers": [
+        {"name": "c", "image": "statefuld.local/sample", "resources": {"requests": {"cpu": "1000"}}}]}});
+    let greedy = json!({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "greedy"}, "spec": {
+        "selector": {"matchLabels": {"app": "greedy"}}, "template": template}});
+    let mut once = template.clone();
+    once["spec"]["restartPolicy"] = "Never".into();
+    let nightly = json!({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "nightly"}, "spec": {
+        "schedule": "@daily", "jobTemplate": {"spec": {"template": once}}}});
+    let job = json!({"apiVersion": "batch/v1", "kind": "Job", "metadata": {"name": "held"}, "spec": {
+        "suspend": true, "template": once}});
+    for object in [&sick, &crash, &claim, &user, &greedy, &nightly, &job] {
         instance.kubectl_with(&["apply", "-f", "-"], &object.to_string()).expect("it is accepted");
     }
 
@@ -110,6 +120,20 @@ fn e2e_why_names_the_root_of_what_waits_and_a_quorum_that_order_keeps_apart() {
         sentences(&instance, &["pod/user"]).into_iter().find(|text| text.contains("pvc/lost is not bound"))
     });
     assert!(claims.ends_with("storageclass/gp2 does not exist"), "{claims}");
+    eventually("a deployment down to its pod", || {
+        let all = sentences(&instance, &["deploy/greedy"]);
+        all.into_iter().find(|text| {
+            text.starts_with("deploy/greedy has 0 of 1 pods available: greedy-") && text.contains("Insufficient cpu")
+        })
+    });
+    eventually("a job that is held", || {
+        sentences(&instance, &["job/held"]).into_iter().find(|text| text.starts_with("job/held is suspended for "))
+    });
+    let next = sentences(&instance, &["cronjob/nightly"]);
+    assert!(next.len() == 1 && next[0].starts_with("cronjob/nightly starts its next job in "), "{next:?}");
+    let all = sentences(&instance, &[]);
+    assert!(all.iter().any(|text| text.starts_with("deploy/greedy")), "{all:?}");
+    assert!(!all.iter().any(|text| text.starts_with("cronjob/nightly")), "what has time is not stuck: {all:?}");
     let human = ask(&instance, &["why", "pvc/lost"]);
     assert!(
         text(&human.stdout).contains("to unblock: create the class gp2, or name one of: local"),
