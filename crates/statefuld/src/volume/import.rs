@@ -190,18 +190,30 @@ fn sync_folder(path: &Path) -> Result<()> {
     fs::File::open(path).and_then(|f| f.sync_all()).with_context(|| format!("{} cannot be synced", path.display()))
 }
 
+/// Makes the volume, or finds the one that an earlier try made; its name.
+async fn create_volume(client: &Client, wanted: &Wanted<'_>) -> Result<String> {
+    let volumes: Api<PersistentVolume> = Api::all(client.clone());
+    for name in objects::volume_names(wanted) {
+        let volume: PersistentVolume = serde_json::from_value(objects::volume(wanted, &name))?;
+        match volumes.create(&PostParams::default(), &volume).await {
+            Ok(_) => return Ok(name),
+            Err(kube::Error::Api(status)) if status.code == 409 => {}
+            Err(error) => return Err(error).context("the volume cannot be made"),
+        }
+        if volumes.get_opt(&name).await?.is_some_and(|there| objects::is_begun(&there, wanted)) {
+            return Ok(name);
+        }
+    }
+    bail!(
+        "too many volumes were taken over for claims of this name; delete those that nobody needs with kubectl delete pv"
+    )
+}
+
 /// Makes volume and claim, and waits until they have found each other.
 async fn create(client: &Client, wanted: &Wanted<'_>) -> Result<()> {
-    let volumes: Api<PersistentVolume> = Api::all(client.clone());
-    let volume: PersistentVolume = serde_json::from_value(objects::volume(wanted))?;
-    match volumes.create(&PostParams::default(), &volume).await {
-        Ok(_) => {}
-        // An earlier try came this far.
-        Err(kube::Error::Api(status)) if status.code == 409 => {}
-        Err(error) => return Err(error).context("the volume cannot be made"),
-    }
+    let volume = create_volume(client, wanted).await?;
     let claims: Api<PersistentVolumeClaim> = Api::namespaced(client.clone(), wanted.namespace);
-    let claim: PersistentVolumeClaim = serde_json::from_value(objects::claim(wanted))?;
+    let claim: PersistentVolumeClaim = serde_json::from_value(objects::claim(wanted, &volume))?;
     claims.create(&PostParams::default(), &claim).await.context("the claim cannot be made")?;
     let bound = |claim: Option<&PersistentVolumeClaim>| {
         claim.and_then(|c| c.status.as_ref()?.phase.as_deref()).is_some_and(|phase| phase == "Bound")

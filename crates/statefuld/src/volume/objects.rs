@@ -1,12 +1,15 @@
 //! The objects of a volume that is taken over, and where its folder lies. No I/O.
 
+use k8s_openapi::api::core::v1::PersistentVolume;
 use serde_json::{Value, json};
 
+/// More volumes than anybody takes over for claims of one name.
+const VOLUMES_OF_A_CLAIM: u32 = 100;
 /// Label of nodes that volumes are tied to.
 const HOSTNAME: &str = "kubernetes.io/hostname";
 
 /// What is taken over, and as what.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub struct Wanted<'a> {
     /// Namespace of the claim.
     pub namespace: &'a str,
@@ -46,11 +49,11 @@ pub fn folder_name(claim: &str) -> String {
 }
 
 /// The volume. It is kept when its claim is deleted: what was taken over is never deleted by an object's end.
-pub fn volume(wanted: &Wanted<'_>) -> Value {
+pub fn volume(wanted: &Wanted<'_>, name: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "PersistentVolume",
-        "metadata": {"name": volume_name(wanted)},
+        "metadata": {"name": name},
         "spec": {
             "accessModes": [wanted.access_mode],
             "capacity": {"storage": wanted.size},
@@ -66,8 +69,8 @@ pub fn volume(wanted: &Wanted<'_>) -> Value {
     })
 }
 
-/// The claim.
-pub fn claim(wanted: &Wanted<'_>) -> Value {
+/// The claim, of the volume with that name.
+pub fn claim(wanted: &Wanted<'_>, volume: &str) -> Value {
     json!({
         "apiVersion": "v1",
         "kind": "PersistentVolumeClaim",
@@ -76,13 +79,22 @@ pub fn claim(wanted: &Wanted<'_>) -> Value {
             "accessModes": [wanted.access_mode],
             "resources": {"requests": {"storage": wanted.size}},
             "storageClassName": wanted.class,
-            "volumeName": volume_name(wanted),
+            "volumeName": volume,
         },
     })
 }
 
-fn volume_name(wanted: &Wanted<'_>) -> String {
-    format!("imported-{}-{}", wanted.namespace, wanted.claim)
+/// What the volume is called, best first: a volume outlives its claim, so that the first name may be an earlier one's.
+pub fn volume_names(wanted: &Wanted<'_>) -> impl Iterator<Item = String> {
+    let first = format!("imported-{}-{}", wanted.namespace, wanted.claim);
+    (1..=VOLUMES_OF_A_CLAIM).map(move |n| if n == 1 { first.clone() } else { format!("{first}-{n}") })
+}
+
+/// Whether a volume is the one that is wanted, made by an earlier try that did not get to its claim.
+pub fn is_begun(volume: &PersistentVolume, wanted: &Wanted<'_>) -> bool {
+    let local = volume.spec.as_ref().and_then(|spec| spec.local.as_ref());
+    let phase = volume.status.as_ref().and_then(|status| status.phase.as_deref());
+    local.is_some_and(|local| local.path == wanted.folder) && !matches!(phase, Some("Released" | "Failed"))
 }
 
 /// A size that holds so many bytes twice, in whole gibibytes: room to grow that a person would ask for.
@@ -132,9 +144,16 @@ mod tests {
             access_mode: "ReadWriteOnce",
             class: "local",
         };
-        let (volume, claim) = (volume(&wanted), claim(&wanted));
+        let names: Vec<String> = volume_names(&wanted).take(2).collect();
+        assert_eq!(names, ["imported-prod-data-web-0", "imported-prod-data-web-0-2"]);
+        let (volume, claim) = (volume(&wanted, &names[0]), claim(&wanted, &names[0]));
         assert_eq!(claim["spec"]["volumeName"], volume["metadata"]["name"]);
         assert_eq!(volume["spec"]["claimRef"]["name"], claim["metadata"]["name"]);
         assert_eq!(volume["spec"]["persistentVolumeReclaimPolicy"], "Retain");
+        let mut made: PersistentVolume = serde_json::from_value(volume).expect("a volume");
+        assert!(is_begun(&made, &wanted), "an earlier try came this far");
+        assert!(!is_begun(&made, &Wanted { folder: "/v/prod/data-web-0", ..wanted }), "it has other data");
+        made.status.get_or_insert_default().phase = Some("Released".into());
+        assert!(!is_begun(&made, &wanted), "its claim is gone");
     }
 }

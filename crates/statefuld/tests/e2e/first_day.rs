@@ -234,4 +234,14 @@ fn e2e_a_folder_that_is_there_becomes_the_data_of_a_set() {
     });
     run(&mut volume(&export));
     assert!(fs::read_to_string(out.join("journal")).expect("copied").starts_with("from before\n"));
+
+    // A claim that is deleted leaves its data, and another of its name has other data.
+    instance.kubectl(&["delete", "pvc", "data-journal-0"]);
+    fs::write(old.join("journal"), "from before again\n").expect("data");
+    run(&mut volume(&import));
+    instance.kubectl(&["scale", "statefulset", "journal", "--replicas=1"]);
+    instance.settled("journal", 1);
+    let journal = fetch(&address(&instance, "journal-0"), "/");
+    assert!(journal.contains("from before again"), "{journal}");
+    assert!(fs::read_to_string(folder.join("journal")).expect("kept").starts_with("from before\n"));
 }
