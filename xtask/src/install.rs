@@ -14,6 +14,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("etcdctl", "etcd-client"),
     ("redis-server", "redis-server"),
     ("redis-cli", "redis-tools"),
+    ("mariadbd", "mariadb-server"),
     ("/usr/lib/postgresql", "postgresql"),
     ("psql", "postgresql-client"),
     ("patroni", "patroni"),

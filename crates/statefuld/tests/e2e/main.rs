@@ -23,3 +23,4 @@ mod postgres;
 mod redis;
 mod server;
 mod services;
+mod take_over;
