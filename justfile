@@ -55,6 +55,12 @@ bench-store:
 e2e:
     cargo test -p statefuld --test e2e
 
+# Databases that are written to go on while this version takes over from another (REV: any commit)
+upgrade-test REV="HEAD^":
+    rm -rf target/before && mkdir -p target/before && git archive {{REV}} | tar -x -C target/before
+    cd target/before && CARGO_TARGET_DIR=target cargo build --quiet
+    STATEFULD_PREVIOUS=$(ls -d "$PWD"/target/before/target/*/debug/statefuld) cargo test -p statefuld --test e2e another_version
+
 # What clients of Kubernetes expect: cases whose names contain WORDS, against the built binary
 conformance *WORDS:
     cargo test -p statefuld --test conformance -- {{WORDS}}
@@ -63,6 +69,10 @@ conformance *WORDS:
 docs:
     cargo doc --workspace --no-deps --open
 
-# The binary that is given to people: fat LTO, stripped
+# The binary that is given to people: fat LTO
 dist:
     cargo build --profile dist
+
+# That binary as a Debian package, below target/
+deb:
+    cargo xtask deb

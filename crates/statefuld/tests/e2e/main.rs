@@ -24,3 +24,4 @@ mod redis;
 mod server;
 mod services;
 mod take_over;
+mod upgrade;

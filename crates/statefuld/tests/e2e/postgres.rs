@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::harness::{Instance, Writer, eventually, example};
 
 /// One statement over the network; the output without decoration.
-fn sql(address: &str, statement: &str) -> Option<String> {
+pub fn sql(address: &str, statement: &str) -> Option<String> {
     let output = Command::new("psql")
         .args(["-h", address, "-U", "postgres", "-d", "postgres", "-X", "-q", "-t", "-A", "-c", statement])
         .env("PGPASSWORD", "change-me")
@@ -17,8 +17,19 @@ fn sql(address: &str, statement: &str) -> Option<String> {
 }
 
 /// Commits numbered rows.
-fn writer(address: String) -> Writer {
+pub fn writer(address: String) -> Writer {
     Writer::start(Duration::from_millis(20), move |n| sql(&address, &format!("insert into t values ({n})")).is_some())
+}
+
+/// Asks how many of these commits are not there.
+fn missing(acknowledged: &[u32]) -> String {
+    let wanted = acknowledged.iter().map(u32::to_string).collect::<Vec<_>>().join(",");
+    format!("select count(*) from unnest(array[{wanted}]) as wanted(n) where n not in (select n from t)")
+}
+
+/// Fails where a commit of [`writer`]'s is missing.
+pub fn all_there(address: &str, acknowledged: &[u32]) {
+    assert_eq!(sql(address, &missing(acknowledged)).as_deref(), Some("0"), "acknowledged commits are lost");
 }
 
 fn address(instance: &Instance, pod: &str) -> String {
@@ -65,11 +76,7 @@ fn e2e_postgres_keeps_names_volumes_and_every_acknowledged_commit() {
 
     assert!(acknowledged.len() > 20, "only {} commits were acknowledged", acknowledged.len());
     assert_eq!(instance.identities("postgres", 3), identities);
-    let missing = format!(
-        "select count(*) from unnest(array[{}]) as wanted(n) where n not in (select n from t)",
-        acknowledged.iter().map(u32::to_string).collect::<Vec<_>>().join(",")
-    );
-    assert_eq!(sql(&address(&instance, "postgres-0"), &missing).as_deref(), Some("0"), "acknowledged commits are lost");
+    all_there(&address(&instance, "postgres-0"), &acknowledged);
     // Both replicas found the primary by name and stream from it.
     let primary = address(&instance, "postgres-0");
     eventually("both replicas stream", || {
@@ -77,6 +84,6 @@ fn e2e_postgres_keeps_names_volumes_and_every_acknowledged_commit() {
     });
     for replica in ["postgres-1", "postgres-2"] {
         let replica = address(&instance, replica);
-        eventually("the replica has caught up", || sql(&replica, &missing).filter(|n| n == "0"));
+        eventually("the replica has caught up", || sql(&replica, &missing(&acknowledged)).filter(|n| n == "0"));
     }
 }

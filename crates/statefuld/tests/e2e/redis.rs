@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::harness::{Instance, Writer, eventually, example};
 
 /// Writes numbered keys to the master, over one connection as long as it lasts.
-fn writer(address: String) -> Writer {
+pub fn writer(address: String) -> Writer {
     let mut connection = None;
     Writer::start(Duration::from_millis(5), move |n| {
         if connection.is_none() {
@@ -35,6 +35,15 @@ fn command(connection: &mut BufReader<TcpStream>, line: &str) -> Option<String> 
     let mut answer = String::new();
     connection.read_line(&mut answer).ok()?;
     (!answer.is_empty()).then(|| answer.trim_end().to_owned())
+}
+
+/// Fails where a write of [`writer`]'s is missing.
+pub fn all_there(address: &str, acknowledged: &[u32]) {
+    let mut connection = connect(address).expect("the master answers");
+    for n in acknowledged {
+        let length = command(&mut connection, &format!("EXISTS key:{n}")).expect("an answer");
+        assert_eq!(length, ":1", "acknowledged write {n} is lost");
+    }
 }
 
 #[test]
@@ -69,11 +78,7 @@ fn e2e_redis_keeps_names_volumes_and_every_acknowledged_write() {
     assert_eq!(instance.identities("redis", 3), identities);
     let address = instance.get("pod", "redis-0")["status"]["podIP"].as_str().expect("an address").to_owned();
     assert_eq!(address, master, "the address sticks while others are free");
-    let mut connection = connect(&address).expect("redis-0 answers");
-    for n in &acknowledged {
-        let length = command(&mut connection, &format!("EXISTS key:{n}")).expect("an answer");
-        assert_eq!(length, ":1", "acknowledged write {n} is lost");
-    }
+    all_there(&address, &acknowledged);
     // The replicas found the master by name and have it all.
     for replica in ["redis-1", "redis-2"] {
         eventually(&format!("{replica} has caught up"), || {
