@@ -23,6 +23,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("dig", "bind9-dnsutils"),
     ("ip", "iproute2"),
     ("setpriv", "util-linux"),
+    ("debootstrap", "debootstrap"),
 ];
 
 /// Oldest kubectl minor version that the tests are written for.
@@ -46,6 +47,7 @@ pub fn all() -> Result<Option<PathBuf>> {
     }
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     clients(&tools)?;
+    plain_machine(&tools.join("debian"))?;
     if kubectl_minor(Path::new("kubectl")).is_some_and(|minor| minor >= KUBECTL_MINOR) {
         return Ok(None);
     }
@@ -90,6 +92,26 @@ fn clients(tools: &Path) -> Result<()> {
         }
         let options = ["install", "--silent", "--no-audit", "--no-fund", "--prefix"];
         run(Command::new("npm").args(options).arg(folder).args(JAVASCRIPT_CLIENT))
+    })
+}
+
+/// The files of a Debian machine with nothing installed, from where this machine's own packages come.
+fn plain_machine(folder: &Path) -> Result<()> {
+    let said = |program: &str, arguments: &[&str]| -> Result<String> {
+        let output =
+            Command::new(program).args(arguments).output().with_context(|| format!("{program} cannot be started"))?;
+        let text = String::from_utf8(output.stdout).with_context(|| format!("{program} does not print text"))?;
+        text.lines().next().map(str::to_owned).with_context(|| format!("{program} says nothing"))
+    };
+    let suite = said("sh", &["-c", ". /etc/os-release && echo $VERSION_CODENAME"])?;
+    once(folder, &suite, |folder| {
+        let source = said("apt-get", &["indextargets", "--format", "$(SITE)", "Created-By: Packages"])?;
+        let root = folder.join("root");
+        if root.exists() {
+            std::fs::remove_dir_all(&root).with_context(|| format!("{} cannot be removed", root.display()))?;
+        }
+        let mut debootstrap = Command::new("/usr/sbin/debootstrap");
+        run(debootstrap.args(["--variant=minbase", "--include=iproute2", &suite]).arg(root).arg(source))
     })
 }
 

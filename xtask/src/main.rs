@@ -1,6 +1,7 @@
 //! The project's own habits: `cargo xtask test` installs what the tests need, checks formatting, lints and
-//! licences, and runs every test; `cargo xtask lint` is the middle of it alone.
+//! licences, and runs every test; `cargo xtask lint` is the middle of it alone. `cargo xtask deb` makes a Debian package.
 
+mod deb;
 mod install;
 mod licences;
 
@@ -14,8 +15,9 @@ fn main() -> ExitCode {
         "test" => test(),
         "lint" => lint(),
         "install" => install::all().map(|_| ()),
+        "deb" => deb::make(std::env::args_os().skip(2)),
         _ => {
-            eprintln!("usage: cargo xtask test | lint | install");
+            eprintln!("usage: cargo xtask test | lint | install | deb");
             return ExitCode::from(2);
         }
     };

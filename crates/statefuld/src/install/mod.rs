@@ -109,10 +109,6 @@ fn machine_goes_down() -> bool {
 
 /// The service manager that is asked for, or runs.
 fn which(asked: Option<Init>, live: bool) -> Result<Init> {
-    let runs = |init| match init {
-        Init::Systemd => Path::new("/run/systemd/system").exists(),
-        Init::Openrc => Path::new("/run/openrc").exists(),
-    };
     if let Some(init) = asked {
         return Ok(init);
     }
@@ -120,6 +116,13 @@ fn which(asked: Option<Init>, live: bool) -> Result<Init> {
     found.context(
         "neither systemd nor OpenRC runs here; name one with --init to write its file all the same, and --no-start",
     )
+}
+
+fn runs(init: Init) -> bool {
+    match init {
+        Init::Systemd => Path::new("/run/systemd/system").exists(),
+        Init::Openrc => Path::new("/run/openrc").exists(),
+    }
 }
 
 fn path_of(init: Init) -> &'static str {
@@ -217,6 +220,8 @@ async fn stop_for_good(init: Init, data: Option<&str>) -> Result<()> {
         down::run(cli::Down { instance, keep_pods: false }).await?;
     }
     match init {
+        // The file of a manager that does not run here was never started from.
+        _ if !runs(init) => Ok(()),
         Init::Systemd => run("systemctl", &["disable", "--now", "statefuld.service"]),
         Init::Openrc => {
             // It has stopped already; the service manager has to be told.

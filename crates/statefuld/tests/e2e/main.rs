@@ -18,6 +18,7 @@ mod inside;
 mod journal;
 mod kubectl;
 mod nodes;
+mod package;
 mod patroni;
 mod postgres;
 mod redis;
