@@ -6,7 +6,7 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::run;
+use crate::{run, software};
 
 /// A program that tells that a package is there, and the package.
 const PACKAGES: &[(&str, &str)] = &[
@@ -48,6 +48,7 @@ pub fn all() -> Result<Option<PathBuf>> {
     let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("../target/tools");
     clients(&tools)?;
     plain_machine(&tools.join("debian"))?;
+    software::install(&tools.join("software"))?;
     if kubectl_minor(Path::new("kubectl")).is_some_and(|minor| minor >= KUBECTL_MINOR) {
         return Ok(None);
     }
@@ -65,16 +66,17 @@ fn present(program: &str) -> bool {
     path.split(':').chain(["/usr/sbin", "/sbin"]).any(|folder| Path::new(folder).join(program).exists())
 }
 
-/// RUNLEVEL=1 keeps the packages from starting their servers.
 fn debian(packages: &[&str]) -> Result<()> {
-    let apt = |arguments: &[&str]| {
-        let mut command = Command::new("apt-get");
-        command.args(["-qq", "-o", "Acquire::Retries=3"]).args(arguments);
-        command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").stdin(Stdio::null());
-        command
-    };
     run(&mut apt(&["update"]))?;
     run(apt(&["install", "--yes", "--no-install-recommends"]).args(packages))
+}
+
+/// apt-get, which asks nothing. RUNLEVEL=1 keeps the packages from starting their servers.
+pub fn apt(arguments: &[&str]) -> Command {
+    let mut command = Command::new("apt-get");
+    command.args(["-qq", "-o", "Acquire::Retries=3"]).args(arguments);
+    command.env("DEBIAN_FRONTEND", "noninteractive").env("RUNLEVEL", "1").stdin(Stdio::null());
+    command
 }
 
 /// The clients of other languages, each in a folder of its own below `tools`. A marker says which version is there whole.
@@ -116,7 +118,7 @@ fn plain_machine(folder: &Path) -> Result<()> {
 }
 
 /// Fills a folder unless it holds that already.
-fn once(folder: &Path, what: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
+pub fn once(folder: &Path, what: &str, fill: impl FnOnce(&Path) -> Result<()>) -> Result<()> {
     let marker = folder.join("installed");
     if std::fs::read_to_string(&marker).is_ok_and(|found| found == what) {
         return Ok(());

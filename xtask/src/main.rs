@@ -4,6 +4,7 @@
 mod deb;
 mod install;
 mod licences;
+mod software;
 
 use std::process::{Command, ExitCode};
 

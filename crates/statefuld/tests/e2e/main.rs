@@ -24,5 +24,6 @@ mod postgres;
 mod redis;
 mod server;
 mod services;
+mod software;
 mod take_over;
 mod upgrade;
