@@ -24,6 +24,7 @@ const PACKAGES: &[(&str, &str)] = &[
     ("ip", "iproute2"),
     ("setpriv", "util-linux"),
     ("debootstrap", "debootstrap"),
+    ("chromium-headless-shell", "chromium-headless-shell"),
 ];
 
 /// Oldest kubectl minor version that the tests are written for.

@@ -10,6 +10,7 @@ use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::request::Parts;
 use http::{Method, Response};
 
+use crate::annex::AnnexRequest;
 use crate::audit::Impersonated;
 use crate::auth::{self, Attributes, Decision, Identity, ImpersonationError};
 use crate::body::Body;
@@ -21,7 +22,8 @@ use crate::query::Query;
 use crate::respond::{self, View};
 use crate::route::{self, Route, Target};
 use crate::server::Shared;
-use crate::{discovery, sub, verbs};
+use crate::service::{ApiService, InProcess};
+use crate::{discovery, sign_in, sub, verbs};
 
 /// Media type of what a manager wants.
 pub(crate) const APPLY: &str = "application/apply-patch+yaml";
@@ -105,7 +107,7 @@ pub(crate) async fn handle(shared: &Arc<Shared>, parts: Parts, body: Bytes) -> R
     let other = made_as.as_ref().ok().filter(|identity| **identity != caller).cloned();
     let outcome = match made_as {
         Ok(identity) => match route {
-            Route::Document(path) => document(shared, &parts, &identity, &path),
+            Route::Document(path) => document(shared, &parts, &identity, &path, &body).await,
             Route::Resource(target) => resource(shared, parts, body, identity, target).await,
         },
         Err(ImpersonationError::Forbidden(status)) => Err(status),
@@ -131,7 +133,20 @@ fn is_watch(parts: &Parts, route: &Route) -> bool {
 }
 
 /// A document outside the objects.
-fn document(shared: &Arc<Shared>, parts: &Parts, identity: &Identity, path: &str) -> Outcome<Response<Body>> {
+async fn document(
+    shared: &Arc<Shared>,
+    parts: &Parts,
+    identity: &Identity,
+    path: &str,
+    body: &Bytes,
+) -> Outcome<Response<Body>> {
+    let accept = header(parts, &ACCEPT);
+    if let Some(annex) = &shared.annex
+        && path.is_empty()
+        && accept.contains("text/html")
+    {
+        return Ok(respond::see_other(annex.home()));
+    }
     let verb = parts.method.as_str().to_ascii_lowercase();
     let attributes = Attributes {
         identity: identity.clone(),
@@ -148,8 +163,18 @@ fn document(shared: &Arc<Shared>, parts: &Parts, identity: &Identity, path: &str
         let why = reasoned(format!("User {:?} cannot {verb} path {:?}", identity.user, attributes.path), &why);
         return Err(Box::new(Status::forbidden("", "", "", why)));
     }
-    let accept = header(parts, &ACCEPT);
+    if let Some(answer) = sign_in::answer(shared, &parts.method, path, identity, body) {
+        return answer;
+    }
     let query = Query::parse(parts.uri.query().unwrap_or_default());
+    if let Some(annex) = &shared.annex {
+        let client = InProcess::new(ApiService::new(shared.clone()), identity.clone());
+        let (method, path) = (parts.method.clone(), path.to_owned());
+        let asked = AnnexRequest { method, path, identity: identity.clone(), client, query: query.clone() };
+        if let Some(answer) = annex.answer(asked).await {
+            return Ok(answer);
+        }
+    }
     discovery::document(shared, &parts.method, path, &accept, &query)
 }
 
@@ -201,6 +226,9 @@ async fn resource(
     }
     if sub::is_node_metrics(&target) && verb == "get" {
         return sub::node_metrics(shared, &target.name).await;
+    }
+    if sub::summary::is_meant(&target) && verb == "get" {
+        return sub::summary::answer(shared, &target).await;
     }
     if is_nowhere(shared, &target) {
         return Ok(respond::text(404, "404 page not found\n"));

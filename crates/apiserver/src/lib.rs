@@ -21,6 +21,8 @@
 //! | `cache` | the newest state and the recent changes, kept in memory, fanned out to watchers |
 //! | `crd` | kinds that CustomResourceDefinitions declare, as they come and go |
 //! | `discovery`, `documents`, `health`, `metrics` | documents outside the objects |
+//! | `annex` | documents that the program around the server answers |
+//! | `sign_in` | the paths at which browsers sign in |
 //! | `encoding` | compression, and answers that the client has already |
 //! | `gate` | how many requests at once, and how many of one client |
 //! | [`audit`] | who asked for what |
@@ -36,6 +38,7 @@ pub mod listen;
 pub mod tls;
 
 mod admission;
+mod annex;
 mod body;
 mod bootstrap;
 mod cache;
@@ -56,11 +59,13 @@ mod respond;
 mod route;
 mod server;
 mod service;
+mod sign_in;
 mod skim;
 mod streams;
 mod sub;
 mod verbs;
 
+pub use annex::{Annex, AnnexRequest};
 pub use body::{Body, BodyError};
 pub use errors::Error;
 pub use published::Published;

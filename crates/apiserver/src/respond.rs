@@ -7,7 +7,7 @@ use api::resource::Resource;
 use api::status::Status;
 use api::table::{self, IncludeObject};
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, HeaderValue};
+use http::header::{CONTENT_TYPE, HeaderValue, LOCATION};
 use http::{HeaderMap, Response, StatusCode};
 use jiff::Timestamp;
 use serde_json::{Value, json};
@@ -76,6 +76,13 @@ pub(crate) fn raw(code: u16, media: &'static str, bytes: impl Into<Bytes>) -> Re
 /// Plain text.
 pub(crate) fn text(code: u16, text: impl Into<String>) -> Response<Body> {
     raw(code, "text/plain; charset=utf-8", text.into())
+}
+
+/// Leads elsewhere.
+pub(crate) fn see_other(place: &'static str) -> Response<Body> {
+    let mut response = text(303, "");
+    response.headers_mut().insert(LOCATION, HeaderValue::from_static(place));
+    response
 }
 
 /// How a client wants to see objects.

@@ -10,8 +10,10 @@ use api::resource::Registry;
 use store::Store;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::annex::Annex;
 use crate::audit;
 use crate::auth::service_account::{Issuer, Verifier};
+use crate::auth::sessions::Sessions;
 use crate::auth::tokens::{StaticTokens, TokenAuthenticator, Tokens};
 use crate::auth::{Attributes, Authorizer, Decision, Identity, Standard};
 use crate::bootstrap;
@@ -60,6 +62,8 @@ pub struct Options {
     pub event_ttl: Duration,
     /// How often an idle watch that asked for bookmarks gets one.
     pub bookmark_interval: Duration,
+    /// Who answers what is no part of Kubernetes' API.
+    pub annex: Option<Arc<dyn Annex>>,
 }
 
 impl Options {
@@ -79,6 +83,7 @@ impl Options {
             audit: None,
             event_ttl: Duration::from_secs(3600),
             bookmark_interval: Duration::from_secs(60),
+            annex: None,
         }
     }
 }
@@ -144,6 +149,10 @@ pub(crate) struct Shared {
     pub(crate) issuer: Arc<Issuer>,
     /// Whose bearer tokens are good.
     pub(crate) tokens: Arc<dyn TokenAuthenticator>,
+    /// Browsers that are signed in.
+    pub(crate) sessions: Arc<Sessions>,
+    /// Who answers what is no part of Kubernetes' API.
+    pub(crate) annex: Option<Arc<dyn Annex>>,
     /// The connections to node agents.
     pub(crate) nodes: Arc<nodeconn::Nodes>,
     /// The newest state and the recent changes.
@@ -205,7 +214,8 @@ impl ApiServer {
             None => Issuer::ephemeral(options.ambient.clone())?,
         };
         let accounts = Verifier::new(issuer.clone(), Arc::new(Stored(cache.clone())));
-        let tokens = Arc::new(Tokens(vec![Arc::new(options.tokens), Arc::new(accounts)]));
+        let sessions = Arc::new(Sessions::new(options.ambient.clone()));
+        let tokens = Arc::new(Tokens(vec![Arc::new(options.tokens), Arc::new(accounts), sessions.clone()]));
         let limits = options.limits;
         let metrics = Metrics::new(&options.ambient);
         let shared = Arc::new(Shared {
@@ -216,6 +226,8 @@ impl ApiServer {
             standard,
             issuer,
             tokens,
+            sessions,
+            annex: options.annex,
             nodes: options.nodes,
             cache,
             limits,

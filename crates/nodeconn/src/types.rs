@@ -97,6 +97,8 @@ pub enum StreamRequest {
     },
     /// One stdout frame of JSON: what the node and its pods use.
     Stats,
+    /// One stdout frame of JSON: how full the volumes of its pods are.
+    Volumes,
 }
 
 /// A piece of a stream.

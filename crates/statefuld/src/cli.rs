@@ -38,6 +38,11 @@ pub enum Command {
     Plan(Plan),
     /// Say what waits, for what, and what would unblock it
     Why(Why),
+    /// Look at one namespace: sets, ordinals, volumes, and what waits for what; act at a key
+    #[command(after_help = "Where the output is no terminal, or with -o, it is shown once")]
+    Top(Top),
+    /// Print the address of the page in a browser, signed in as yourself
+    Page(Page),
     /// Images of this machine: pull, import, list, remove, prune
     Image(crate::images::ImageArgs),
     /// Serve the API and run controllers, without being a node
@@ -432,6 +437,38 @@ pub struct Why {
     pub server: Server,
 
     /// Namespace
+    #[arg(long, short, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// `statefuld top`.
+#[derive(Debug, Args)]
+pub struct Top {
+    /// Where it is looked
+    #[command(flatten)]
+    pub server: Server,
+
+    /// Namespace
+    #[arg(long, short, value_name = "NAME", default_value = "default")]
+    pub namespace: String,
+
+    /// Show it once: as a table or as JSON
+    #[arg(long, short, value_enum)]
+    pub output: Option<Output>,
+}
+
+/// `statefuld page`.
+#[derive(Debug, Args)]
+pub struct Page {
+    /// Whose page
+    #[command(flatten)]
+    pub server: Server,
+
+    /// The namespace that it shows first
     #[arg(long, short, value_name = "NAME", default_value = "default")]
     pub namespace: String,
 

@@ -11,9 +11,15 @@ use crate::place::{self, DataDir};
 /// Connects as `--kubeconfig` says, else to the instance in `--data-dir`, else as `KUBECONFIG` says, else to the
 /// instance in the default directory.
 pub async fn client(server: &Server) -> Result<kube::Client> {
+    to(server).await.map(|(client, _)| client)
+}
+
+/// The same, with the server's address.
+pub async fn to(server: &Server) -> Result<(kube::Client, String)> {
     let options = KubeConfigOptions { context: server.context.clone(), ..KubeConfigOptions::default() };
     let config = kube::Config::from_custom_kubeconfig(kubeconfig(server)?, &options).await?;
-    Ok(kube::Client::try_from(config)?)
+    let address = config.cluster_url.to_string();
+    Ok((kube::Client::try_from(config)?, address))
 }
 
 fn kubeconfig(server: &Server) -> Result<Kubeconfig> {

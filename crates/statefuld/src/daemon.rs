@@ -38,6 +38,7 @@ use crate::control::{self, Answer, Call, Request};
 use crate::inside::{self, Inside};
 use crate::install::notify;
 use crate::nodes::{self, Nodes};
+use crate::page::Page;
 use crate::place::{DataDir, Lock};
 use crate::say;
 
@@ -321,6 +322,7 @@ fn api_options(
     options.node_ports = api.service_node_port_range.0.clone();
     options.event_ttl = api.event_ttl;
     options.issuer = Some(issuer);
+    options.annex = Some(Arc::new(Page::new(ambient.clone())));
     options.tokens = read_tokens(&api.access)?;
     options.audit = open_audit_log(&api.access, ambient)?;
     options.limits.reads = api.access.max_requests_inflight as usize;

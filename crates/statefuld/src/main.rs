@@ -9,6 +9,9 @@
 //! | `manual` | manual pages and completions, from the command line's definitions |
 //! | `plan` | what applying would lead to |
 //! | `why` | what waits, for what, and what would unblock it |
+//! | `overview` | one namespace as a person looks at it |
+//! | `top` | the overview in a terminal |
+//! | `page` | the overview in a browser |
 //! | `connect` | the server that a command is about |
 //! | `up`, `down`, `server`, `bench` | the commands |
 //! | `volume` | claims and their folders |
@@ -44,6 +47,8 @@ mod install;
 mod manifest;
 mod manual;
 mod nodes;
+mod overview;
+mod page;
 mod place;
 mod plan;
 mod ranges;
@@ -51,6 +56,7 @@ mod resolver;
 mod say;
 mod served;
 mod server;
+mod top;
 mod up;
 mod volume;
 mod watch;
@@ -85,6 +91,8 @@ fn main() -> ExitCode {
             Command::Down(down) => down::run(down).await,
             Command::Plan(plan) => plan::run(plan).await,
             Command::Why(why) => why::run(why).await,
+            Command::Top(top) => top::run(top).await,
+            Command::Page(page) => page::run(page).await,
             Command::Image(args) => images::run(args).await,
             Command::Server(server) => server::run(server).await,
             Command::Volume(volume) => volume::run(volume).await,

@@ -76,20 +76,38 @@ fn uninstall(resolver: &Resolver, config: &node::Config) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// What `uninstall` of the service undoes with it: the file of an instance, found by the data directory that it names.
+pub fn forget(root: &Path, data: &str) -> Result<()> {
+    let folder = root.join(DROP_INS);
+    let of_instance = format!("--data-dir {data}`");
+    let files = ours(&folder)?.into_iter();
+    let own = files.filter(|path| fs::read_to_string(path).is_ok_and(|text| text.contains(&of_instance)));
+    for path in own {
+        fs::remove_file(&path).with_context(|| format!("{} cannot be removed", path.display()))?;
+        say::note(format_args!("removed {}", path.display()));
+        reload(root)?;
+    }
+    Ok(())
+}
+
 fn file(folder: &Path, config: &node::Config) -> PathBuf {
     folder.join(format!("{PREFIX}{}.conf", config.tag()))
 }
 
 /// The file of another instance: two servers for the same names would be asked by turns.
 fn another(folder: &Path, own: &Path) -> Result<Option<PathBuf>> {
+    Ok(ours(folder)?.into_iter().find(|path| path != own))
+}
+
+/// All files of ours.
+fn ours(folder: &Path) -> Result<Vec<PathBuf>> {
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
         Err(error) => return Err(error).with_context(|| format!("{} cannot be read", folder.display())),
     };
-    let ours =
-        |path: &PathBuf| path.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(PREFIX.as_bytes()));
-    Ok(entries.flatten().map(|entry| entry.path()).find(|path| ours(path) && path != own))
+    let ours = |entry: &fs::DirEntry| entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes());
+    Ok(entries.flatten().filter(ours).map(|entry| entry.path()).collect())
 }
 
 /// What systemd-resolved is told: `~` marks names that are asked of these servers and of no others.

@@ -69,6 +69,7 @@ pub async fn run(args: cli::Up) -> Result<ExitCode> {
     }
     if args.detach {
         start_in_background(&args, &data).await?;
+        tell_of_firewalls(&data).await;
         tokio::spawn(warn_of_machine(data.path().to_owned(), ambient.clone()));
         return with_running(&args, &data, documents, &ambient).await;
     }
@@ -118,6 +119,14 @@ async fn warn_of_machine(data: PathBuf, ambient: Ambient) {
     let looking = tokio::task::spawn_blocking(move || doctor::what_is_bad(&data, &ambient));
     for problem in looking.await.unwrap_or_default() {
         say::note(format_args!("statefuld: {problem} (`statefuld doctor` checks all)"));
+    }
+}
+
+/// In the foreground the log says it; in the background nobody reads that.
+async fn tell_of_firewalls(data: &DataDir) {
+    let path = data.path().to_owned();
+    for sentence in tokio::task::spawn_blocking(move || doctor::in_the_way(&path)).await.unwrap_or_default() {
+        say::note(format_args!("statefuld: {sentence}"));
     }
 }
 

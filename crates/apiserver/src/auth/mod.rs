@@ -11,6 +11,7 @@ pub mod node;
 pub mod rbac;
 pub mod rules;
 pub mod service_account;
+pub mod sessions;
 mod standard;
 pub mod tokens;
 mod union;

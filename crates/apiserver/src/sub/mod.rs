@@ -24,6 +24,7 @@ mod node_metrics;
 pub(crate) mod reviews;
 mod scale;
 mod stream;
+pub(crate) mod summary;
 pub(crate) mod token;
 pub(crate) mod usage;
 

@@ -5,9 +5,10 @@ use std::fmt::Write as _;
 
 use api::status::Status;
 use http::Response;
+use nodeconn::StreamRequest;
 use serde_json::Value;
 
-use super::usage::{PATIENCE, ask_one};
+use super::usage::ask_one;
 use crate::body::Body;
 use crate::errors::Outcome;
 use crate::metrics::TEXT;
@@ -37,7 +38,7 @@ pub(crate) fn is_node_metrics(target: &Target) -> bool {
 pub(crate) async fn node_metrics(shared: &Shared, node: &str) -> Outcome<Response<Body>> {
     shared.cache.catch_up().await?;
     shared.cache.get("", "nodes", "", node).ok_or_else(|| Box::new(Status::not_found("", "nodes", node)))?;
-    let look = tokio::time::timeout(PATIENCE, ask_one(shared, node)).await.ok().flatten();
+    let look = ask_one(&shared.nodes, node, StreamRequest::Stats).await;
     let look = look.ok_or_else(|| {
         Box::new(Status::new(503, "ServiceUnavailable", format!("node {node} is not connected, or does not answer")))
     })?;

@@ -22,14 +22,13 @@ use crate::errors::Outcome;
 use crate::handler::Call;
 use crate::media::Shape;
 use crate::object::Object;
-use crate::server::Shared;
 use crate::verbs::{create, options};
 
 /// The group.
 pub(crate) const GROUP: &str = "metrics.k8s.io";
 
 /// How long a node may take to answer; its own look takes half a second.
-pub(super) const PATIENCE: Duration = Duration::from_secs(5);
+const PATIENCE: Duration = Duration::from_secs(5);
 /// Nodes that are asked at once.
 const AT_ONCE: usize = 64;
 /// The longest answer of a node.
@@ -86,7 +85,7 @@ fn host(pod: &Object) -> String {
 async fn ask(call: &Call, nodes: BTreeSet<String>) -> BTreeMap<String, Value> {
     stream::iter(nodes)
         .map(|node| async move {
-            let look = tokio::time::timeout(PATIENCE, ask_one(&call.shared, &node)).await.ok().flatten()?;
+            let look = ask_one(&call.shared.nodes, &node, StreamRequest::Stats).await?;
             Some((node, look))
         })
         .buffer_unordered(AT_ONCE)
@@ -95,17 +94,20 @@ async fn ask(call: &Call, nodes: BTreeSet<String>) -> BTreeMap<String, Value> {
         .await
 }
 
-/// Asks one node.
-pub(super) async fn ask_one(shared: &Shared, node: &str) -> Option<Value> {
-    let mut stream = shared.nodes.open(node, StreamRequest::Stats).await.ok()?;
-    let mut text = Vec::new();
-    while let Some(frame) = stream.rx.recv().await {
-        match frame {
-            Frame::Stdout(bytes) if text.len() + bytes.len() <= ANSWER_MAX => text.extend_from_slice(&bytes),
-            _ => break,
+/// Asks one node for a document; `None` where it does not answer in time.
+pub(super) async fn ask_one(nodes: &nodeconn::Nodes, node: &str, request: StreamRequest) -> Option<Value> {
+    let answer = async {
+        let mut stream = nodes.open(node, request).await.ok()?;
+        let mut text = Vec::new();
+        while let Some(frame) = stream.rx.recv().await {
+            match frame {
+                Frame::Stdout(bytes) if text.len() + bytes.len() <= ANSWER_MAX => text.extend_from_slice(&bytes),
+                _ => break,
+            }
         }
-    }
-    serde_json::from_slice(&text).ok()
+        serde_json::from_slice(&text).ok()
+    };
+    tokio::time::timeout(PATIENCE, answer).await.ok().flatten()
 }
 
 /// What a node uses.

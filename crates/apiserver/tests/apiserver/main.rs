@@ -11,6 +11,7 @@ mod kube_rs;
 mod listener;
 mod objects;
 mod pods;
+mod sign_in;
 mod support;
 mod tokens;
 mod usage;

@@ -5,22 +5,27 @@ use std::sync::Arc;
 use http::Method;
 use nodeconn::{Error, Frame, NodeConn, Stream, StreamRequest};
 use serde_json::{Value, json};
+use statefuld_apiserver::auth::Identity;
 
 use crate::support::{Server, admin, pod};
 
 const PODS: &str = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods";
 const NODES: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
 
-/// An agent that answers with this document.
-struct Agent(Value);
+/// An agent that answers with these documents: usage, and how full volumes are.
+struct Agent(Value, Value);
 
 #[async_trait::async_trait]
 impl NodeConn for Agent {
     async fn open(&self, request: StreamRequest) -> Result<Stream, Error> {
-        assert_eq!(request, StreamRequest::Stats);
+        let document = match request {
+            StreamRequest::Stats => &self.0,
+            StreamRequest::Volumes => &self.1,
+            other => panic!("{other:?}"),
+        };
         let (to_server, rx) = tokio::sync::mpsc::channel(8);
         let (tx, _) = tokio::sync::mpsc::channel(1);
-        for part in self.0.to_string().as_bytes().chunks(100) {
+        for part in document.to_string().as_bytes().chunks(100) {
             to_server.try_send(Frame::Stdout(part.to_vec().into())).expect("room");
         }
         Ok(Stream { tx, rx })
@@ -38,13 +43,19 @@ async fn server() -> (Server, nodeconn::Registration) {
                 json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "labels": {"zone": node}}}),
             )
             .await;
-        let created = server.create("/api/v1/namespaces/default/pods", pod(name)).await;
+        let mut manifest = pod(name);
+        manifest["spec"]["volumes"] = json!([{"name": "data", "persistentVolumeClaim": {"claimName": "data-a"}},
+            {"name": "other", "emptyDir": {}}]);
+        let created = server.create("/api/v1/namespaces/default/pods", manifest).await;
         let binding = json!({"metadata": {"name": name}, "target": {"kind": "Node", "name": node}});
         server.create(&format!("/api/v1/namespaces/default/pods/{name}/binding"), binding).await;
         if name == "a" {
             uid = created["metadata"]["uid"].clone();
         }
     }
+    let (claim, volume) = claim();
+    server.create("/api/v1/persistentvolumes", volume).await;
+    server.create("/api/v1/namespaces/default/persistentvolumeclaims", claim).await;
     let look = json!({"timestamp": "2024-01-01T00:00:00.5Z", "windowNanos": 10_250_000_000_u64,
         "node": {"usage": {"cpuNanocores": 1_500_000_000, "memoryBytes": 1 << 30},
             "total": {"cpuNanos": 90_000_000_000_u64, "memoryBytes": 1 << 30}},
@@ -52,8 +63,45 @@ async fn server() -> (Server, nodeconn::Registration) {
             {"name": "main", "usage": {"cpuNanocores": 250_000_000, "memoryBytes": 10 << 20},
                 "total": {"cpuNanos": 2_500_000_000_u64, "memoryBytes": 10 << 20}, "startedAt": "2024-01-01T00:00:00Z"},
             {"name": "side", "total": {"cpuNanos": 500_000_000_u64, "memoryBytes": 1 << 20}}, {"name": "done"}]}]});
-    let registration = server.api.nodes().register("n1", Arc::new(Agent(look)));
+    let mut fill = json!({"timestamp": "2024-01-01T00:00:01Z", "pods": {}});
+    let folder = json!({"usedBytes": 5, "capacityBytes": 100, "availableBytes": 60});
+    fill["pods"][uid.as_str().expect("a uid")] = json!({"/v/data": folder, "/v/unknown": folder});
+    let registration = server.api.nodes().register("n1", Arc::new(Agent(look, fill)));
     (server, registration)
+}
+
+/// A claim, and the folder that it is bound to.
+fn claim() -> (Value, Value) {
+    let modes = json!(["ReadWriteOnce"]);
+    let claim = json!({"apiVersion": "v1", "kind": "PersistentVolumeClaim", "metadata": {"name": "data-a"},
+        "spec": {"accessModes": modes, "volumeName": "v", "resources": {"requests": {"storage": "1Gi"}}}});
+    let terms = json!([{"matchExpressions": [{"key": "kubernetes.io/hostname", "operator": "In", "values": ["n1"]}]}]);
+    let volume = json!({"apiVersion": "v1", "kind": "PersistentVolume", "metadata": {"name": "v"},
+        "spec": {"accessModes": modes, "capacity": {"storage": "1Gi"}, "local": {"path": "/v/data"},
+            "nodeAffinity": {"required": {"nodeSelectorTerms": terms}}}});
+    (claim, volume)
+}
+
+#[tokio::test]
+async fn a_nodes_summary_tells_usage_and_how_full_each_claim_is() {
+    let (server, _agent) = server().await;
+    let path = |node: &str| format!("/api/v1/nodes/{node}/proxy/stats/summary");
+    let summary = server.ask(Method::GET, &path("n1"), None).await.body;
+    assert_eq!(summary["node"]["cpu"]["usageNanoCores"], 1_500_000_000);
+    let pod = &summary["pods"][0];
+    assert_eq!((&pod["podRef"]["name"], &pod["containers"][0]["name"]), (&json!("a"), &json!("main")), "{summary}");
+    assert_eq!(pod["containers"][0]["memory"]["workingSetBytes"], 10 << 20);
+    assert_eq!(pod["containers"][2], json!({"name": "done"}));
+    let volumes = pod["volume"].as_array().expect("volumes");
+    assert_eq!(volumes.len(), 1, "{summary}");
+    assert_eq!(volumes[0]["pvcRef"], json!({"name": "data-a", "namespace": "default"}));
+    assert_eq!((&volumes[0]["name"], &volumes[0]["usedBytes"]), (&json!("data"), &json!(5)));
+    assert_eq!(server.ask(Method::GET, &path("n2"), None).await.code, 503, "n2 is not connected");
+    assert_eq!(server.ask(Method::GET, &path("n3"), None).await.code, 404);
+    let other = server.ask(Method::GET, "/api/v1/nodes/n1/proxy/pods", None).await;
+    assert_eq!(other.code, 404, "nothing else of a node's own server is here");
+    let ann = Identity::user("ann", &[]);
+    assert_eq!(server.ask_as(ann, Method::GET, &path("n1"), &[], None).await.code, 403);
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use nodeconn::{Error, ExitStatus, Frame, NodeHandler, Stream, StreamRequest, Target};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
+use super::fill::Fill;
 use super::logs::{Reader, Wanted};
 use super::usage::Sampler;
 use crate::config::Config;
@@ -33,12 +34,14 @@ const CHUNK: usize = 32 * 1024;
 pub struct Handler {
     config: Config,
     sampler: Sampler,
+    fill: Fill,
 }
 
 impl Handler {
     /// For that node.
     pub fn new(config: Config, ambient: Ambient) -> Self {
-        Self { sampler: Sampler::new(config.clone(), ambient), config }
+        let sampler = Sampler::new(config.clone(), ambient.clone());
+        Self { sampler, fill: Fill::new(config.clone(), ambient), config }
     }
 
     fn dir(&self, target: &Target) -> Result<PathBuf, Error> {
@@ -165,13 +168,6 @@ impl Handler {
         };
         both.map(drop).map_err(failed)
     }
-
-    async fn stats(&self, stream: &Stream) -> Result<(), Error> {
-        let text = self.sampler.document().await.to_string();
-        // An error means that nobody reads it any more.
-        let _ = stream.tx.send(Frame::Stdout(text.into())).await;
-        Ok(())
-    }
 }
 
 #[async_trait]
@@ -191,9 +187,16 @@ impl NodeHandler for Handler {
             }
             StreamRequest::Attach { target, stdin, tty: _ } => self.attach(&target, stdin, stream).await,
             StreamRequest::PortForward { target, port } => self.port_forward(&target, port, stream).await,
-            StreamRequest::Stats => self.stats(&stream).await,
+            StreamRequest::Stats => tell(&stream, &self.sampler.document().await).await,
+            StreamRequest::Volumes => tell(&stream, &self.fill.document().await).await,
         }
     }
+}
+
+/// Sends one document. Where nobody reads it any more, that is all right.
+async fn tell(stream: &Stream, document: &serde_json::Value) -> Result<(), Error> {
+    let _ = stream.tx.send(Frame::Stdout(document.to_string().into())).await;
+    Ok(())
 }
 
 /// How a program ended.

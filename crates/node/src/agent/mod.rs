@@ -38,6 +38,7 @@ pub mod env;
 mod ephemeral;
 pub mod events;
 pub mod fields;
+mod fill;
 mod follow;
 pub mod handler;
 mod health;

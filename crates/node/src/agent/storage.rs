@@ -121,7 +121,7 @@ fn on_disk(spec: &PodSpec) -> impl Iterator<Item = (&str, Option<(u64, &str)>)> 
 
 /// What a tree occupies on its disk. Links are not followed, other file systems left out, and a file of several names
 /// is counted once.
-fn size(root: &Path) -> u64 {
+pub(super) fn size(root: &Path) -> u64 {
     let Ok(top) = fs::symlink_metadata(root) else { return 0 };
     let mut counted: BTreeSet<u64> = BTreeSet::new();
     let mut total = occupied(&top);

@@ -1,4 +1,4 @@
-//! Other firewalls on the machine: what has to be done so that pods' packets pass them. No I/O but [`tend`].
+//! Other firewalls on the machine: what has to be done so that pods' packets pass them. No I/O but [`look`] and [`tend`].
 //!
 //! A packet has to pass every table; ours cannot overrule another's refusal. Docker and ufw let their iptables chains
 //! refuse what no rule decides: there a rule for the bridge is added at the chain's end, in iptables' own form, so that
@@ -62,10 +62,15 @@ pub fn obstacles(chains: &[BaseChain], legacy: bool, bridge: &str, range: &str) 
     found
 }
 
+/// What stands in the way on this machine. Changes nothing. Blocks.
+pub fn look(socket: &Socket, bridge: &str, range: &str) -> Result<Vec<Obstacle>, nft::Error> {
+    Ok(obstacles(&nft::base_chains(socket)?, has_legacy(), bridge, range))
+}
+
 /// Adds the rules that may be added and answers what a person has to do. Blocks.
 pub fn tend(socket: &Socket, bridge: &str, range: &str, own: Ipv4Addr) -> Result<Vec<String>, nft::Error> {
     let mut told = Vec::new();
-    for obstacle in obstacles(&nft::base_chains(socket)?, has_legacy(), bridge, range) {
+    for obstacle in look(socket, bridge, range)? {
         match obstacle {
             Obstacle::Passable(chain) => {
                 if nft::append_accept(socket, &chain, bridge, own)? {

@@ -35,8 +35,8 @@ pub struct Facts {
     pub port_53_taken: bool,
     /// What else on the machine filters what is forwarded.
     pub firewalls: Vec<Firewall>,
-    /// net.bridge.bridge-nf-call-iptables: the firewall also sees what stays on a bridge.
-    pub bridge_filtered: bool,
+    /// What a person has to do so that pods pass other firewalls; `None` where their rules cannot be read.
+    pub obstacles: Option<Vec<String>>,
     /// The data directory's disk.
     pub disk: Option<Disk>,
     /// How long the disk takes to say that 4 KiB are safe, median.
@@ -90,7 +90,7 @@ impl Facts {
             shm: system::mounted_at("/dev/shm"),
             port_53_taken: system::port_53_taken(),
             firewalls: system::firewalls(),
-            bridge_filtered: system::number("/proc/sys/net/bridge/bridge-nf-call-iptables") == Some(1),
+            obstacles: system::obstacles(data),
             disk: system::disk(&there),
             fsync: if measure { system::fsync_median(&there, ambient).ok() } else { None },
             clock: system::clock_keeper(),

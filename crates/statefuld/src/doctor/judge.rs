@@ -199,19 +199,16 @@ fn port_53(facts: &Facts) -> Option<Finding> {
 
 fn forwarding(facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "forwarding";
-    if facts.firewalls.is_empty() {
-        return Some(Finding::good(CHECK, "no other firewall was found"));
-    }
     let names: Vec<&str> = facts.firewalls.iter().map(|f| f.name()).collect();
-    let found = format!("{} filters what is forwarded", names.join(" and "));
-    let remedy: Vec<&str> = facts.firewalls.iter().map(|f| f.remedy()).collect();
-    let bridged =
-        if facts.bridge_filtered { "; it also filters between pods (bridge-nf-call-iptables is 1)" } else { "" };
-    Some(Finding::warning(
-        CHECK,
-        found + bridged,
-        format!("where pods do not reach other machines: {}", remedy.join("; ")),
-    ))
+    let who = if names.is_empty() { "another firewall".to_owned() } else { names.join(" and ") };
+    Some(match &facts.obstacles {
+        Some(told) if !told.is_empty() => {
+            Finding::warning(CHECK, format!("{who} may stop what pods send"), told.join("; "))
+        }
+        _ if names.is_empty() => Finding::good(CHECK, "no other firewall was found"),
+        Some(_) => Finding::good(CHECK, format!("{who} filters here; statefuld sees to it that pods pass")),
+        None => Finding::warning(CHECK, format!("{who} filters here"), "run this as root: it says what is to be done"),
+    })
 }
 
 impl Firewall {
@@ -220,16 +217,6 @@ impl Firewall {
             Self::Docker => "Docker",
             Self::Ufw => "ufw",
             Self::Firewalld => "firewalld",
-        }
-    }
-
-    fn remedy(self) -> &'static str {
-        match self {
-            Self::Docker => "iptables -I DOCKER-USER -i 'sfd-+' -j ACCEPT, and the same with -o",
-            Self::Ufw => "ufw route allow in on the pods' bridge (ip link shows it: sfd-…)",
-            Self::Firewalld => {
-                "firewall-cmd --zone=trusted --add-interface with the pods' bridge (ip link shows it: sfd-…)"
-            }
         }
     }
 }
@@ -323,7 +310,7 @@ mod tests {
             shm: Some("tmpfs".to_owned()),
             port_53_taken: false,
             firewalls: Vec::new(),
-            bridge_filtered: false,
+            obstacles: Some(Vec::new()),
             disk: Some(Disk { kind: "ext4".to_owned(), free: 80 << 30, size: 100 << 30, free_inodes: 90 }),
             fsync: Some(Duration::from_micros(900)),
             clock: Some("chronyd".to_owned()),
@@ -377,7 +364,7 @@ mod tests {
             ("vm.max_map_count", |f| f.map_count = Some(65_530)),
             ("inotify", |f| f.inotify = Some(128)),
             ("/dev/shm", |f| f.shm = None),
-            ("forwarding", |f| f.firewalls = vec![Firewall::Docker, Firewall::Ufw]),
+            ("forwarding", |f| f.obstacles = Some(vec!["firewalld is active: run `firewall-cmd`".to_owned()])),
             ("disk", |f| f.disk.as_mut().expect("a disk").kind = "tmpfs".to_owned()),
             ("inodes", |f| f.disk.as_mut().expect("a disk").free_inodes = 1),
             ("fsync", |f| f.fsync = Some(Duration::from_millis(80))),
@@ -393,6 +380,20 @@ mod tests {
         let (verdict, text) = verdict("fsync", |f| f.fsync = Some(Duration::from_micros(2)));
         assert_eq!(verdict, Verdict::Warning);
         assert!(text.contains("implausible") && text.contains("does not flush"), "{text}");
+    }
+
+    #[test]
+    fn firewalls_that_statefuld_passes_by_itself_are_fine_and_others_name_what_to_run() {
+        let found = |obstacles: Option<Vec<String>>| {
+            verdict("forwarding", |f| (f.firewalls, f.obstacles) = (vec![Firewall::Docker, Firewall::Ufw], obstacles))
+        };
+        let (fine, text) = found(Some(Vec::new()));
+        assert_eq!(fine, Verdict::Good);
+        assert!(text.starts_with("Docker and ufw filters here; statefuld sees to it"), "{text}");
+        let (warned, text) = found(Some(vec!["run `nft insert`".to_owned()]));
+        assert_eq!(warned, Verdict::Warning);
+        assert!(text.ends_with("; run `nft insert`"), "{text}");
+        assert_eq!(found(None).0, Verdict::Warning);
     }
 
     #[test]

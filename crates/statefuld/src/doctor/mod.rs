@@ -82,6 +82,11 @@ pub fn what_is_bad(data: &Path, ambient: &Ambient) -> Vec<String> {
     bad.map(|f| format!("{}: {}; {}", f.check, f.found, f.remedy)).collect()
 }
 
+/// What stands in the way of an instance's pods: other firewalls, each with what is to be run.
+pub fn in_the_way(data: &Path) -> Vec<String> {
+    system::obstacles(data).unwrap_or_default()
+}
+
 /// One line per check, and below it the remedy where there is one.
 fn print(findings: &[Finding]) {
     let width = findings.iter().map(|f| f.check.len()).max().unwrap_or(0);

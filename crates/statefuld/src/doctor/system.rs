@@ -9,6 +9,8 @@ use std::time::Duration;
 use ambient::Ambient;
 use node::cgroup::Layout;
 
+use node::services::neighbours::{self, Obstacle};
+
 use super::facts::{Disk, Firewall};
 
 /// How often the disk is asked to keep something.
@@ -118,6 +120,22 @@ pub(super) fn firewalls() -> Vec<Firewall> {
         (Path::new("/run/firewalld").exists() || runs(&["firewalld"]).is_some(), Firewall::Firewalld),
     ];
     found.into_iter().filter(|(there, _)| *there).map(|(_, which)| which).collect()
+}
+
+/// What a person has to do so that an instance's pods pass other firewalls. Before its first start, bridge and range have no
+/// names yet. `None` where the rules cannot be read: that needs root.
+pub(super) fn obstacles(data: &Path) -> Option<Vec<String>> {
+    let chosen = node::Config::load(data).ok().flatten();
+    let (bridge, range) = chosen.map_or_else(
+        || ("BRIDGE".to_owned(), "RANGE".to_owned()),
+        |config| (config.bridge, config.pod_cidr.to_string()),
+    );
+    let found = neighbours::look(&node::nft::Socket::open().ok()?, &bridge, &range).ok()?;
+    let told = found.into_iter().filter_map(|obstacle| match obstacle {
+        Obstacle::Told(text) => Some(text),
+        Obstacle::Passable(_) => None,
+    });
+    Some(told.collect())
 }
 
 /// Which program keeps the clock right.

@@ -19,7 +19,7 @@ use anyhow::{Context as _, Result, bail};
 use crate::cli::{self, Init};
 use crate::down;
 use crate::place::DataDir;
-use crate::say;
+use crate::{resolver, say};
 
 use unit::Service;
 
@@ -86,6 +86,10 @@ pub async fn undo(args: cli::Uninstall) -> Result<ExitCode> {
             forget(init);
         }
         if let Some(data) = installed.data {
+            // The service is gone already: that names stay installed must not look as if it were not.
+            if let Err(error) = resolver::forget(&root, &data) {
+                say::note(format_args!("statefuld: {error:#}"));
+            }
             say::note(format_args!("all data stays in {data}; `statefuld install --data-dir {data}` returns to it"));
         }
     }

@@ -197,7 +197,7 @@ where
 }
 
 /// When an event happened last.
-fn happened(event: &Event) -> Option<Timestamp> {
+pub fn happened(event: &Event) -> Option<Timestamp> {
     let series = event.series.as_ref().and_then(|series| series.last_observed_time.as_ref()).map(|time| time.0);
     let last = event.last_timestamp.as_ref().map(|time| time.0);
     series.or(last).or(event.event_time.as_ref().map(|time| time.0))

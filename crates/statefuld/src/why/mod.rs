@@ -194,7 +194,7 @@ fn about(facts: &Facts, object: &str) -> Result<Vec<Finding>> {
 }
 
 /// Everything in the namespace that waits: sets and other workloads with their pods, then pods and claims of nobody.
-fn everything(facts: &Facts) -> Vec<Finding> {
+pub fn everything(facts: &Facts) -> Vec<Finding> {
     let mut all = Vec::new();
     for set in &facts.sets {
         match set::explain(facts, set) {

@@ -127,8 +127,15 @@ fn e2e_a_service_that_restarts_keeps_its_pods_and_a_machine_that_stops_takes_the
     manager.stop(&unit, &program, "stopping", child);
     stopped_from_the_top(&instance);
 
+    fs::create_dir_all(root.join("run/systemd/resolve")).expect("as if it ran");
+    run(statefuld().args(["dns", "install", "--root"]).arg(&root).arg("--data-dir").arg(instance.data()));
+    let names = root.join("etc/systemd/resolved.conf.d");
+    fs::write(names.join("statefuld-00000000.conf"), "# another instance's").expect("written");
+    assert_eq!(fs::read_dir(&names).expect("a folder").count(), 2);
     let said = run(statefuld().args(["uninstall", "--root"]).arg(&root));
     assert!(said.contains("all data stays"), "{said}");
+    let left: Vec<_> = fs::read_dir(&names).expect("a folder").flatten().map(|e| e.file_name()).collect();
+    assert_eq!(left, ["statefuld-00000000.conf"], "names that were installed are taken away, another's stay");
     assert!(!file.exists() && !script.exists() && !program.exists());
     assert!(instance.data().join("volumes/default/journal-2-data/journal").exists());
 }

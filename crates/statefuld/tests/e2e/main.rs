@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "in a test program, pub says that other modules use it")]
 
 mod bad_input;
+mod browser;
 mod bundle;
 mod clients;
 mod etcd;
@@ -19,6 +20,7 @@ mod journal;
 mod kubectl;
 mod nodes;
 mod package;
+mod page;
 mod patroni;
 mod postgres;
 mod redis;
@@ -27,3 +29,4 @@ mod services;
 mod software;
 mod take_over;
 mod upgrade;
+mod top;

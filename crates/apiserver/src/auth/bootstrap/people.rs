@@ -63,6 +63,16 @@ pub(super) fn roles() -> Vec<Value> {
             "system:service-account-issuer-discovery",
             vec![urls(&["get"], &["/.well-known/openid-configuration", "/openid/v1/jwks"])],
         ),
+        // The page's files hold nothing but the page; whoever has a ticket has shown who they are.
+        cluster_role(
+            "statefuld:page",
+            vec![urls(&["get"], &["/ui", "/ui/*"]), urls(&["post", "delete"], &["/statefuld/v1/sessions"])],
+        ),
+        // What it shows is read by the right of who looks.
+        cluster_role(
+            "statefuld:page-user",
+            vec![urls(&["post"], &["/statefuld/v1/tickets"]), urls(&["get"], &["/statefuld/v1/overview"])],
+        ),
     ];
     let parts = [("admin", admin()), ("edit", edit()), ("view", view())];
     for (name, _) in &AGGREGATE {
@@ -99,6 +109,8 @@ pub(super) fn bindings() -> Vec<Value> {
         to("system:public-info-viewer", everybody()),
         to("system:monitoring", vec![group("system:monitoring")]),
         to("system:service-account-issuer-discovery", vec![group("system:serviceaccounts")]),
+        to("statefuld:page", everybody()),
+        to("statefuld:page-user", vec![group("system:authenticated")]),
     ]
 }
 
