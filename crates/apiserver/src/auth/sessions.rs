@@ -9,6 +9,7 @@
 //! ticket stand for exactly the user and groups that asked. Only digests are kept, in memory: a restart ends all.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -43,6 +44,8 @@ enum Kind {
 struct Entry {
     kind: Kind,
     identity: Identity,
+    /// How many were given before it.
+    number: u64,
     /// On the clock that counts suspend.
     ends: Duration,
 }
@@ -50,6 +53,7 @@ struct Entry {
 /// Everybody who is signed in, or about to.
 pub struct Sessions {
     ambient: Ambient,
+    given: AtomicU64,
     by_digest: Mutex<HashMap<[u8; 32], Entry>>,
 }
 
@@ -67,7 +71,7 @@ pub struct Granted {
 impl Sessions {
     /// Nobody is signed in.
     pub fn new(ambient: Ambient) -> Self {
-        Self { ambient, by_digest: Mutex::default() }
+        Self { ambient, given: AtomicU64::new(0), by_digest: Mutex::default() }
     }
 
     /// A ticket for whoever has credentials of their own.
@@ -121,13 +125,14 @@ impl Sessions {
         let same = |entry: &Entry| entry.kind == kind && entry.identity.user == user;
         if entries.values().filter(|entry| same(entry)).count() >= OF_ONE {
             let own = entries.iter().filter(|(_, entry)| same(entry));
-            let oldest = own.min_by_key(|(_, entry)| entry.ends).map(|(digest, _)| *digest);
+            let oldest = own.min_by_key(|(_, entry)| entry.number).map(|(digest, _)| *digest);
             oldest.map(|digest| entries.remove(&digest));
         }
         if entries.len() >= OF_ALL {
             return Err(SessionError::TooMany);
         }
-        entries.insert(digest(&secret), Entry { kind, identity, ends });
+        let number = self.given.fetch_add(1, Ordering::Relaxed);
+        entries.insert(digest(&secret), Entry { kind, identity, number, ends });
         let ends = self.ambient.now() + SignedDuration::try_from(lasts).unwrap_or(SignedDuration::ZERO);
         Ok(Granted { secret, user, ends })
     }
