@@ -28,5 +28,5 @@ mod server;
 mod services;
 mod software;
 mod take_over;
-mod upgrade;
 mod top;
+mod upgrade;
