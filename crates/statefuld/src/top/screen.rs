@@ -53,7 +53,8 @@ impl Line {
         let mut left = width;
         let piece = |piece: &StyledContent<String>| {
             let text = head(piece.content(), left);
-            left -= columns(text);
+            // Nothing comes after what was cut, though a narrow character would still fit.
+            left = if text.len() < piece.content().len() { 0 } else { left - columns(text) };
             StyledContent::new(*piece.style(), text.to_owned())
         };
         Self(self.0.iter().map(piece).collect())
