@@ -239,8 +239,11 @@ fn propagation(wanted: Option<&str>, privileged: bool) -> Result<Propagation, Er
 /// Unmounts what was mounted below the pod's folder: its volumes in memory, whose content is gone then. Blocks.
 pub fn unmount_pod_dir(pod_dir: &Path) -> Result<(), Error> {
     for point in mounts_below(pod_dir)? {
-        rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty())
-            .map_err(|e| Error::io("unmount", &point, e.into()))?;
+        match rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty()) {
+            // Not mounted any more: a pod that leaves is cleared away while the node is stopped.
+            Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
+            Err(error) => return Err(Error::io("unmount", &point, error.into())),
+        }
     }
     Ok(())
 }
