@@ -273,10 +273,10 @@ impl Drop for Instance {
             eprintln!("{}", fs::read_to_string(self.data().join("statefuld.log")).unwrap_or_default());
         }
         let output = statefuld().arg("down").arg("--data-dir").arg(self.data()).output();
-        let down = output.is_ok_and(|o| o.status.success());
+        let down = output.map_err(|error| error.to_string()).and_then(|output| text_of(&output));
         let left = leftovers(&self.data());
         if !std::thread::panicking() {
-            assert!(down, "down failed at the end");
+            down.unwrap_or_else(|error| panic!("down failed at the end: {error}"));
             assert!(left.is_empty(), "left behind: {left:#?}");
         }
     }
