@@ -291,7 +291,7 @@ async fn growth(args: &cli::BenchApi, ambient: &Ambient) -> Result<Vec<Figure>> 
         figures.push(Figure::new("  file of the store", size / 1e6, "MB"));
         let bench = Bench { client, namespace: "default".to_owned() };
         let write = bench.creates("configmaps", |name| configmap(name, "none"));
-        let write: Write = Arc::new(move |n| write((objects as u64) << 32 | n));
+        let write: Write = Arc::new(move |n| write((objects as u64) << 42 | n));
         let done = load::writers(&write, 16, args.load.duration, ambient).await?;
         figures.extend(done.figures("  creates", 16).into_iter().take(1));
         scratch = own.stop()?;
