@@ -51,10 +51,6 @@ bench-sets:
 bench-store:
     cargo run --release -p statefuld-store --example store_bench
 
-# The page in a real browser, by itself: beside other tests the machine's interfaces change too often for a browser
-page-test:
-    cargo test -p statefuld --test e2e the_page -- --ignored
-
 # End-to-end tests alone
 e2e:
     cargo test -p statefuld --test e2e

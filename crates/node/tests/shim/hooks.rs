@@ -13,7 +13,7 @@ use crate::harness::*;
 const FAST: BackOff = BackOff { initial_ms: 1, max_ms: 2, reset_after_ms: 600_000 };
 
 /// Ends at once when asked to.
-const WAIT: &str = "trap 'exit 0' TERM; while :; do sleep 0.01; done";
+const WAIT: &str = "trap 'exit 0' TERM; echo up; while :; do sleep 0.01; done";
 
 fn sh_hook(text: &str) -> Option<Hook> {
     Some(Hook::Exec { argv: ["/bin/sh", "-c", text].map(String::from).to_vec() })
@@ -65,7 +65,10 @@ async fn a_container_counts_as_running_once_its_post_start_hook_is_over_and_the_
 
 #[tokio::test]
 async fn a_failed_post_start_hook_ends_the_container_and_its_policy_decides() {
-    let one = ContainerSpec { post_start: sh_hook("exit 3"), pre_stop: sh_hook("exit 4"), ..script("one", WAIT) };
+    // The signal that follows comes after the trap is set.
+    let fails = sh_hook("while [ ! -e /tmp/up ]; do sleep 0.01; done; exit 3");
+    let text = format!("trap 'exit 0' TERM; : >/tmp/up; {WAIT}");
+    let one = ContainerSpec { post_start: fails, pre_stop: sh_hook("exit 4"), ..script("one", &text) };
     let mut pod = TestPod::new(vec![one]);
     pod.spec.restart_policy = RestartPolicy::OnFailure;
     let state = pod.run_to_end().await;
@@ -83,6 +86,7 @@ async fn a_post_start_hook_that_sleeps_is_over_in_time_and_a_stop_does_not_wait_
     let mut pod = TestPod::new(vec![one, two]);
     let shim = pod.run().await;
     wait_for(&shim, |s| s.containers[0].state.is_running() && s.containers[1].hooking).await;
+    eventually("the trap is set", || pod.printed("two", 0) == ["up"]).await;
     shim.stop(Duration::from_secs(30)).await.unwrap();
     let state = wait_for(&shim, |s| s.phase == Phase::Finished).await;
     assert_eq!(ended(&state.containers[1]).exit_code, 0);

@@ -73,6 +73,13 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
     }
 }
 
+/// Puts this thread, and all that it starts from now on, into a network of its own that has nothing but loopback.
+pub fn own_network() {
+    rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).expect("root may have a network of its own");
+    let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
+    assert!(up.success());
+}
+
 /// An instance with its own data directory. Dropping it stops everything and looks for leftovers.
 pub struct Instance {
     root: tempfile::TempDir,
