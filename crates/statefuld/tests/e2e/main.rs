@@ -18,6 +18,7 @@ mod images;
 mod inside;
 mod journal;
 mod kubectl;
+mod moving;
 mod nodes;
 mod package;
 mod page;
