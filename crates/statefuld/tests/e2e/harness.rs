@@ -74,6 +74,7 @@ pub fn eventually<T>(what: &str, mut condition: impl FnMut() -> Option<T>) -> T 
 }
 
 /// Puts this thread, and all that it starts from now on, into a network of its own that has nothing but loopback.
+#[allow(deprecated, reason = "the flag given does not touch the descriptors that the safe call worries about")]
 pub fn own_network() {
     rustix::thread::unshare(rustix::thread::UnshareFlags::NEWNET).expect("root may have a network of its own");
     let up = Command::new("ip").args(["link", "set", "lo", "up"]).status().expect("ip runs");
