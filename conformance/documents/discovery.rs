@@ -123,7 +123,7 @@ pub(super) async fn kinds_are_named_as_in_the_newest_kubernetes(case: Case) {
             below
         ]);
         // Metrics have no names of one.
-        let singular = if *group_version == ADDED[1] && !case.cluster.is_own() { "" } else { &singular };
+        let singular = if *group_version == ADDED[1] { "" } else { &singular };
         let wanted = json!([kind, singular, namespaced, short, categories, subresources]);
         if is != wanted {
             wrong.push(format!("{group_version} {plural}: {is}\n  instead of {wanted}"));

@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use crate::crd::{self, Custom};
 
@@ -126,11 +126,12 @@ pub struct Registry {
 impl Registry {
     /// The built-in kinds.
     pub fn builtin() -> Arc<Registry> {
-        let mut registry = Registry::default();
-        for row in BUILTIN {
-            registry.add(row.resource());
-        }
-        Arc::new(registry)
+        static REGISTRY: LazyLock<Arc<Registry>> = LazyLock::new(|| {
+            let mut registry = Registry::default();
+            BUILTIN.iter().for_each(|row| registry.add(row.resource()));
+            Arc::new(registry)
+        });
+        REGISTRY.clone()
     }
 
     /// Adds a kind; replaces the one at the same group, version and plural.
@@ -375,7 +376,8 @@ impl Row {
             kind: self.kind.to_owned(),
             list_kind: format!("{}List", self.kind),
             plural: self.plural.to_owned(),
-            singular: self.kind.to_lowercase(),
+            // Metrics have no name of one.
+            singular: if self.group == "metrics.k8s.io" { String::new() } else { self.kind.to_lowercase() },
             short_names: owned(self.short_names),
             categories: owned(self.categories),
             namespaced: self.namespaced,

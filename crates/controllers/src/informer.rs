@@ -81,7 +81,8 @@ struct Shared<P> {
 
 struct Store<P> {
     objects: BTreeMap<Key, Entry<P>>,
-    index: HashMap<String, BTreeSet<Key>>,
+    /// Objects by the keys of the index: large sets are looked up often.
+    index: HashMap<String, BTreeMap<Key, Arc<P>>>,
 }
 
 struct Entry<P> {
@@ -121,9 +122,7 @@ impl<P: Send + Sync + 'static> Informer<P> {
 
     /// The objects for which the builder's index function gave this key.
     pub fn by_index(&self, index_key: &str) -> Vec<Arc<P>> {
-        let store = self.read();
-        let Some(keys) = store.index.get(index_key) else { return Vec::new() };
-        keys.iter().filter_map(|k| store.objects.get(k)).map(|e| e.object.clone()).collect()
+        self.read().index.get(index_key).map_or_else(Vec::new, |found| found.values().cloned().collect())
     }
 
     /// How many objects the copy holds.
@@ -392,9 +391,9 @@ impl<P> Store<P> {
     fn set(&mut self, key: Key, revision: u64, object: Option<Arc<P>>, index: Option<&IndexKeys<P>>) -> Option<Arc<P>> {
         let old = self.objects.remove(&key);
         for index_key in old.iter().flat_map(|e| &e.index_keys) {
-            if let Some(keys) = self.index.get_mut(index_key) {
-                keys.remove(&key);
-                if keys.is_empty() {
+            if let Some(found) = self.index.get_mut(index_key) {
+                found.remove(&key);
+                if found.is_empty() {
                     self.index.remove(index_key);
                 }
             }
@@ -402,7 +401,7 @@ impl<P> Store<P> {
         if let Some(object) = object {
             let index_keys = index.map(|f| f(&object)).unwrap_or_default();
             for index_key in &index_keys {
-                self.index.entry(index_key.clone()).or_default().insert(key.clone());
+                self.index.entry(index_key.clone()).or_default().insert(key.clone(), object.clone());
             }
             self.objects.insert(key, Entry { revision, index_keys, object });
         }

@@ -182,9 +182,9 @@ fn elapsed_said(message: &str) -> Millis {
 
 fn available(view: &View<'_>) -> Condition {
     let wanted = view.set.wanted();
-    let up = view.slots.values().filter(|p| !view.is_unavailable(p)).count();
+    let up = view.available;
     let message = format!("{up} of {wanted} replicas are available");
-    if i64::try_from(up) == Ok(wanted) {
+    if up == wanted {
         kept(view, ConditionKind::Available, Truth::True, "AllReplicasAvailable", message)
     } else {
         kept(view, ConditionKind::Available, Truth::False, "ReplicasUnavailable", message)

@@ -342,8 +342,7 @@ fn not_updated(view: &View<'_>, index: i64, pod: &Pod, stop: Option<&str>) -> Op
         return Some(waits_for(view, Some(stop), &pod.name));
     }
     let wanted = view.set.wanted();
-    let available = view.slots.values().filter(|p| !view.is_unavailable(p)).count();
-    let unavailable = wanted - i64::try_from(available).unwrap_or(wanted);
+    let unavailable = view.unavailable();
     let limit = max_unavailable_pods(max_unavailable, wanted);
     if unavailable >= limit {
         return Some(Cause::MaxUnavailable { unavailable, limit });

@@ -13,9 +13,7 @@ pub(crate) fn take_down(view: &View<'_>, phases: &mut Vec<Phase>) {
     let Strategy::RollingUpdate { max_unavailable, .. } = view.set.strategy else { return };
     let budget = max_unavailable_pods(max_unavailable, view.set.wanted());
     // New pods of this very plan are not available yet.
-    let missing = view.set.wanted() - i64::try_from(view.slots.len()).unwrap_or(i64::MAX);
-    let unavailable = view.slots.values().filter(|p| view.is_unavailable(p)).count();
-    let mut budget = budget - missing - i64::try_from(unavailable).unwrap_or(i64::MAX);
+    let mut budget = budget - view.unavailable();
     let old: Vec<&Pod> = view
         .slots
         .range(view.partition()..)

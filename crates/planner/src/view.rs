@@ -32,6 +32,8 @@ pub(crate) struct View<'a> {
     pub(crate) deferred: BTreeSet<i64>,
     /// The update revision failed and is held back.
     pub(crate) held: bool,
+    /// Of the wanted pods, how many exist and are available.
+    pub(crate) available: i64,
 }
 
 impl<'a> View<'a> {
@@ -62,7 +64,14 @@ impl<'a> View<'a> {
             && choice.act.is_none()
             && choice.current.name != choice.update.name
             && choice.update.held.as_ref() == Some(&set.beyond.retry);
-        Self { observed, set, now, choice, slots, missing, condemned, reserved, deferred, held }
+        let available = slots.values().filter(|p| !p.is_unavailable(set.min_ready_seconds, now)).count();
+        let available = i64::try_from(available).unwrap_or(i64::MAX);
+        Self { observed, set, now, choice, slots, missing, condemned, reserved, deferred, held, available }
+    }
+
+    /// Wanted pods that are missing or not available.
+    pub(crate) fn unavailable(&self) -> i64 {
+        self.set.wanted() - self.available
     }
 
     /// All existing pods of the set, lowest ordinals of the wanted ones first.

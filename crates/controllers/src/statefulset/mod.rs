@@ -235,7 +235,9 @@ impl Controller {
         let begun = self.ambient.boottime();
         let observed = self.observe(&view);
         let state = ExecState::new(observed, self.ambient.now().as_millisecond());
-        self.paces.planned(key, begun);
+        if state.plan().is_status_alone() {
+            self.paces.planned(key, begun);
+        }
         let status_alone = state.plan().is_status_alone() && state.plan().writes_status(&view.set);
         if let Some(wait) = self.paces.before_status(key).filter(|_| status_alone) {
             return Outcome::After(wait);

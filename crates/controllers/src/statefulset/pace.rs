@@ -2,7 +2,7 @@
 //! all pods for each, would be most of the work that the set causes, and say nothing that the next does not say too.
 //!
 //! - A status is not written sooner than [`STATUS_EVERY`] after the one before, unless something else is done too.
-//! - Planning takes half of the time at most, where it takes long.
+//! - Planning that finds nothing to do takes half of the time at most, where it takes long.
 //!
 //! Neither delays a creation or a deletion of a set that is planned quickly.
 
@@ -49,7 +49,7 @@ impl Paces {
         self.left(key, |pace| pace.status_at)
     }
 
-    /// A plan was made, and took from then until now.
+    /// A plan was made that has nothing to do, and took from then until now.
     pub(super) fn planned(&self, key: &Key, from: Duration) {
         let now = self.ambient.boottime();
         let spent = now.saturating_sub(from);

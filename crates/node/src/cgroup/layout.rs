@@ -60,6 +60,12 @@ impl Layout {
         layout
     }
 
+    /// The first hierarchy in use that is mounted read-only, as in containers: no group can be made in it.
+    pub fn read_only(&self) -> Option<&Path> {
+        let writable = |mount: &Path| rustix::fs::access(mount, rustix::fs::Access::WRITE_OK).is_ok();
+        self.v1.values().chain(&self.unified).map(PathBuf::as_path).find(|mount| !writable(mount))
+    }
+
     /// How the two versions are combined.
     pub fn kind(&self) -> Kind {
         match (self.v1.is_empty(), self.unified.is_some()) {

@@ -1,6 +1,6 @@
 //! What `doctor` knows of a machine: read from /proc, /sys and the data directory, nothing judged.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -15,8 +15,8 @@ pub struct Facts {
     pub root: bool,
     /// Version of the kernel, such as 6.1.0-18-amd64.
     pub kernel: String,
-    /// Control groups, and the v2 controllers that the root offers.
-    pub cgroups: Option<(Kind, Vec<String>)>,
+    /// Control groups.
+    pub cgroups: Option<Cgroups>,
     /// Namespaces that the kernel has, by their names in /proc/self/ns.
     pub namespaces: Vec<String>,
     /// Whether overlayfs is there.
@@ -45,6 +45,17 @@ pub struct Facts {
     pub clock: Option<String>,
     /// The clock itself, seconds since 1970.
     pub now: i64,
+}
+
+/// Control groups.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Cgroups {
+    /// Which versions there are.
+    pub kind: Kind,
+    /// The v2 controllers that the root offers.
+    pub controllers: Vec<String>,
+    /// Where one is mounted read-only.
+    pub read_only: Option<PathBuf>,
 }
 
 /// A firewall that is in use.
@@ -76,7 +87,11 @@ impl Facts {
     /// folder above it that is there, and removes it.
     pub fn read(data: &Path, ambient: &Ambient, measure: bool) -> Self {
         let there = system::nearest(data);
-        let cgroups = Layout::detect().ok().map(|layout| (layout.kind(), system::v2_controllers(&layout)));
+        let cgroups = Layout::detect().ok().map(|layout| Cgroups {
+            kind: layout.kind(),
+            controllers: system::v2_controllers(&layout),
+            read_only: layout.read_only().map(Path::to_owned),
+        });
         Self {
             root: rustix::process::geteuid().is_root(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),

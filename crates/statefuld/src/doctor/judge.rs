@@ -5,7 +5,7 @@ use std::time::Duration;
 use node::cgroup::Kind;
 
 use super::Finding;
-use super::facts::{Disk, Facts, Firewall};
+use super::facts::{Cgroups, Disk, Facts, Firewall};
 
 /// Oldest kernel that has all that pods are made with: `cgroup.kill` came with 5.14.
 const KERNEL: (u32, u32) = (5, 14);
@@ -71,9 +71,13 @@ fn version(release: &str) -> Option<(u32, u32)> {
 fn cgroups(facts: &Facts) -> Option<Finding> {
     const CHECK: &str = "cgroups";
     const MOUNT: &str = "mount them: mount -t cgroup2 cgroup2 /sys/fs/cgroup";
-    let Some((kind, controllers)) = &facts.cgroups else {
+    let Some(Cgroups { kind, controllers, read_only }) = &facts.cgroups else {
         return Some(Finding::bad(CHECK, "cannot be read", MOUNT));
     };
+    if let Some(mount) = read_only {
+        let remedy = "mount it for writing, or delegate a tree to this container (Docker: --privileged)";
+        return Some(Finding::bad(CHECK, format!("{} is mounted read-only", mount.display()), remedy));
+    }
     Some(match kind {
         Kind::None => Finding::bad(CHECK, "none are mounted", MOUNT),
         Kind::V1 => Finding::warning(
@@ -300,7 +304,11 @@ mod tests {
         Facts {
             root: true,
             kernel: "6.1.0-18-amd64".to_owned(),
-            cgroups: Some((Kind::V2, words(&["cpuset", "cpu", "io", "memory", "pids"]))),
+            cgroups: Some(Cgroups {
+                kind: Kind::V2,
+                controllers: words(&["cpuset", "cpu", "io", "memory", "pids"]),
+                read_only: None,
+            }),
             namespaces: words(&["cgroup", "ipc", "mnt", "net", "pid", "user", "uts"]),
             overlay: true,
             seccomp: true,
@@ -338,11 +346,15 @@ mod tests {
 
     #[test]
     fn what_keeps_pods_from_running_is_bad_and_has_a_remedy() {
-        let spoilt: [Spoilt; 10] = [
+        fn groups(f: &mut Facts) -> &mut Cgroups {
+            f.cgroups.as_mut().expect("they are known")
+        }
+        let spoilt: [Spoilt; 11] = [
             ("root", |f| f.root = false),
             ("kernel", |f| f.kernel = "5.4.0-generic".to_owned()),
-            ("cgroups", |f| f.cgroups = Some((Kind::None, Vec::new()))),
-            ("cgroups", |f| f.cgroups = Some((Kind::V2, vec!["cpu".to_owned()]))),
+            ("cgroups", |f| groups(f).kind = Kind::None),
+            ("cgroups", |f| groups(f).controllers = vec!["cpu".to_owned()]),
+            ("cgroups", |f| groups(f).read_only = Some("/sys/fs/cgroup".into())),
             ("namespaces", |f| f.namespaces.retain(|n| n != "net")),
             ("overlayfs", |f| f.overlay = false),
             ("seccomp", |f| f.seccomp = false),
