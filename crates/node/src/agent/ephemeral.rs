@@ -106,6 +106,7 @@ impl Preparation {
             fetched: &self.fetched,
             volumes: &volumes,
             shared_memory: None,
+            users: None,
             images: &self.images,
             epoch,
             incarnation: 0,

@@ -88,6 +88,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::network::{self, Addresses, Network, addresses};
 use crate::shim::SealedExe;
+use crate::users::{self, UserRanges};
 use crate::volume::LocalVolumes;
 use events::Events;
 pub use stop::{running_pods, stop_nodes, stop_pods};
@@ -156,6 +157,8 @@ pub struct Shared {
     pub(crate) term: CancellationToken,
     pub(crate) network: Network,
     pub(crate) addresses: Arc<Mutex<Addresses>>,
+    /// Who of the machine's users are which pod's.
+    pub(crate) users: Arc<Mutex<UserRanges>>,
     pub(crate) local: LocalVolumes,
     pub(crate) events: Events,
     /// What running pods have files of.
@@ -195,6 +198,7 @@ impl Shared {
         }
         stop::clear(&config);
         let addresses = Addresses::open(&config.node_dir().join("addresses"), config.pod_cidr)?;
+        let users = UserRanges::open(&config)?;
         let images = images::open(&config, &ambient)?;
         let network = Network::ensure(&config).await?;
         Ok(Arc::new(Self {
@@ -204,6 +208,7 @@ impl Shared {
             host: machine::address().unwrap_or(config.gateway),
             balanced: watch::Sender::new(false),
             addresses: Arc::new(Mutex::new(addresses)),
+            users: Arc::new(Mutex::new(users)),
             exe: OnceCell::new(),
             sample_id: watch::Sender::new(String::new()),
             configs: live::Configs::new(client.clone()),
@@ -487,4 +492,7 @@ pub enum Error {
     /// The record of addresses cannot be used.
     #[error(transparent)]
     Addresses(#[from] addresses::Error),
+    /// The record of pods' users cannot be used.
+    #[error(transparent)]
+    Users(#[from] users::Error),
 }

@@ -6,7 +6,7 @@
 //!                  ▼                                                          │
 //!   seen ──▶ bringing up ─────────────────────────────────────────────────────┘
 //!     │        1 what it names is read from the API         nothing made yet: again
-//!     │        2 address recorded (fsync)                   kept, sticky
+//!     │        2 address recorded (fsync); users, too       kept, sticky
 //!     │        3 volumes, files, spec.json (fsync)          kept, made again
 //!     │        4 shim launched: sandbox                     cleaned up, again
 //!     │        5 eth0 attached                              cleaned up, again
@@ -52,7 +52,7 @@ use super::status::{self, Carried, Ending, Facts, Health, Hold, Verdict};
 use super::translate;
 use crate::fault::{self, Point};
 use crate::shim::client::ClientError;
-use crate::shim::spec::ShimSpec;
+use crate::shim::spec::{ShimSpec, UserRange};
 use crate::shim::state::{Phase, PodState};
 use crate::shim::{self, Shim};
 
@@ -399,6 +399,9 @@ impl Worker {
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
         fault::point(Point::AddressRecorded);
+        let own_users = pod.spec.as_ref().is_some_and(translate::own_users);
+        let users = if own_users { Some(self.allocate_users().await?) } else { None };
+        fault::point(Point::UsersRecorded);
         self.address = Some(address);
         self.publish();
         let given = self.allocate_resources(&pod);
@@ -411,6 +414,7 @@ impl Worker {
             dir: self.dir(),
             pod,
             address,
+            users,
             fetched,
             images,
             incarnation,
@@ -454,6 +458,14 @@ impl Worker {
         let job = tokio::task::spawn_blocking(move || addresses.allocate(&identity, &uid));
         let address = job.await.expect("the address record does not panic");
         address.map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))
+    }
+
+    async fn allocate_users(&self) -> Result<UserRange, Hold> {
+        let uid = self.id.uid.clone();
+        let mut users = self.shared.users.clone().lock_owned().await;
+        let users = tokio::task::spawn_blocking(move || users.allocate(&uid)).await;
+        let users = users.expect("the record of users does not panic");
+        users.map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))
     }
 
     /// Says why, and waits for a change or a pause.

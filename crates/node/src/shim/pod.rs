@@ -16,11 +16,12 @@ use super::exec::{Exec, Wanted};
 use super::file::FileError;
 use super::last_words;
 use super::life::{Container, Exit, Life, PostStart, Process};
+use super::process::Separated;
 use super::protocol::{ExecExit, ExecRequest};
 use super::spec::{ContainerSpec, HttpHook, Limits, Role, ShimSpec};
 use super::state::{Phase, PodState, Termination};
 use crate::cgroup::PodCgroup;
-use crate::container::{Keeper, Pause};
+use crate::container::{Keeper, Pause, Users};
 use crate::fault::{self, Point};
 
 /// Most programs run in a pod's containers at the same time.
@@ -41,6 +42,8 @@ pub(super) struct Pod {
     pub(super) keeper: Keeper,
     /// The machine's network, for the requests of hooks; none where the pod is in it.
     pub(super) host_network: Option<OwnedFd>,
+    /// Whom its containers run as, where these are not the machine's users.
+    pub(super) users: Option<Users>,
     /// Where the containers see each other's processes.
     pub(super) pause: Option<Pause>,
     pub(super) containers: Vec<Container>,
@@ -65,7 +68,7 @@ impl Pod {
         spec: ShimSpec,
         cgroup: PodCgroup,
         (keeper, pause): (Keeper, Option<Pause>),
-        host_network: Option<OwnedFd>,
+        Separated { host_network, users }: Separated,
         warnings: Vec<String>,
         ambient: &Ambient,
     ) -> Result<Self, FileError> {
@@ -77,6 +80,7 @@ impl Pod {
             cgroup,
             keeper,
             host_network,
+            users,
             pause,
             containers,
             execs: BTreeMap::new(),
@@ -470,7 +474,7 @@ impl Pod {
         let Some(process) = container.running() else {
             return Err(format!("container {} is not running", container.spec.name));
         };
-        let make = || Exec::start(wanted, process, &container.group);
+        let make = || Exec::start(wanted, process, &container.group, self.users.as_ref());
         let exec = if self.execs.len() < MAX_EXECS { make().map_err(|error| error.to_string()) } else { too_many() };
         Ok(self.keep_exec(exec?))
     }

@@ -28,7 +28,7 @@ use super::sources::Fetched;
 use super::{env, images};
 use crate::config::Config;
 use crate::network::files;
-use crate::shim::spec::{BackOff, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
+use crate::shim::spec::{BackOff, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec, UserRange};
 use crate::volume::{self, Ready};
 pub use resources::{Amounts, of_container as limits_of_container, of_pod as limits_of_pod, qos_class, requests};
 pub use root::{HOST_CLASS, SAMPLE_IMAGE, is_sample, on_host_root};
@@ -49,6 +49,8 @@ pub struct Inputs<'a> {
     pub volumes: &'a BTreeMap<String, Ready>,
     /// Folder that its containers share as `/dev/shm`.
     pub shared_memory: Option<PathBuf>,
+    /// Who of the machine's users are its own, where it has such.
+    pub users: Option<UserRange>,
     /// The images of its containers, by the containers' names.
     pub images: &'a BTreeMap<String, images::Ready>,
     /// The epoch of its binding.
@@ -107,6 +109,7 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
         resolv_conf: Some(pod_dir.join("resolv.conf")),
         host_network: spec.host_network == Some(true),
         sharing: security::sharing(spec),
+        users: inputs.users,
         shared_memory: inputs.shared_memory.clone(),
         sysctls: security::sysctls(spec),
         host_root: HostRoot { masked: vec![inputs.config.data_dir.clone()], upper_dir: pod_dir.join("root") },
@@ -126,6 +129,11 @@ pub fn ephemeral(inputs: &Inputs<'_>, container: &Container, target: Option<Stri
 /// All containers of a pod, init containers first.
 pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// Whether a pod's users are not the machine's.
+pub fn own_users(spec: &PodSpec) -> bool {
+    spec.host_users == Some(false)
 }
 
 /// What every container of a pod may do, ephemeral ones among them, where it says something of its own.
