@@ -147,7 +147,7 @@ pub(super) fn as_container(ephemeral: &EphemeralContainer) -> Container {
 }
 
 /// The pod as if it had this container alone, and only the volumes that it mounts.
-fn alone(pod: &Pod, container: &Container) -> Pod {
+pub(super) fn alone(pod: &Pod, container: &Container) -> Pod {
     let mut alone = pod.clone();
     let spec = alone.spec.get_or_insert_default();
     let mounted = |name: &str| container.volume_mounts.iter().flatten().any(|m| m.name == name);

@@ -14,6 +14,7 @@
 //! |---|---|
 //! | [`worker`], `prepare`, `follow`, `leave` | a pod's life, from seen to gone |
 //! | `renew`, `live`, [`tokens`] | files of running pods that follow their sources; tokens, replaced before they end |
+//! | `again` | containers that start again from an image that may be another |
 //! | `limits` | what ends a running pod for good: its deadline, emptyDirs that grew too large |
 //! | [`api_server`] | where pods reach the API server |
 //! | `held` | pods that are gone and were not reported gone |
@@ -32,6 +33,7 @@
 //! folders) or in the API; what runs goes on in the shims.
 
 pub mod admit;
+mod again;
 pub mod api_server;
 mod balance;
 pub mod env;

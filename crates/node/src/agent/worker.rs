@@ -41,6 +41,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::Shared;
+use super::again;
 use super::follow::{Follow, Patience};
 use super::images;
 use super::prepare::{Preparation, with_addresses};
@@ -102,8 +103,10 @@ pub struct Worker {
     pub(super) health: BTreeMap<String, Health>,
     pub(super) carried: BTreeMap<String, Carried>,
     pub(super) hold: Option<Hold>,
-    /// Ephemeral containers that cannot be started, and why.
+    /// Containers that cannot be started in a pod that runs, and why.
     pub(super) refused: BTreeMap<String, Hold>,
+    /// Containers that ask what they are to be and could not be answered.
+    pub(super) again: again::Due,
     pub(super) leaving: bool,
     pub(super) tries: u32,
     /// What its containers run from.
@@ -167,6 +170,7 @@ impl Worker {
             carried: BTreeMap::new(),
             hold: None,
             refused: BTreeMap::new(),
+            again: again::Due::new(),
             leaving: false,
             tries: 0,
             images: BTreeMap::new(),

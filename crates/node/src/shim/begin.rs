@@ -37,6 +37,7 @@ impl Pod {
         let restarts = container.restart_count - container.spec.restart_count_base;
         container.incarnation = self.spec.incarnation_base.saturating_add(restarts.into());
         container.id = new_id(ambient);
+        container.told = false;
         self.touch();
         let now = (ambient.now(), ambient.boottime());
         match self.spawn(index, ambient) {

@@ -49,6 +49,8 @@ pub(super) struct Pod {
     pub(super) containers: Vec<Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) phase: Phase,
+    /// Somebody is there who answers containers that ask.
+    pub(super) answered: bool,
     next_exec: u64,
     /// When what still runs is killed; since boot.
     stop_deadline: Option<Duration>,
@@ -85,6 +87,7 @@ impl Pod {
             containers,
             execs: BTreeMap::new(),
             phase: Phase::Created,
+            answered: false,
             next_exec: 0,
             stop_deadline: None,
             boot_id,
@@ -247,6 +250,23 @@ impl Pod {
         Ok(())
     }
 
+    /// What a container that asks is to be.
+    pub(super) fn respecify(&mut self, spec: ContainerSpec) -> Result<(), String> {
+        let index = self.index(&spec.name)?;
+        let container = &mut self.containers[index];
+        if !container.asks {
+            return Ok(());
+        }
+        if spec.role != container.spec.role {
+            return Err(format!("container {} has another role", spec.name));
+        }
+        let (limits, restart_count_base) = (container.spec.limits.clone(), container.spec.restart_count_base);
+        container.spec = ContainerSpec { limits, restart_count_base, ..spec };
+        (container.asks, container.told) = (false, true);
+        self.changed = true;
+        Ok(())
+    }
+
     /// Changes the limits of a container, and of all of them together. What the machine does not limit at all is no
     /// reason to refuse; what the kernel did not take is.
     pub(super) fn resize(&mut self, name: &str, limits: Limits, whole: Limits) -> Result<(), String> {
@@ -310,7 +330,7 @@ impl Pod {
                 Life::BackOff { until, .. } => *until <= now,
                 _ => false,
             };
-            if due {
+            if due && self.starts(index) {
                 self.start_container(index, ambient);
             }
             let container = &self.containers[index];
@@ -325,6 +345,15 @@ impl Pod {
         if self.containers.iter().filter(|c| c.spec.role == Role::Main).all(Container::done) {
             self.enter_stopping();
         }
+    }
+
+    /// Whether a container that is due may start, or asks first what it is to be.
+    fn starts(&mut self, index: usize) -> bool {
+        let container = &mut self.containers[index];
+        let asked = container.asks;
+        let starts = container.starts(self.answered);
+        self.changed |= asked != container.asks;
+        starts
     }
 
     /// Ephemeral containers wait for nobody but the one whose processes they are to see.
@@ -371,7 +400,7 @@ impl Pod {
     /// When something is due next, since boot.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         let of_containers = self.containers.iter().filter_map(|c| match &c.life {
-            Life::BackOff { until, .. } if self.phase == Phase::Running => Some(*until),
+            Life::BackOff { until, .. } if self.phase == Phase::Running && !c.asks => Some(*until),
             Life::Starting(process) | Life::Running(process) => process.next_deadline(),
             _ => None,
         });

@@ -198,6 +198,9 @@ pub struct ContainerSpec {
     /// Where it leaves its last words.
     #[serde(default)]
     pub last_words: Option<LastWords>,
+    /// Before which of its starts the agent is asked what it is to be.
+    #[serde(default)]
+    pub asks: Asks,
     /// Its own restart policy, in place of the pod's.
     #[serde(default)]
     pub restart_policy: Option<RestartPolicy>,
@@ -214,6 +217,20 @@ pub struct ContainerSpec {
 
 fn sigterm() -> i32 {
     15
+}
+
+/// Before which starts of a container the agent is asked for its specification, which may be another by then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Asks {
+    /// It stays what it is.
+    #[default]
+    Never,
+    /// When it is started again: its image may be another. Without an agent it starts as it was.
+    Again,
+    /// At every start: its environment is not known before. Without an agent it waits the first time, and then starts as it
+    /// was.
+    Always,
 }
 
 /// Where a container leaves the message of its termination.

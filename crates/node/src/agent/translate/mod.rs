@@ -81,12 +81,8 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
     let (namespace, name, uid) = (text(&pod.metadata.namespace), text(&pod.metadata.name), text(&pod.metadata.uid));
     let pod_dir = inputs.config.pod_dir(&uid);
     let mut containers = Vec::new();
-    for container in spec.init_containers.iter().flatten() {
-        let sidecar = container.restart_policy.as_deref() == Some("Always");
-        containers.push(one(inputs, spec, container, if sidecar { Role::Sidecar } else { Role::Init })?);
-    }
-    for container in &spec.containers {
-        containers.push(one(inputs, spec, container, Role::Main)?);
+    for container in self::containers(spec) {
+        containers.push(one(inputs, spec, container, role_of(spec, container))?);
     }
     let hostname = files::kernel_hostname(pod, &inputs.config.cluster_domain).map_err(|message| Refusal {
         container: String::new(),
@@ -124,6 +120,22 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
 pub fn ephemeral(inputs: &Inputs<'_>, container: &Container, target: Option<String>) -> Result<ContainerSpec, Refusal> {
     let spec = inputs.pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
     Ok(ContainerSpec { target, ..one(inputs, spec, container, Role::Ephemeral)? })
+}
+
+/// What the shim is told of a container that is to start again.
+pub fn again(inputs: &Inputs<'_>, container: &Container) -> Result<ContainerSpec, Refusal> {
+    let spec = inputs.pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
+    one(inputs, spec, container, role_of(spec, container))
+}
+
+/// When a container of the pod is started, and what its end means.
+fn role_of(spec: &PodSpec, container: &Container) -> Role {
+    let sidecar = container.restart_policy.as_deref() == Some("Always");
+    match spec.init_containers.iter().flatten().any(|init| init.name == container.name) {
+        true if sidecar => Role::Sidecar,
+        true => Role::Init,
+        false => Role::Main,
+    }
 }
 
 /// All containers of a pod, init containers first.
@@ -179,6 +191,7 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
         pre_stop: life::pre_stop(inputs.pod, container)?,
         awaits_startup: role == Role::Sidecar && container.startup_probe.is_some(),
         last_words: life::last_words(container),
+        asks: life::asks(container, image.is_some()),
         restart_policy: life::own_restart_policy(container),
         restart_on: life::restart_on(container)?,
         stop_signal: life::stop_signal(container, image)?,
