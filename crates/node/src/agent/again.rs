@@ -1,5 +1,6 @@
-//! Containers that start again as something else: their image may be another by then, as their pull policy says. Their
-//! shim asks before it starts them, and waits as long as there is an agent to answer.
+//! Containers that are not what they were said to be at first: their image may be another when they start again, as their
+//! pull policy says, and variables that come from a file are not known before. Their shim asks before it starts them,
+//! and waits as long as there is an agent to answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use k8s_openapi::api::core::v1::{Container, Pod};
 
 use super::Shared;
+use super::env_file;
 use super::ephemeral::alone;
 use super::images;
 use super::prepare::{epoch_of, place, with_addresses};
@@ -115,7 +117,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn run(self) -> Result<ContainerSpec, Hold> {
+    fn run(mut self) -> Result<ContainerSpec, Hold> {
+        self.fetched.files = env_file::read(&self.dir, &self.pod, &self.container);
         let refused = |reason: &str, message: String| Hold {
             container: self.container.name.clone(),
             reason: reason.to_owned(),

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 use super::Shared;
+use super::env_file;
 use super::images;
 use super::prepare::{epoch_of, place, with_addresses};
 use super::sources::Needs;
@@ -68,6 +69,7 @@ impl Worker {
         let job = Preparation {
             shared: self.shared.clone(),
             dir: self.dir(),
+            whole: pod.clone(),
             pod: with_addresses(&alone, self.address.unwrap_or(self.shared.host), self.shared.host),
             fetched,
             images,
@@ -83,6 +85,7 @@ impl Worker {
 struct Preparation {
     shared: Arc<Shared>,
     dir: PathBuf,
+    whole: Pod,
     /// With this container alone.
     pod: Pod,
     fetched: super::sources::Fetched,
@@ -92,7 +95,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn run(self) -> Result<ContainerSpec, Hold> {
+    fn run(mut self) -> Result<ContainerSpec, Hold> {
+        self.fetched.files = env_file::read(&self.dir, &self.whole, &self.plain);
         let epoch = epoch_of(&self.pod);
         let place = place(&self.shared, &self.dir, &self.pod, &self.images);
         let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| Hold {

@@ -18,7 +18,7 @@
 //! | `limits` | what ends a running pod for good: its deadline, emptyDirs that grew too large |
 //! | [`api_server`] | where pods reach the API server |
 //! | `held` | pods that are gone and were not reported gone |
-//! | [`translate`], [`env`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
+//! | [`translate`], [`env`], [`env_file`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`images`] | what containers run from: found, fetched, in use |
 //! | [`status`], [`report`], [`events`] | what the API is told |
 //! | [`register`], [`machine`] | the node itself |
@@ -37,6 +37,7 @@ mod again;
 pub mod api_server;
 mod balance;
 pub mod env;
+pub mod env_file;
 mod ephemeral;
 pub mod events;
 pub mod fields;

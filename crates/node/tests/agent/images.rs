@@ -13,9 +13,9 @@ use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use statefuld_node::agent::images::gc;
-use statefuld_node::shim::state::{PodState, Status};
+use statefuld_node::shim::state::PodState;
 
-use crate::harness::{Cluster, until};
+use crate::harness::{Cluster, end_program, until};
 
 /// A shell that sleeps, and says so.
 fn shell() -> Layer {
@@ -207,15 +207,6 @@ async fn e2e_images_come_from_a_registry_with_the_pods_secret_and_failures_are_t
         cluster.delete(name).await;
     }
     cluster.end().await;
-}
-
-/// Ends the program of a pod's first container, as if it had ended by itself.
-async fn end_program(cluster: &Cluster, name: &str) {
-    let uid = cluster.pods().get(name).await.expect("there").metadata.uid.expect("a uid");
-    let state = PodState::read(&cluster.config.pod_dir(&uid)).expect("read").expect("a state");
-    let Status::Running { pid, .. } = state.containers[0].state else { panic!("it does not run: {state:?}") };
-    let pid = rustix::process::Pid::from_raw(pid).expect("a process");
-    rustix::process::kill_process(pid, rustix::process::Signal::TERM).expect("told to end");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod, PodSpec};
 
 use super::{Refusal, config_error};
-use crate::agent::images;
+use crate::agent::{env_file, images};
 use crate::probe::run::{path_of, port_of};
 use crate::shim::spec::{Asks, ExitCodes, Hook, HttpHook, LastWords, RestartPolicy};
 
@@ -112,8 +112,12 @@ pub(super) fn stop_signal(container: &Container, image: Option<&images::Ready>) 
     signal(name).ok_or_else(|| config_error(&container.name, format!("lifecycle.stopSignal: there is no {name}")))
 }
 
-/// Before which starts it has to be looked what the container is: where its image is pulled for each.
+/// Before which starts it has to be looked what the container is: where its image is pulled for each, or its variables
+/// come from a file.
 pub(super) fn asks(container: &Container, from_image: bool) -> Asks {
+    if env_file::are_used(container) {
+        return Asks::Always;
+    }
     let pulled = from_image && container.image_pull_policy.as_deref() == Some("Always");
     if pulled { Asks::Again } else { Asks::Never }
 }
