@@ -21,11 +21,11 @@
 //! | [`translate`], [`env`], [`env_file`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`images`] | what containers run from: found, fetched, in use |
 //! | [`status`], [`report`], [`events`] | what the API is told |
-//! | [`register`], [`machine`] | the node itself |
+//! | [`register`], [`machine`], [`pressure`] | the node itself |
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
 //! | `known`, `names`, `balance`, `health` | services and their endpoints; the name server; what leads to services |
 //! | `reclaim` | data of released volumes |
-//! | [`admit`], [`ledger`], [`storage`] | pods that may not run here; what they have of the node; what a pod writes and may write |
+//! | [`admit`], [`fits`], [`ledger`], [`storage`] | pods that may not run here; what they have of the node; what a pod writes and may write |
 //! | [`resize`] | changes of a running pod's resources |
 //! | [`stop`] | stopping a node while its objects stay |
 //!
@@ -42,6 +42,7 @@ mod ephemeral;
 pub mod events;
 pub mod fields;
 mod fill;
+pub mod fits;
 mod follow;
 pub mod handler;
 mod health;
@@ -56,6 +57,7 @@ pub mod logs;
 pub mod machine;
 mod names;
 mod prepare;
+pub mod pressure;
 pub mod quantity;
 mod reclaim;
 pub mod register;
@@ -256,8 +258,10 @@ async fn warm_up(shared: Arc<Shared>) {
 
 async fn register_and_keep(shared: Arc<Shared>) {
     let host = shared.host.to_string();
+    let mut pressures = pressure::Pressures::default();
     let node = loop {
-        match register::register(&shared.client, &shared.config, &host, &shared.ambient).await {
+        let held = pressures.observe(&pressure::Facts::look(&shared.config.data_dir), shared.ambient.boottime());
+        match register::register(&shared.client, &shared.config, &host, held, &shared.ambient).await {
             Ok(node) => break node,
             Err(error) => tracing::warn!(%error, "the node was not registered; trying again"),
         }
@@ -268,7 +272,8 @@ async fn register_and_keep(shared: Arc<Shared>) {
     };
     let (sent, _) = watch::channel(None);
     let (client, config) = (shared.client.clone(), shared.config.clone());
-    register::keep(client, config, host, node, shared.ambient.clone(), sent, shared.term.clone()).await;
+    let told = register::Told { host, node, pressures };
+    register::keep(client, config, told, shared.ambient.clone(), sent, shared.term.clone()).await;
 }
 
 /// Answers what the API server asks, until the connection or the agent ends.

@@ -351,11 +351,16 @@ impl Worker {
         if super::stop::is_stopping(&self.shared.config) {
             return Raised::Forbidden;
         }
-        if let Some(verdict) = self.not_admitted(!remains) {
-            self.verdict = Some(verdict);
-            self.state = None;
-            self.publish();
-            return Raised::Interrupted;
+        match self.not_admitted(!remains).await {
+            Ok(None) => {}
+            Ok(Some(verdict)) => {
+                self.verdict = Some(verdict);
+                self.state = None;
+                self.publish();
+                return Raised::Interrupted;
+            }
+            Err(_) if self.interrupted() => return Raised::Interrupted,
+            Err(hold) => return Raised::Held(hold),
         }
         let incarnation = if remains { self.next_incarnation() } else { 1 };
         if remains && let Err(error) = shim::cleanup(&self.dir()).await {
