@@ -41,7 +41,7 @@ impl Worker {
     /// Why a pod without a sandbox does not get one; or why that cannot be said.
     pub(super) async fn not_admitted(&self, fresh: bool) -> Result<Option<Verdict>, Hold> {
         let Some(pod) = self.object() else { return Ok(None) };
-        if limits::left(&pod, self.shared.ambient.now()) == Some(Duration::ZERO) {
+        if self.beginning.left(&pod, &self.shared.ambient) == Some(Duration::ZERO) {
             return Ok(Some(limits::deadline_verdict()));
         }
         if !fresh {

@@ -328,7 +328,12 @@ impl Outside {
         let pod = worker.object();
         Self {
             config: Watching::start(&worker.shared.configs, pod.as_deref()),
-            verdict: Box::pin(limits::broken(worker.shared.ambient.clone(), worker.pod.clone(), worker.places())),
+            verdict: Box::pin(limits::broken(
+                worker.shared.ambient.clone(),
+                worker.pod.clone(),
+                worker.beginning,
+                worker.places(),
+            )),
         }
     }
 }

@@ -44,12 +44,14 @@ use super::Shared;
 use super::again;
 use super::follow::{Follow, Patience};
 use super::images;
+use super::limits;
 use super::prepare::{Preparation, with_addresses};
 use super::renew;
 use super::report::Reporter;
 use super::resize::Resize;
 use super::sources::Needs;
 use super::status::{self, Carried, Ending, Facts, Health, Hold, Verdict};
+use super::tokens::Due;
 use super::translate;
 use crate::fault::{self, Point};
 use crate::shim::client::ClientError;
@@ -98,6 +100,8 @@ pub struct Worker {
     /// Dropped when this pod has had its first try.
     pub(super) before: Option<oneshot::Sender<()>>,
     pub(super) reporter: Reporter,
+    /// When it began.
+    pub(super) beginning: limits::Beginning,
     pub(super) address: Option<Ipv4Addr>,
     pub(super) state: Option<PodState>,
     pub(super) health: BTreeMap<String, Health>,
@@ -115,8 +119,8 @@ pub struct Worker {
     pub(super) pulls: images::BackOffs,
     /// How long the next hold lasts, where that is known.
     pub(super) pause: Option<Duration>,
-    /// When its files are to be written anew, on the monotonic clock; none where nothing in them ends.
-    pub(super) renew_at: Option<Duration>,
+    /// When its files are to be written anew; none where nothing in them ends.
+    pub(super) renew_at: Option<Due>,
     /// Labels and annotations that its files were last made of.
     pub(super) described: Option<Described>,
     /// Why it is ended for good.
@@ -156,6 +160,7 @@ impl Worker {
         let recorded = pod.borrow().as_ref().is_some_and(|pod| {
             pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(super::report::FIRST_READY))
         });
+        let beginning = limits::Beginning::of(pod.borrow().as_deref(), &shared.ambient);
         let reporter = Reporter::start(shared.client.clone(), &id.namespace, &id.name, &id.uid, recorded);
         Self {
             shared,
@@ -164,6 +169,7 @@ impl Worker {
             after: None,
             before: None,
             reporter,
+            beginning,
             address: None,
             state: None,
             health: BTreeMap::new(),
@@ -245,7 +251,7 @@ impl Worker {
                 Ok(shim) => {
                     self.state = shim.state().await.ok();
                     // How old its tokens are is not known any more.
-                    self.renew_at = Some(self.shared.ambient.boottime());
+                    self.renew_at = Some(Due::after(&self.shared.ambient, Duration::ZERO));
                     // Created and never started, because the agent died in between: it may have no network.
                     let unborn = self.state.as_ref().is_some_and(|s| s.phase == Phase::Created);
                     return if unborn { Found::Remains } else { Found::Living(shim) };
