@@ -33,11 +33,20 @@ const MARGIN: Duration = Duration::from_secs(10);
 type Due = fn(&Node) -> bool;
 
 /// The taints that are kept here, all with effect NoSchedule: key, and when a node has it.
-const TAINTS: [(&str, Due); 3] = [
+const TAINTS: [(&str, Due); 6] = [
     ("node.kubernetes.io/not-ready", |node| ready(node) == Some("False")),
     ("node.kubernetes.io/unreachable", |node| ready(node) == Some("Unknown")),
     ("node.kubernetes.io/unschedulable", |node| node.spec.as_ref().is_some_and(|s| s.unschedulable == Some(true))),
+    ("node.kubernetes.io/memory-pressure", |node| is_true(node, "MemoryPressure")),
+    ("node.kubernetes.io/disk-pressure", |node| is_true(node, "DiskPressure")),
+    ("node.kubernetes.io/pid-pressure", |node| is_true(node, "PIDPressure")),
 ];
+
+/// Whether a condition holds.
+fn is_true(node: &Node, condition: &str) -> bool {
+    let conditions = node.status.iter().flat_map(|s| s.conditions.iter().flatten());
+    conditions.filter(|c| c.type_ == condition).any(|c| c.status == "True")
+}
 
 /// Runs until the term ends and its requests are settled.
 pub async fn run(client: Client, term: Term, ambient: Ambient, informers: Informers) -> kube::Result<()> {
@@ -204,6 +213,14 @@ mod tests {
         assert_eq!(keys(back), Some(vec!["example.com/mine".into()]));
         let foreign = taints(&node("True", &[("node.kubernetes.io/unreachable", "NoExecute")]));
         assert_eq!(keys(foreign), None, "another effect is somebody else's");
+        let mut short = node("True", &[("node.kubernetes.io/memory-pressure", "NoSchedule")]);
+        for (kind, status) in [("DiskPressure", "True"), ("PIDPressure", "True"), ("MemoryPressure", "False")] {
+            let condition = json!({"type": kind, "status": status});
+            let condition = serde_json::from_value(condition).expect("a condition");
+            short.status.get_or_insert_default().conditions.get_or_insert_default().push(condition);
+        }
+        let expected = ["node.kubernetes.io/disk-pressure", "node.kubernetes.io/pid-pressure"].map(str::to_owned);
+        assert_eq!(keys(taints(&short)), Some(expected.to_vec()));
         let mut cordoned = node("True", &[]);
         cordoned.spec.as_mut().expect("a spec").unschedulable = Some(true);
         assert_eq!(keys(taints(&cordoned)), Some(vec!["node.kubernetes.io/unschedulable".into()]));

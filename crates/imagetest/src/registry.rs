@@ -62,6 +62,7 @@ struct State {
     manifests: Mutex<BTreeMap<String, (String, Vec<u8>)>>,
     blobs: Mutex<BTreeMap<String, Vec<u8>>>,
     faults: Mutex<Vec<(String, Fault)>>,
+    refused: Mutex<Option<(String, u16)>>,
     requests: Mutex<Vec<String>>,
     port: Mutex<u16>,
 }
@@ -121,6 +122,11 @@ impl Registry {
     /// Lets the next request whose path contains `path` go wrong.
     pub fn fail(&self, path: &str, fault: Fault) {
         lock(&self.state.faults).push((path.to_owned(), fault));
+    }
+
+    /// Lets every request whose path contains `path` be answered with this status, until told otherwise (none).
+    pub fn refuse(&self, path: &str, status: Option<u16>) {
+        *lock(&self.state.refused) = status.map(|status| (path.to_owned(), status));
     }
 
     /// What was asked since the last call: `GET /path`, with ` range=…` and ` as=…` (basic, bearer) where given.
@@ -193,6 +199,10 @@ impl State {
             faults.iter().position(|(text, _)| path.contains(text.as_str())).map(|at| faults.remove(at).1)
         };
         if let Some(Fault::Status(code)) = fault {
+            return refuse(code, "UNAVAILABLE", "as the test asked for");
+        }
+        let refused = lock(&self.refused).clone().filter(|(text, _)| path.contains(text.as_str()));
+        if let Some((_, code)) = refused {
             return refuse(code, "UNAVAILABLE", "as the test asked for");
         }
         if path == "/token" {

@@ -68,6 +68,8 @@ points! {
     Fetched, Raising, "fetched";
     /// Its address is on record.
     AddressRecorded, Raising, "address-recorded";
+    /// Its own users are on record, where it has such.
+    UsersRecorded, Raising, "users-recorded";
     /// Its folder says whose it is.
     FolderSigned, Raising, "folder-signed";
     /// A claim's epoch is on record; its folder may not be there.
@@ -132,6 +134,8 @@ points! {
     InterfaceGone, Leaving, "interface-gone";
     /// Its address is free.
     AddressFree, Leaving, "address-free";
+    /// Its own users may be another's, where it had such.
+    UsersFree, Leaving, "users-free";
     /// The API took the node's word that the pod is gone.
     GoneReported, Leaving, "gone-reported";
     /// A container was asked to end.

@@ -15,6 +15,7 @@
 //! | [`fault`] | places where a test can have agent or shim die | shim, agent |
 //! | [`log`] | the CRI log format: writer with rotation, line parser | shim, agent |
 //! | [`sample`] | the journal server that the built-in image runs | a container |
+//! | [`users`] | ranges of the machine's users for pods with users of their own | agent |
 //! | [`rules`] | what the node's operator allows and limits | agent |
 //! | [`sys`] | the system calls that no safe crate offers | shim |
 //!
@@ -35,6 +36,7 @@ pub mod services;
 pub mod shim;
 pub mod sys;
 mod sysctl;
+pub mod users;
 pub mod volume;
 
 pub use config::{Config, Wishes};

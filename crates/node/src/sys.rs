@@ -34,6 +34,9 @@ pub const NEW_PID_AND_MOUNT: u64 = (libc::CLONE_NEWPID | libc::CLONE_NEWNS) as u
 const CLONE_INTO_CGROUP: u64 = 1 << 33;
 /// Namespaces for [`fork_into`] where the machine's processes are seen.
 pub const NEW_MOUNT: u64 = libc::CLONE_NEWNS as u64;
+/// Namespaces for [`fork_into`] of a pod with users of its own: those of users, which owns the others.
+pub const NEW_POD_OF_USERS: u64 =
+    (libc::CLONE_NEWUSER | libc::CLONE_NEWNET | libc::CLONE_NEWIPC | libc::CLONE_NEWUTS) as u64;
 
 /// Proof that the process has one thread, so that a copy of it can go on as any program would. Copies of the process
 /// may use it too: nobody starts threads in them.
@@ -239,6 +242,15 @@ pub fn privatise_mount_tree(mount: BorrowedFd<'_>) -> io::Result<()> {
 /// Makes a mount read-only, with everything below it where asked for.
 pub fn freeze_mount(mount: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
     let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_RDONLY, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    let depth = if recursive { libc::AT_RECURSIVE } else { 0 };
+    set_mount(mount, c"", (libc::AT_EMPTY_PATH | depth) as u32, &attr)
+}
+
+/// Shows a mount that is not attached yet to the users of another namespace: what belongs to somebody on its file system
+/// belongs to the user of the same number there. With everything mounted below it where asked for.
+pub fn map_mount(mount: BorrowedFd<'_>, users: BorrowedFd<'_>, recursive: bool) -> io::Result<()> {
+    let userns_fd = u64::try_from(users.as_raw_fd()).map_err(io::Error::other)?;
+    let attr = libc::mount_attr { attr_set: libc::MOUNT_ATTR_IDMAP, attr_clr: 0, propagation: 0, userns_fd };
     let depth = if recursive { libc::AT_RECURSIVE } else { 0 };
     set_mount(mount, c"", (libc::AT_EMPTY_PATH | depth) as u32, &attr)
 }

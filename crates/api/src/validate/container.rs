@@ -52,6 +52,27 @@ pub(super) fn containers(spec: &At<'_>, volumes: &BTreeSet<&str>, out: &mut Erro
         init_container(&container, out);
     }
     ephemeral_containers(&spec.field("ephemeralContainers"), volumes, &mut seen, out);
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for variable in
+            spec.field(list).items().flat_map(|container| container.field("env").items().collect::<Vec<_>>())
+        {
+            env_volume(spec, &variable.field("valueFrom").field("fileKeyRef").field("volumeName"), out);
+        }
+    }
+}
+
+/// The volume of a file with variables is one that the pod's own containers fill.
+fn env_volume(spec: &At<'_>, name: &At<'_>, out: &mut Errors) {
+    if name.text().is_empty() {
+        return;
+    }
+    match spec.field("volumes").items().find(|volume| volume.field("name").text() == name.text()) {
+        None => out.push(FieldError::not_found(&name.path, name.text())),
+        Some(volume) if !volume.field("emptyDir").is_set() => {
+            out.push(name.invalid("the volume must be an emptyDir"));
+        }
+        Some(_) => {}
+    }
 }
 
 /// Fields that an ephemeral container cannot have: nothing relies on it.
@@ -225,6 +246,12 @@ fn env(variable: &At<'_>, out: &mut Errors) {
             reference.field("name").require(out);
             reference.field("key").check_required(names::config_map_key, out);
         }
+    }
+    let file = source.field("fileKeyRef");
+    if file.is_set() {
+        file.field("volumeName").require(out);
+        volume::file_path(&file.field("path"), out);
+        file.field("key").check_required(names::env_var_name, out);
     }
     let wrong = |detail: &str| FieldError::invalid(&source.path, "", detail);
     if given.is_empty() {

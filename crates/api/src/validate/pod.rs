@@ -94,7 +94,26 @@ fn processes(spec: &At<'_>, out: &mut Errors) {
     if on("shareProcessNamespace") && on("hostPID") {
         out.push(shared.invalid("ShareProcessNamespace and HostPID cannot both be enabled"));
     }
-    if spec.field("hostUsers").value == false {
+    users(spec, out);
+}
+
+/// What goes with users of the pod's own, and what with none but such.
+fn users(spec: &At<'_>, out: &mut Errors) {
+    let on = |field: &str| spec.field(field).value == true;
+    let own = spec.field("hostUsers").value == false;
+    for list in ["initContainers", "containers", "ephemeralContainers"] {
+        for container in spec.field(list).items() {
+            let devices = container.field("volumeDevices");
+            if own && devices.len() > 0 {
+                out.push(devices.forbidden("when `hostUsers` is false"));
+            }
+            let proc = container.field("securityContext").field("procMount");
+            if !own && proc.text() == "Unmasked" {
+                out.push(proc.invalid("`hostUsers` must be false to use `Unmasked`"));
+            }
+        }
+    }
+    if own {
         for field in ["hostNetwork", "hostPID", "hostIPC"] {
             if on(field) {
                 out.push(spec.field(field).forbidden("when `hostUsers` is false"));

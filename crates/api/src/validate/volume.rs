@@ -267,7 +267,7 @@ fn mode(at: &At<'_>, out: &mut Errors) {
 }
 
 /// A path inside a volume that is made by us: required, relative, and not like our own names.
-fn file_path(at: &At<'_>, out: &mut Errors) {
+pub(super) fn file_path(at: &At<'_>, out: &mut Errors) {
     if at.text().is_empty() {
         out.push(at.required(""));
         return;

@@ -57,7 +57,8 @@ impl Thresholds {
         freed: impl Fn(&Image) -> u64,
     ) -> Vec<Digest> {
         let min_age = Duration::from_secs(self.min_age_seconds);
-        let old = |image: &&Image| Duration::try_from(now.duration_since(image.used)).is_ok_and(|age| age >= min_age);
+        // One that is to be used in the future was used before the clock was set back: how long ago is not known.
+        let old = |image: &&Image| now.duration_since(image.used).unsigned_abs() >= min_age;
         let mut candidates: Vec<&Image> = images.iter().filter(|i| !in_use.contains(&i.id)).filter(old).collect();
         candidates.sort_by_key(|image| (image.used, image.created, image.id));
         let mut gone = 0;
@@ -102,5 +103,9 @@ mod tests {
         assert_eq!(choose(11), [images[2].id, images[1].id]);
         assert_eq!(choose(1 << 40), [images[2].id, images[1].id]);
         assert_eq!(choose(0), []);
+        // After the clock was set back all seem to be of the future: they can go all the same.
+        let back = Timestamp::from_second(-5000).expect("a time");
+        let choose = Thresholds::default().choose(&images, &used, back, 1 << 40, |_| 10);
+        assert_eq!(choose, [images[2].id, images[1].id, images[0].id]);
     }
 }

@@ -4,13 +4,15 @@
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{AppArmorProfile, Pod, PodSpec};
+use k8s_openapi::api::core::v1::{AppArmorProfile, Node, Pod, PodSpec};
+use kube::Api;
 
+use super::fits;
 use super::ledger::{self, Share};
 use super::limits;
-use super::status::Verdict;
+use super::status::{Hold, Verdict};
 use super::translate::all_security_contexts;
-use super::worker::Worker;
+use super::worker::{Worker, hold};
 use crate::rules::Rules;
 use crate::sysctl;
 
@@ -36,15 +38,37 @@ impl Machine {
 }
 
 impl Worker {
-    /// Why a pod without a sandbox does not get one.
-    pub(super) fn not_admitted(&self, fresh: bool) -> Option<Verdict> {
-        let pod = self.object()?;
-        if limits::left(&pod, self.shared.ambient.now()) == Some(Duration::ZERO) {
-            return Some(limits::deadline_verdict());
+    /// Why a pod without a sandbox does not get one; or why that cannot be said.
+    pub(super) async fn not_admitted(&self, fresh: bool) -> Result<Option<Verdict>, Hold> {
+        let Some(pod) = self.object() else { return Ok(None) };
+        if self.beginning.left(&pod, &self.shared.ambient) == Some(Duration::ZERO) {
+            return Ok(Some(limits::deadline_verdict()));
         }
-        let verdict = fresh.then(|| self.refuse(&pod).err()).flatten()?;
-        self.shared.events.warning(&pod, None, &verdict.reason, &verdict.message);
-        Some(verdict)
+        if !fresh {
+            return Ok(None);
+        }
+        let verdict = match self.refuse(&pod).err() {
+            None => self.does_not_fit(&pod).await?,
+            refused => refused,
+        };
+        if let Some(verdict) = &verdict {
+            self.shared.ledger.release(&self.id.uid);
+            self.shared.events.warning(&pod, None, &verdict.reason, &verdict.message);
+        }
+        Ok(verdict)
+    }
+
+    /// Refuses a pod whose own word excludes this node, as its labels are now.
+    async fn does_not_fit(&self, pod: &Pod) -> Result<Option<Verdict>, Hold> {
+        let Some(spec) = pod.spec.as_ref().filter(|spec| fits::asks(spec)) else { return Ok(None) };
+        let nodes: Api<Node> = Api::all(self.shared.client.clone());
+        let node = tokio::select! {
+            node = nodes.get(&self.shared.config.node_name) => node,
+            () = self.shared.term.cancelled() => return Err(hold("ContainerCreating", "the agent ends".to_owned())),
+        };
+        let node =
+            node.map_err(|e| hold("ContainerCreating", format!("cannot read the node that the pod asks for: {e}")))?;
+        Ok((!fits::fits(spec, &node)).then(|| rejected(fits::REASON, fits::SENTENCE)))
     }
 
     /// Refuses a pod that is new on the node, or gives it its share.

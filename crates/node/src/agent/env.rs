@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use k8s_openapi::api::core::v1::{Container, EnvVarSource, Pod};
+use k8s_openapi::api::core::v1::{Container, EnvVarSource, FileKeySelector, Pod};
 
 use super::api_server::ApiServer;
 use super::fields;
@@ -120,8 +120,20 @@ fn from_source(
             found => Ok(found),
         };
     }
-    let kind = if source.file_key_ref.is_some() { "valueFrom.fileKeyRef" } else { "a valueFrom without a source" };
-    Err(format!("{kind} is not supported by this version of statefuld"))
+    if let Some(key) = &source.file_key_ref {
+        return from_file(key, fetched);
+    }
+    Err("a valueFrom without a source is not supported by this version of statefuld".to_owned())
+}
+
+/// A variable of a file that another container wrote; none, too, as long as it is too early to look.
+fn from_file(key: &FileKeySelector, fetched: &Fetched) -> Result<Option<String>, String> {
+    let Some(file) = fetched.files.get(&(key.volume_name.clone(), key.path.clone())) else { return Ok(None) };
+    let value = file.clone()?.and_then(|mut variables| variables.remove(&key.key));
+    if value.is_none() && key.optional != Some(true) {
+        return Err(format!("couldn't find key {} in file {} of volume {}", key.key, key.path, key.volume_name));
+    }
+    Ok(value)
 }
 
 fn scoped(pod: &Pod, name: &str) -> String {

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use k8s_openapi::api::core::v1::{Container, EphemeralContainer, Pod, PodSpec};
 
 use super::Shared;
+use super::env_file;
 use super::images;
 use super::prepare::{epoch_of, place, with_addresses};
 use super::sources::Needs;
@@ -68,6 +69,7 @@ impl Worker {
         let job = Preparation {
             shared: self.shared.clone(),
             dir: self.dir(),
+            whole: pod.clone(),
             pod: with_addresses(&alone, self.address.unwrap_or(self.shared.host), self.shared.host),
             fetched,
             images,
@@ -83,6 +85,7 @@ impl Worker {
 struct Preparation {
     shared: Arc<Shared>,
     dir: PathBuf,
+    whole: Pod,
     /// With this container alone.
     pod: Pod,
     fetched: super::sources::Fetched,
@@ -92,7 +95,8 @@ struct Preparation {
 }
 
 impl Preparation {
-    fn run(self) -> Result<ContainerSpec, Hold> {
+    fn run(mut self) -> Result<ContainerSpec, Hold> {
+        self.fetched.files = env_file::read(&self.dir, &self.whole, &self.plain);
         let epoch = epoch_of(&self.pod);
         let place = place(&self.shared, &self.dir, &self.pod, &self.images);
         let volumes = place.prepare(&self.pod, &self.fetched).map_err(|e| Hold {
@@ -106,6 +110,7 @@ impl Preparation {
             fetched: &self.fetched,
             volumes: &volumes,
             shared_memory: None,
+            users: None,
             images: &self.images,
             epoch,
             incarnation: 0,
@@ -146,7 +151,7 @@ pub(super) fn as_container(ephemeral: &EphemeralContainer) -> Container {
 }
 
 /// The pod as if it had this container alone, and only the volumes that it mounts.
-fn alone(pod: &Pod, container: &Container) -> Pod {
+pub(super) fn alone(pod: &Pod, container: &Container) -> Pod {
     let mut alone = pod.clone();
     let spec = alone.spec.get_or_insert_default();
     let mounted = |name: &str| container.volume_mounts.iter().flatten().any(|m| m.name == name);

@@ -83,7 +83,7 @@ impl Worker {
         let mut patience = Patience::default();
         let mut outside = Outside::new(self);
         loop {
-            match shim.subscribe().await {
+            match shim.subscribe_and_answer().await {
                 Ok(mut changes) => {
                     patience = Patience::default();
                     self.resize(shim).await;
@@ -121,7 +121,7 @@ impl Worker {
             if self.must_leave() {
                 return Some(Follow::Leaving);
             }
-            let (renewal, resize) = (self.until_renewal(), self.until_resize());
+            let (renewal, resize, again) = (self.until_renewal(), self.until_resize(), self.until_again());
             tokio::select! {
                 state = changes.next() => match state {
                     Ok(Some(state)) => {
@@ -130,6 +130,7 @@ impl Worker {
                         }
                         self.tell_started(shim).await;
                         self.start_ephemeral(shim).await;
+                        self.answer_containers(shim).await;
                     }
                     Ok(None) | Err(_) => return None,
                 },
@@ -157,6 +158,7 @@ impl Worker {
                 Ok(()) = images.changed() => self.publish(),
                 () = renewal => self.renew().await,
                 () = resize => self.resize(shim).await,
+                () = again => self.answer_containers(shim).await,
                 () = term.cancelled() => return Some(Follow::AgentEnds),
             }
         }
@@ -326,7 +328,12 @@ impl Outside {
         let pod = worker.object();
         Self {
             config: Watching::start(&worker.shared.configs, pod.as_deref()),
-            verdict: Box::pin(limits::broken(worker.shared.ambient.clone(), worker.pod.clone(), worker.places())),
+            verdict: Box::pin(limits::broken(
+                worker.shared.ambient.clone(),
+                worker.pod.clone(),
+                worker.beginning,
+                worker.places(),
+            )),
         }
     }
 }

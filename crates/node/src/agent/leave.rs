@@ -169,7 +169,7 @@ impl Worker {
         volume::sole::give_back(&dir);
     }
 
-    /// Removes mounts, folder, logs and address, until they are gone.
+    /// Removes mounts, folder, logs, address and users, until they are gone.
     async fn clear_folders(&mut self) {
         let mut wait = RETRY_FIRST;
         loop {
@@ -204,6 +204,13 @@ impl Worker {
             tracing::warn!(pod = %self.id.name, %error, "an address was not freed; it stays unused until the agent restarts");
         }
         fault::point(Point::AddressFree);
+        let mut users = self.shared.users.clone().lock_owned().await;
+        let uid = self.id.uid.clone();
+        let released = tokio::task::spawn_blocking(move || users.release(&uid)).await;
+        if let Err(error) = released.expect("the record of users does not panic") {
+            tracing::warn!(pod = %self.id.name, %error, "a pod's users were not freed; they stay unused");
+        }
+        fault::point(Point::UsersFree);
     }
 
     /// The node's word that nothing of the pod is left. The server drops the object, where it is still there, and the

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ambient::Ambient;
-use jiff::Timestamp;
 use k8s_openapi::api::core::v1::Pod;
 use tokio::sync::watch;
 
@@ -18,10 +17,16 @@ const CLOCK_EVERY: Duration = Duration::from_secs(1);
 const LOOK_EVERY: Duration = Duration::from_secs(3);
 /// A look may take this part of the time; a large tree is looked at less often.
 const SHARE: u32 = 100;
+
 /// Ends when the pod broke a limit.
-pub(super) async fn broken(ambient: Ambient, pod: watch::Receiver<Option<Arc<Pod>>>, places: Places) -> Verdict {
+pub(super) async fn broken(
+    ambient: Ambient,
+    pod: watch::Receiver<Option<Arc<Pod>>>,
+    beginning: Beginning,
+    places: Places,
+) -> Verdict {
     tokio::select! {
-        verdict = outlived(ambient.clone(), pod.clone()) => verdict,
+        verdict = outlived(ambient.clone(), pod.clone(), beginning) => verdict,
         verdict = overgrown(ambient, pod, places) => verdict,
     }
 }
@@ -36,21 +41,43 @@ pub(super) fn deadline_verdict() -> Verdict {
     }
 }
 
-/// How long the pod may still run: none where it has no deadline.
-pub(super) fn left(pod: &Pod, now: Timestamp) -> Option<Duration> {
-    let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
-    let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
-    let started = pod.status.as_ref().and_then(|s| s.start_time.as_ref()).map_or(now, |t| t.0);
-    Some(limit.saturating_sub(Duration::try_from(now.duration_since(started)).unwrap_or_default()))
+/// When a pod began, as its agent knows it. Its status says so on the clock that people set; that is looked at once, and
+/// from there on its age is counted on the clock that nobody sets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Beginning {
+    /// How old it was then.
+    age: Duration,
+    /// When that was, on the monotonic clock.
+    seen: Duration,
 }
 
-async fn outlived(ambient: Ambient, mut pod: watch::Receiver<Option<Arc<Pod>>>) -> Verdict {
+impl Beginning {
+    /// Of a pod that is seen for the first time. One that has not begun begins now.
+    pub(super) fn of(pod: Option<&Pod>, ambient: &Ambient) -> Self {
+        let now = ambient.now();
+        let started = pod.and_then(|p| p.status.as_ref()?.start_time.as_ref()).map_or(now, |t| t.0);
+        let age = Duration::try_from(now.duration_since(started)).unwrap_or_default();
+        Self { age, seen: ambient.boottime() }
+    }
+
+    fn age(self, ambient: &Ambient) -> Duration {
+        self.age.saturating_add(ambient.boottime().saturating_sub(self.seen))
+    }
+
+    /// How long the pod may still run: none where it has no deadline.
+    pub(super) fn left(self, pod: &Pod, ambient: &Ambient) -> Option<Duration> {
+        let seconds = pod.spec.as_ref()?.active_deadline_seconds?;
+        let limit = Duration::from_secs(u64::try_from(seconds).unwrap_or(0));
+        Some(limit.saturating_sub(self.age(ambient)))
+    }
+}
+
+async fn outlived(ambient: Ambient, mut pod: watch::Receiver<Option<Arc<Pod>>>, beginning: Beginning) -> Verdict {
     loop {
         let asked = |p: &Pod| p.spec.as_ref().and_then(|s| s.active_deadline_seconds);
         let now = pod.borrow_and_update().clone();
         let before = now.as_deref().and_then(asked);
-        // From here on counted on the clock that nobody sets.
-        let end = now.as_deref().and_then(|pod| left(pod, ambient.now())).map(|left| ambient.boottime() + left);
+        let end = now.as_deref().and_then(|pod| beginning.left(pod, &ambient)).map(|left| ambient.boottime() + left);
         let wait = async {
             match end {
                 // Again and again: a machine that slept has less time left than it thinks.
@@ -106,15 +133,29 @@ mod tests {
 
     #[test]
     fn a_deadline_counts_from_the_pods_start() {
-        let now: Timestamp = "2026-01-01T00:01:00Z".parse().expect("a time");
+        let (ambient, _) = Ambient::manual("2026-01-01T00:01:00Z".parse().expect("a time"), 1);
+        let left = |pod: Pod| Beginning::of(Some(&pod), &ambient).left(&pod, &ambient);
         let started = json!({"spec": {"activeDeadlineSeconds": 90, "containers": []},
             "status": {"startTime": "2026-01-01T00:00:00Z"}});
-        assert_eq!(left(&pod(started), now), Some(Duration::from_secs(30)));
-        assert_eq!(
-            left(&pod(json!({"spec": {"activeDeadlineSeconds": 5, "containers": []}})), now),
-            Some(Duration::from_secs(5))
-        );
-        assert_eq!(left(&pod(json!({"spec": {"containers": []}})), now), None);
+        assert_eq!(left(pod(started)), Some(Duration::from_secs(30)));
+        let fresh = json!({"spec": {"activeDeadlineSeconds": 5, "containers": []}});
+        assert_eq!(left(pod(fresh)), Some(Duration::from_secs(5)));
+        assert_eq!(left(pod(json!({"spec": {"containers": []}}))), None);
+    }
+
+    #[test]
+    fn a_pod_that_comes_up_again_after_a_jump_of_the_clock_is_no_older() {
+        let (ambient, clock) = Ambient::manual("2026-01-01T00:01:00Z".parse().expect("a time"), 1);
+        let started = json!({"spec": {"activeDeadlineSeconds": 90, "containers": []},
+            "status": {"startTime": "2026-01-01T00:00:00Z"}});
+        let pod = pod(started);
+        let beginning = Beginning::of(Some(&pod), &ambient);
+        for jump in ["2030-01-01T00:00:00Z", "1999-01-01T00:00:00Z"] {
+            clock.jump(jump.parse().expect("a time"));
+            assert_eq!(beginning.left(&pod, &ambient), Some(Duration::from_secs(30)), "{jump}");
+        }
+        clock.advance(Duration::from_secs(31));
+        assert_eq!(beginning.left(&pod, &ambient), Some(Duration::ZERO));
     }
 
     #[tokio::test]
@@ -122,8 +163,9 @@ mod tests {
         let (ambient, clock) = Ambient::manual("2026-01-01T00:00:00Z".parse().expect("a time"), 1);
         let object = pod(json!({"spec": {"activeDeadlineSeconds": 90, "containers": []},
             "status": {"startTime": "2026-01-01T00:00:00Z"}}));
+        let beginning = Beginning::of(Some(&object), &ambient);
         let (_tell, told) = watch::channel(Some(Arc::new(object)));
-        let mut ends = Box::pin(outlived(ambient, told));
+        let mut ends = Box::pin(outlived(ambient, told, beginning));
         assert!(futures::poll!(&mut ends).is_pending());
         clock.jump("2030-01-01T00:00:00Z".parse().expect("a time"));
         assert!(futures::poll!(&mut ends).is_pending(), "a jump is no time");

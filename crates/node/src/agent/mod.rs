@@ -14,17 +14,18 @@
 //! |---|---|
 //! | [`worker`], `prepare`, `follow`, `leave` | a pod's life, from seen to gone |
 //! | `renew`, `live`, [`tokens`] | files of running pods that follow their sources; tokens, replaced before they end |
+//! | `again` | containers that start again from an image that may be another |
 //! | `limits` | what ends a running pod for good: its deadline, emptyDirs that grew too large |
 //! | [`api_server`] | where pods reach the API server |
 //! | `held` | pods that are gone and were not reported gone |
-//! | [`translate`], [`env`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
+//! | [`translate`], [`env`], [`env_file`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`images`] | what containers run from: found, fetched, in use |
 //! | [`status`], [`report`], [`events`] | what the API is told |
-//! | [`register`], [`machine`] | the node itself |
+//! | [`register`], [`machine`], [`pressure`] | the node itself |
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
 //! | `known`, `names`, `balance`, `health` | services and their endpoints; the name server; what leads to services |
 //! | `reclaim` | data of released volumes |
-//! | [`admit`], [`ledger`], [`storage`] | pods that may not run here; what they have of the node; what a pod writes and may write |
+//! | [`admit`], [`fits`], [`ledger`], [`storage`] | pods that may not run here; what they have of the node; what a pod writes and may write |
 //! | [`resize`] | changes of a running pod's resources |
 //! | [`stop`] | stopping a node while its objects stay |
 //!
@@ -32,13 +33,16 @@
 //! folders) or in the API; what runs goes on in the shims.
 
 pub mod admit;
+mod again;
 pub mod api_server;
 mod balance;
 pub mod env;
+pub mod env_file;
 mod ephemeral;
 pub mod events;
 pub mod fields;
 mod fill;
+pub mod fits;
 mod follow;
 pub mod handler;
 mod health;
@@ -53,6 +57,7 @@ pub mod logs;
 pub mod machine;
 mod names;
 mod prepare;
+pub mod pressure;
 pub mod quantity;
 mod reclaim;
 pub mod register;
@@ -88,6 +93,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::Config;
 use crate::network::{self, Addresses, Network, addresses};
 use crate::shim::SealedExe;
+use crate::users::{self, UserRanges};
 use crate::volume::LocalVolumes;
 use events::Events;
 pub use stop::{running_pods, stop_nodes, stop_pods};
@@ -156,6 +162,8 @@ pub struct Shared {
     pub(crate) term: CancellationToken,
     pub(crate) network: Network,
     pub(crate) addresses: Arc<Mutex<Addresses>>,
+    /// Who of the machine's users are which pod's.
+    pub(crate) users: Arc<Mutex<UserRanges>>,
     pub(crate) local: LocalVolumes,
     pub(crate) events: Events,
     /// What running pods have files of.
@@ -195,6 +203,7 @@ impl Shared {
         }
         stop::clear(&config);
         let addresses = Addresses::open(&config.node_dir().join("addresses"), config.pod_cidr)?;
+        let users = UserRanges::open(&config)?;
         let images = images::open(&config, &ambient)?;
         let network = Network::ensure(&config).await?;
         Ok(Arc::new(Self {
@@ -204,6 +213,7 @@ impl Shared {
             host: machine::address().unwrap_or(config.gateway),
             balanced: watch::Sender::new(false),
             addresses: Arc::new(Mutex::new(addresses)),
+            users: Arc::new(Mutex::new(users)),
             exe: OnceCell::new(),
             sample_id: watch::Sender::new(String::new()),
             configs: live::Configs::new(client.clone()),
@@ -248,8 +258,10 @@ async fn warm_up(shared: Arc<Shared>) {
 
 async fn register_and_keep(shared: Arc<Shared>) {
     let host = shared.host.to_string();
+    let mut pressures = pressure::Pressures::default();
     let node = loop {
-        match register::register(&shared.client, &shared.config, &host, &shared.ambient).await {
+        let held = pressures.observe(&pressure::Facts::look(&shared.config.data_dir), shared.ambient.boottime());
+        match register::register(&shared.client, &shared.config, &host, held, &shared.ambient).await {
             Ok(node) => break node,
             Err(error) => tracing::warn!(%error, "the node was not registered; trying again"),
         }
@@ -260,7 +272,8 @@ async fn register_and_keep(shared: Arc<Shared>) {
     };
     let (sent, _) = watch::channel(None);
     let (client, config) = (shared.client.clone(), shared.config.clone());
-    register::keep(client, config, host, node, shared.ambient.clone(), sent, shared.term.clone()).await;
+    let told = register::Told { host, node, pressures };
+    register::keep(client, config, told, shared.ambient.clone(), sent, shared.term.clone()).await;
 }
 
 /// Answers what the API server asks, until the connection or the agent ends.
@@ -487,4 +500,7 @@ pub enum Error {
     /// The record of addresses cannot be used.
     #[error(transparent)]
     Addresses(#[from] addresses::Error),
+    /// The record of pods' users cannot be used.
+    #[error(transparent)]
+    Users(#[from] users::Error),
 }

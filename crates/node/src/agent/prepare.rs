@@ -15,6 +15,7 @@ use super::translate::{self, Inputs, Refusal};
 use super::worker::{Identity, hold};
 use crate::fault::{self, Point};
 use crate::network::files::{self, NameSettings};
+use crate::shim::spec::UserRange;
 use crate::volume::{self, Place};
 
 /// The part of bringing up that blocks: files and fsyncs.
@@ -24,6 +25,7 @@ pub(super) struct Preparation {
     pub(super) dir: PathBuf,
     pub(super) pod: Pod,
     pub(super) address: Ipv4Addr,
+    pub(super) users: Option<UserRange>,
     pub(super) fetched: super::sources::Fetched,
     pub(super) images: BTreeMap<String, images::Ready>,
     pub(super) incarnation: u64,
@@ -60,6 +62,7 @@ impl Preparation {
             fetched: &self.fetched,
             volumes: &volumes,
             shared_memory,
+            users: self.users,
             images: &self.images,
             epoch,
             incarnation: self.incarnation,

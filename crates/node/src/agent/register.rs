@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::machine;
+use super::pressure::{Facts, Held, Pressures};
 use crate::config::Config;
 
 /// Namespace of the nodes' leases.
@@ -29,11 +30,23 @@ const LAPSED: Duration = Duration::from_secs(LEASE_S as u64);
 const HEARTBEAT: Duration = Duration::from_secs(300);
 /// Most images that the node's status lists.
 const MAX_IMAGES: usize = 50;
+/// Conditions of shortage.
+const MEMORY: &str = "MemoryPressure";
+/// As [`MEMORY`].
+const DISK: &str = "DiskPressure";
+/// As [`MEMORY`].
+const PIDS: &str = "PIDPressure";
 /// The version of Kubernetes whose behaviour is followed.
 const KUBERNETES: &str = "v1.37.0";
 
 /// Makes the Node object, or brings it up to date, and says Ready.
-pub async fn register(client: &Client, config: &Config, host: &str, ambient: &Ambient) -> Result<Node, kube::Error> {
+pub async fn register(
+    client: &Client,
+    config: &Config,
+    host: &str,
+    held: Held,
+    ambient: &Ambient,
+) -> Result<Node, kube::Error> {
     let api: Api<Node> = Api::all(client.clone());
     let name = &config.node_name;
     let wanted = object(config);
@@ -48,22 +61,33 @@ pub async fn register(client: &Client, config: &Config, host: &str, ambient: &Am
             Err(error) => return Err(error),
         },
     };
-    let status = status(config, host, &found, ambient);
+    let status = status(config, host, held, &found, ambient);
     api.patch_status(name, &PatchParams::default(), &Patch::Merge(json!({"status": status}))).await
 }
 
-/// Renews the lease and, now and then, the conditions, until `term`. The moment at which the last acknowledged renewal was
+/// What the API was told of the node when it was registered.
+#[derive(Debug)]
+pub struct Told {
+    /// The machine's address.
+    pub host: String,
+    /// The object.
+    pub node: Node,
+    /// What it was short of.
+    pub pressures: Pressures,
+}
+
+/// Renews the lease and, now and then or where they change, the conditions, until `term`. The moment at which the last acknowledged renewal was
 /// sent, on the monotonic clock, goes to `sent`: the lease holds that long from then, whatever the wall clock does.
 pub async fn keep(
     client: Client,
     config: Config,
-    host: String,
-    node: Node,
+    Told { host, node, mut pressures }: Told,
     ambient: Ambient,
     sent: watch::Sender<Option<Duration>>,
     term: CancellationToken,
 ) {
     let mut spoke = ambient.boottime();
+    let mut held = pressures.observe(&Facts::default(), spoke);
     // Not that of now: what came before the node was registered may not be in its status.
     let mut told = None;
     loop {
@@ -83,9 +107,10 @@ pub async fn keep(
             }
         };
         let images = images_stamp(&config);
-        if at.saturating_sub(spoke) >= HEARTBEAT || images != told {
-            match register(&client, &config, &host, &ambient).await {
-                Ok(_) => (spoke, told) = (at, images),
+        let now = pressures.observe(&Facts::look(&config.data_dir), at);
+        if at.saturating_sub(spoke) >= HEARTBEAT || images != told || now != held {
+            match register(&client, &config, &host, now, &ambient).await {
+                Ok(_) => (spoke, told, held) = (at, images, now),
                 Err(error) => tracing::warn!(%error, "the node's conditions were not written; trying again"),
             }
         }
@@ -134,7 +159,7 @@ fn object(config: &Config) -> Value {
     })
 }
 
-fn status(config: &Config, host: &str, found: &Node, ambient: &Ambient) -> Value {
+fn status(config: &Config, host: &str, held: Held, found: &Node, ambient: &Ambient) -> Value {
     let memory = format!("{}Ki", machine::memory_bytes() / 1024);
     let resources = json!({
         "cpu": machine::cpus().to_string(),
@@ -164,9 +189,18 @@ fn status(config: &Config, host: &str, found: &Node, ambient: &Ambient) -> Value
             {"type": "Hostname", "address": config.node_name},
         ],
         "conditions": [
-            condition("MemoryPressure", "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
-            condition("DiskPressure", "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
-            condition("PIDPressure", "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            match held.memory {
+                true => condition(MEMORY, "True", "KubeletHasInsufficientMemory", "kubelet has insufficient memory available"),
+                false => condition(MEMORY, "False", "KubeletHasSufficientMemory", "kubelet has sufficient memory available"),
+            },
+            match held.disk {
+                true => condition(DISK, "True", "KubeletHasDiskPressure", "kubelet has disk pressure"),
+                false => condition(DISK, "False", "KubeletHasNoDiskPressure", "kubelet has no disk pressure"),
+            },
+            match held.processes {
+                true => condition(PIDS, "True", "KubeletHasInsufficientPID", "kubelet has insufficient PID available"),
+                false => condition(PIDS, "False", "KubeletHasSufficientPID", "kubelet has sufficient PID available"),
+            },
             condition("Ready", "True", "KubeletReady", "statefuld's node agent is ready"),
         ],
         "nodeInfo": {
@@ -221,7 +255,7 @@ mod tests {
         let (ambient, _) = Ambient::manual("2026-01-02T03:04:05.678Z".parse().expect("a time"), 1);
         let mut object = object(&config);
         let first: Node = typed(&object);
-        object["status"] = status(&config, "192.0.2.2", &first, &ambient);
+        object["status"] = status(&config, "192.0.2.2", Held::default(), &first, &ambient);
         let node: Node = typed(&object);
         let status = node.status.clone().expect("a status");
         let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready").expect("a condition");
@@ -229,8 +263,14 @@ mod tests {
         assert!(status.capacity.expect("capacity").contains_key("ephemeral-storage"));
         assert_eq!(node.spec.clone().and_then(|s| s.pod_cidr), Some(config.pod_cidr.to_string()));
         let (later, _) = Ambient::manual("2026-01-03T00:00:00Z".parse().expect("a time"), 1);
-        let again = super::status(&config, "192.0.2.2", &node, &later);
+        let held = Held { disk: true, ..Held::default() };
+        let again = super::status(&config, "192.0.2.2", held, &node, &later);
         assert_eq!(again["conditions"][3]["lastTransitionTime"], "2026-01-02T03:04:05Z");
         assert_eq!(again["conditions"][3]["lastHeartbeatTime"], "2026-01-03T00:00:00Z");
+        let [memory, disk] = [0, 1].map(|at| again["conditions"][at].clone());
+        assert_eq!((memory["type"].as_str(), memory["status"].as_str()), (Some("MemoryPressure"), Some("False")));
+        assert_eq!((disk["type"].as_str(), disk["status"].as_str()), (Some("DiskPressure"), Some("True")));
+        assert_eq!(disk["reason"], "KubeletHasDiskPressure");
+        assert_eq!(disk["lastTransitionTime"], "2026-01-03T00:00:00Z");
     }
 }

@@ -6,27 +6,43 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use ambient::Ambient;
 use k8s_openapi::api::core::v1::{Pod, Volume};
 
 use super::prepare;
 use super::sources::{Fetched, Needs};
+use super::tokens::Due;
 use super::worker::Worker;
 
 /// Pause after a failure.
 const RETRY: Duration = Duration::from_secs(10);
+/// Longest time between two looks at the clocks.
+const CLOCK_EVERY: Duration = Duration::from_secs(10);
 
 /// When the first of these tokens is to be replaced.
-pub(super) fn due(fetched: &Fetched) -> Option<Duration> {
-    fetched.tokens.values().flatten().map(|token| token.renew_at).min()
+pub(super) fn due(fetched: &Fetched) -> Option<Due> {
+    fetched.tokens.values().flatten().map(|token| token.renew_at).reduce(Due::first)
+}
+
+/// Ends when it is due. It looks again and again: a machine that slept, or whose clock was set, has less time left than a
+/// timer thinks.
+async fn until(due: Due, ambient: Ambient) {
+    loop {
+        let left = due.left(&ambient);
+        if left.is_zero() {
+            return;
+        }
+        tokio::time::sleep(left.min(CLOCK_EVERY)).await;
+    }
 }
 
 impl Worker {
     /// Ends when it is time to replace the pod's tokens.
     pub(super) fn until_renewal(&self) -> impl Future<Output = ()> + use<> {
-        let pause = self.renew_at.map(|at| at.saturating_sub(self.shared.ambient.boottime()));
+        let (due, ambient) = (self.renew_at, self.shared.ambient.clone());
         async move {
-            match pause {
-                Some(pause) => tokio::time::sleep(pause).await,
+            match due {
+                Some(due) => until(due, ambient).await,
                 None => std::future::pending().await,
             }
         }
@@ -58,12 +74,13 @@ impl Worker {
             Err(why) => {
                 tracing::warn!(pod = %self.id.name, why, "the pod's files were not written anew; trying again");
                 self.shared.events.warning(&pod, None, "FailedMount", &why);
-                self.renew_at = Some(self.shared.ambient.boottime() + self.shared.ambient.jitter(RETRY, 0.5));
+                let pause = self.shared.ambient.jitter(RETRY, 0.5);
+                self.renew_at = Some(Due::after(&self.shared.ambient, pause));
             }
         }
     }
 
-    async fn write_anew(&self, pod: &Pod, only: &Pod, names: BTreeSet<String>) -> Result<Option<Duration>, String> {
+    async fn write_anew(&self, pod: &Pod, only: &Pod, names: BTreeSet<String>) -> Result<Option<Due>, String> {
         let needs = Needs::of(only);
         let fetching = needs.fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace);
         let fetched = tokio::select! {

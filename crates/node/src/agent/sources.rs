@@ -10,6 +10,7 @@ use k8s_openapi::api::core::v1::{
 use kube::{Api, Client};
 
 use super::api_server::{self, ApiServer};
+use super::env_file;
 use super::services;
 use super::tokens::{self, Holder, Token, Wish};
 
@@ -28,6 +29,8 @@ pub struct Fetched {
     pub api_server: Option<ApiServer>,
     /// The services of its namespace that it is told of.
     pub services: Vec<Service>,
+    /// Files of its volumes that variables come from. What is not among them is not looked for yet.
+    pub files: env_file::Files,
 }
 
 /// An object that files may be made of.
@@ -115,6 +118,7 @@ impl Needs {
             config_maps: found(&self.config_maps, maps),
             secrets: found(&self.secrets, secrets),
             claims: found(&self.claims, claims),
+            files: env_file::Files::new(),
         })
     }
 }

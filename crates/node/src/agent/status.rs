@@ -29,7 +29,7 @@ pub struct Facts<'a> {
     pub carried: &'a BTreeMap<String, Carried>,
     /// Why the pod does not start.
     pub hold: Option<&'a Hold>,
-    /// Why ephemeral containers do not start.
+    /// Why ephemeral containers, and those that ask what they are to be, do not start.
     pub refused: &'a BTreeMap<String, Hold>,
     /// Its address.
     pub address: Option<Ipv4Addr>,
@@ -253,7 +253,10 @@ fn container_status(facts: &Facts<'_>, spec: &PodSpec, container: &Container) ->
             status.ready = init && termination.exit_code == 0;
             terminated(termination, most)
         }
-        Status::Waiting { reason, message } => waiting(reason, message),
+        Status::Waiting { reason, message } => match facts.refused.get(&container.name).filter(|_| found.asks) {
+            Some(hold) => waiting(&hold.reason, &hold.message),
+            None => waiting(reason, message),
+        },
     });
     status
 }

@@ -35,6 +35,7 @@ fn container(name: &str, state: Status) -> state::ContainerState {
         post_start_failures: 0,
         pre_stop_failures: 0,
         awaited: false,
+        asks: false,
     }
 }
 

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ambient::Ambient;
+use jiff::Timestamp;
 use k8s_openapi::api::authentication::v1::{BoundObjectReference, TokenRequest, TokenRequestSpec};
 use k8s_openapi::api::core::v1::{Pod, ServiceAccount, ServiceAccountTokenProjection};
 use kube::api::PostParams;
@@ -45,7 +46,7 @@ pub struct Token {
     /// What is written into the file.
     pub text: String,
     /// When to come for another, on the monotonic clock.
-    pub renew_at: Duration,
+    pub renew_at: Due,
 }
 
 /// Never the token itself: this ends up in logs.
@@ -95,14 +96,47 @@ pub(super) async fn request(client: &Client, ambient: &Ambient, holder: &Holder,
         ..TokenRequestSpec::default()
     };
     let request = TokenRequest { spec: Some(spec), ..TokenRequest::default() };
-    let asked_at = ambient.boottime();
+    let asked = Due::after(ambient, Duration::ZERO);
     let answer: Result<TokenRequest, _> =
         accounts.create_subresource("token", &holder.account, &PostParams::default(), &request).await;
     let answer = answer.map_err(|error| format!("failed to fetch token: {error}"))?;
     let text = answer.status.and_then(|status| status.token).filter(|token| !token.is_empty());
     let text = text.ok_or_else(|| "failed to fetch token: the API server answered without one".to_owned())?;
     let life_s = answer.spec.and_then(|spec| spec.expiration_seconds).unwrap_or(wish.life_s);
-    Ok(Token { text, renew_at: asked_at + renew_after(ambient, life_s) })
+    Ok(Token { text, renew_at: asked.later(renew_after(ambient, life_s)) })
+}
+
+/// A moment that has come when either clock says so: time goes on while a machine sleeps, which the monotonic one counts;
+/// and the server ends tokens by the wall's, which may be set forth.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Due {
+    /// On the monotonic clock.
+    pub boot: Duration,
+    /// On the wall's.
+    pub wall: Timestamp,
+}
+
+impl Due {
+    /// After so long from now.
+    pub fn after(ambient: &Ambient, pause: Duration) -> Self {
+        Self { boot: ambient.boottime(), wall: ambient.now() }.later(pause)
+    }
+
+    /// So much later.
+    fn later(self, by: Duration) -> Self {
+        Self { boot: self.boot.saturating_add(by), wall: self.wall.saturating_add(by).unwrap_or(Timestamp::MAX) }
+    }
+
+    /// Whichever comes first, on each clock.
+    pub fn first(self, other: Self) -> Self {
+        Self { boot: self.boot.min(other.boot), wall: self.wall.min(other.wall) }
+    }
+
+    /// How long until then, as far as the clocks can tell.
+    pub fn left(self, ambient: &Ambient) -> Duration {
+        let by_wall = Duration::try_from(self.wall.duration_since(ambient.now())).unwrap_or_default();
+        self.boot.saturating_sub(ambient.boottime()).min(by_wall)
+    }
 }
 
 /// How long after its beginning a token is replaced.
@@ -127,8 +161,26 @@ mod tests {
     }
 
     #[test]
+    fn what_is_due_is_so_by_whichever_clock_says_it_first() {
+        let (ambient, clock) = Ambient::manual("2026-01-01T00:00:00Z".parse().expect("a time"), 1);
+        let hour = Duration::from_secs(3600);
+        let due = Due::after(&ambient, hour);
+        assert_eq!(due.left(&ambient), hour);
+        clock.jump("2025-12-01T00:00:00Z".parse().expect("a time"));
+        assert_eq!(due.left(&ambient), hour, "a clock that is set back keeps nothing");
+        clock.advance(hour);
+        assert_eq!(due.left(&ambient), Duration::ZERO, "time that is slept through counts");
+        let due = Due::after(&ambient, hour);
+        clock.jump("2026-02-01T00:00:00Z".parse().expect("a time"));
+        assert_eq!(due.left(&ambient), Duration::ZERO, "the server's clock has jumped, too");
+        let later = due.later(hour);
+        assert_eq!((due.first(later), later.first(due)), (due, due));
+    }
+
+    #[test]
     fn tokens_are_not_printed() {
-        let token = Token { text: "hunter2".to_owned(), renew_at: Duration::ZERO };
+        let token =
+            Token { text: "hunter2".to_owned(), renew_at: Due { boot: Duration::ZERO, wall: Timestamp::UNIX_EPOCH } };
         assert!(!format!("{token:?}").contains("hunter2"));
     }
 }

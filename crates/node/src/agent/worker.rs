@@ -6,7 +6,7 @@
 //!                  ▼                                                          │
 //!   seen ──▶ bringing up ─────────────────────────────────────────────────────┘
 //!     │        1 what it names is read from the API         nothing made yet: again
-//!     │        2 address recorded (fsync)                   kept, sticky
+//!     │        2 address recorded (fsync); users, too       kept, sticky
 //!     │        3 volumes, files, spec.json (fsync)          kept, made again
 //!     │        4 shim launched: sandbox                     cleaned up, again
 //!     │        5 eth0 attached                              cleaned up, again
@@ -41,18 +41,21 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::{oneshot, watch};
 
 use super::Shared;
+use super::again;
 use super::follow::{Follow, Patience};
 use super::images;
+use super::limits;
 use super::prepare::{Preparation, with_addresses};
 use super::renew;
 use super::report::Reporter;
 use super::resize::Resize;
 use super::sources::Needs;
 use super::status::{self, Carried, Ending, Facts, Health, Hold, Verdict};
+use super::tokens::Due;
 use super::translate;
 use crate::fault::{self, Point};
 use crate::shim::client::ClientError;
-use crate::shim::spec::ShimSpec;
+use crate::shim::spec::{ShimSpec, UserRange};
 use crate::shim::state::{Phase, PodState};
 use crate::shim::{self, Shim};
 
@@ -97,13 +100,17 @@ pub struct Worker {
     /// Dropped when this pod has had its first try.
     pub(super) before: Option<oneshot::Sender<()>>,
     pub(super) reporter: Reporter,
+    /// When it began.
+    pub(super) beginning: limits::Beginning,
     pub(super) address: Option<Ipv4Addr>,
     pub(super) state: Option<PodState>,
     pub(super) health: BTreeMap<String, Health>,
     pub(super) carried: BTreeMap<String, Carried>,
     pub(super) hold: Option<Hold>,
-    /// Ephemeral containers that cannot be started, and why.
+    /// Containers that cannot be started in a pod that runs, and why.
     pub(super) refused: BTreeMap<String, Hold>,
+    /// Containers that ask what they are to be and could not be answered.
+    pub(super) again: again::Due,
     pub(super) leaving: bool,
     pub(super) tries: u32,
     /// What its containers run from.
@@ -112,8 +119,8 @@ pub struct Worker {
     pub(super) pulls: images::BackOffs,
     /// How long the next hold lasts, where that is known.
     pub(super) pause: Option<Duration>,
-    /// When its files are to be written anew, on the monotonic clock; none where nothing in them ends.
-    pub(super) renew_at: Option<Duration>,
+    /// When its files are to be written anew; none where nothing in them ends.
+    pub(super) renew_at: Option<Due>,
     /// Labels and annotations that its files were last made of.
     pub(super) described: Option<Described>,
     /// Why it is ended for good.
@@ -153,6 +160,7 @@ impl Worker {
         let recorded = pod.borrow().as_ref().is_some_and(|pod| {
             pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(super::report::FIRST_READY))
         });
+        let beginning = limits::Beginning::of(pod.borrow().as_deref(), &shared.ambient);
         let reporter = Reporter::start(shared.client.clone(), &id.namespace, &id.name, &id.uid, recorded);
         Self {
             shared,
@@ -161,12 +169,14 @@ impl Worker {
             after: None,
             before: None,
             reporter,
+            beginning,
             address: None,
             state: None,
             health: BTreeMap::new(),
             carried: BTreeMap::new(),
             hold: None,
             refused: BTreeMap::new(),
+            again: again::Due::new(),
             leaving: false,
             tries: 0,
             images: BTreeMap::new(),
@@ -241,7 +251,7 @@ impl Worker {
                 Ok(shim) => {
                     self.state = shim.state().await.ok();
                     // How old its tokens are is not known any more.
-                    self.renew_at = Some(self.shared.ambient.boottime());
+                    self.renew_at = Some(Due::after(&self.shared.ambient, Duration::ZERO));
                     // Created and never started, because the agent died in between: it may have no network.
                     let unborn = self.state.as_ref().is_some_and(|s| s.phase == Phase::Created);
                     return if unborn { Found::Remains } else { Found::Living(shim) };
@@ -347,11 +357,16 @@ impl Worker {
         if super::stop::is_stopping(&self.shared.config) {
             return Raised::Forbidden;
         }
-        if let Some(verdict) = self.not_admitted(!remains) {
-            self.verdict = Some(verdict);
-            self.state = None;
-            self.publish();
-            return Raised::Interrupted;
+        match self.not_admitted(!remains).await {
+            Ok(None) => {}
+            Ok(Some(verdict)) => {
+                self.verdict = Some(verdict);
+                self.state = None;
+                self.publish();
+                return Raised::Interrupted;
+            }
+            Err(_) if self.interrupted() => return Raised::Interrupted,
+            Err(hold) => return Raised::Held(hold),
         }
         let incarnation = if remains { self.next_incarnation() } else { 1 };
         if remains && let Err(error) = shim::cleanup(&self.dir()).await {
@@ -399,6 +414,9 @@ impl Worker {
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
         fault::point(Point::AddressRecorded);
+        let own_users = pod.spec.as_ref().is_some_and(translate::own_users);
+        let users = if own_users { Some(self.allocate_users().await?) } else { None };
+        fault::point(Point::UsersRecorded);
         self.address = Some(address);
         self.publish();
         let given = self.allocate_resources(&pod);
@@ -411,6 +429,7 @@ impl Worker {
             dir: self.dir(),
             pod,
             address,
+            users,
             fetched,
             images,
             incarnation,
@@ -454,6 +473,14 @@ impl Worker {
         let job = tokio::task::spawn_blocking(move || addresses.allocate(&identity, &uid));
         let address = job.await.expect("the address record does not panic");
         address.map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))
+    }
+
+    async fn allocate_users(&self) -> Result<UserRange, Hold> {
+        let uid = self.id.uid.clone();
+        let mut users = self.shared.users.clone().lock_owned().await;
+        let users = tokio::task::spawn_blocking(move || users.allocate(&uid)).await;
+        let users = users.expect("the record of users does not panic");
+        users.map_err(|e| hold("FailedCreatePodSandBox", e.to_string()))
     }
 
     /// Says why, and waits for a change or a pause.

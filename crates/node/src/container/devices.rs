@@ -1,5 +1,6 @@
 //! What a container has in `/dev`.
 
+use std::ffi::CString;
 use std::fs;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
@@ -10,9 +11,13 @@ use rustix::mount::MountFlags;
 
 use super::mounts::{attach, kernel_fs, tmpfs};
 use super::root::{NO_PROGRAMS, make_folder};
+use super::users::Users;
 use super::{During, StartFailure};
 
 const SHM_SIZE: u64 = 64 << 20;
+
+/// The group of terminals, by old custom.
+const TTY: u32 = 5;
 
 /// Most devices of the machine that are shown.
 const MAX_NODES: usize = 4096;
@@ -57,7 +62,7 @@ pub(super) fn of_machine() -> Vec<Node> {
 }
 
 /// Fills `/dev`: what every program expects, and those devices. `shm` takes the place of a shared memory of its own.
-pub(super) fn fill(machine: &[Node], shm: Option<&OwnedFd>) -> Result<(), StartFailure> {
+pub(super) fn fill(machine: &[Node], shm: Option<&OwnedFd>, users: Option<&Users>) -> Result<(), StartFailure> {
     make_folder(Path::new("/dev"), 0o755)?;
     tmpfs(Path::new("/dev"), 0o755, Some(64 << 10), MountFlags::NOSUID | MountFlags::NOEXEC).during("mounting /dev")?;
     let nodes = [("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0)];
@@ -67,8 +72,9 @@ pub(super) fn fill(machine: &[Node], shm: Option<&OwnedFd>) -> Result<(), StartF
         rustix::fs::mknodat(CWD, &path, FileType::CharacterDevice, Mode::empty(), device).during(&path)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o666)).during(&path)?;
     }
-    let pts = c"newinstance,ptmxmode=0666,mode=0620,gid=5";
-    kernel_fs("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, pts).during("mounting /dev/pts")?;
+    let group = users.map_or(Ok(TTY), |users| users.on_machine(TTY))?;
+    let pts = CString::new(format!("newinstance,ptmxmode=0666,mode=0620,gid={group}")).during("mounting /dev/pts")?;
+    kernel_fs("devpts", "/dev/pts", MountFlags::NOSUID | MountFlags::NOEXEC, &pts).during("mounting /dev/pts")?;
     kernel_fs("mqueue", "/dev/mqueue", NO_PROGRAMS, c"").during("mounting /dev/mqueue")?;
     make_folder(Path::new("/dev/shm"), 0o1777)?;
     match shm {

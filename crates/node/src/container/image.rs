@@ -1,7 +1,7 @@
 //! The root of a container that runs from an image.
 
 use std::fs;
-use std::os::fd::AsFd as _;
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::os::unix::fs::{MetadataExt as _, chown};
 use std::path::{Path, PathBuf};
 
@@ -16,8 +16,13 @@ use crate::shim::spec::Mount;
 const KERNEL: [&str; 3] = ["/proc", "/sys", "/dev"];
 
 /// Puts the layers (the lowest first) at `stage`, under an overlay that writes to a fresh folder in `layers_folder`. Device
-/// nodes in it mean nothing: the container's devices are mounted on top.
-pub(super) fn mount(layers: &[PathBuf], layers_folder: &Path, stage: &Path) -> Result<(), StartFailure> {
+/// nodes in it mean nothing: the container's devices are mounted on top. `stacked` is called before it is put there.
+pub(super) fn mount(
+    layers: &[PathBuf],
+    layers_folder: &Path,
+    stage: &Path,
+    stacked: impl FnOnce() -> Result<(), StartFailure>,
+) -> Result<(), StartFailure> {
     let (upper, work, empty) = (layers_folder.join("upper"), layers_folder.join("work"), layers_folder.join("empty"));
     for folder in [&upper, &work, &empty] {
         fs::create_dir(folder).during(format!("making {}", folder.display()))?;
@@ -32,7 +37,17 @@ pub(super) fn mount(layers: &[PathBuf], layers_folder: &Path, stage: &Path) -> R
     let stack = Stack { lower, upper: Some((&upper, &work)) };
     let tree = stack.mount(MountAttrFlags::MOUNT_ATTR_NODEV).during("stacking the image's layers")?;
     rustix::fs::fstat(tree.as_fd()).during("stacking the image's layers")?;
+    stacked()?;
     attach(&tree, stage).during("mounting the root")
+}
+
+/// Stacks layers, the lowest first, that nobody writes to and no program of is executed. There are at least two.
+pub(super) fn read_only(layers: &[PathBuf]) -> Result<OwnedFd, StartFailure> {
+    let attributes = MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV
+        | MountAttrFlags::MOUNT_ATTR_NOEXEC;
+    Stack { lower: layers, upper: None }.mount(attributes).during("stacking the layers of a volume's image")
 }
 
 /// What kernel file systems are mounted on are folders, whatever the image has in their place: a link there would put

@@ -8,7 +8,8 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, WaitId, WaitIdOptions, pidfd_open, waitid};
 use rustix::thread::{ThreadNameSpaceType, move_into_thread_name_spaces};
 
-use super::start::{Never, bind_to_shim, execute, give_up, take_stdio};
+use super::start::{Never, bind_to_shim, execute, give_stdio, give_up, take_stdio};
+use super::users::Users;
 use super::{During, Program, StartFailure, Stdio};
 use crate::cgroup::Group;
 use crate::sys::{self, Forked};
@@ -24,8 +25,15 @@ pub struct Joined {
     pub report: OwnedFd,
 }
 
-/// Starts a program in the namespaces of the process behind `init`, and in its cgroup.
-pub fn join(init: BorrowedFd<'_>, program: &Program, group: &Group, stdio: Stdio) -> io::Result<Joined> {
+/// Starts a program in the namespaces of the process behind `init`, and in its cgroup; as one of the pod's users, where it
+/// has its own.
+pub fn join(
+    init: BorrowedFd<'_>,
+    program: &Program,
+    group: &Group,
+    users: Option<&Users>,
+    stdio: Stdio,
+) -> io::Result<Joined> {
     let namespaces = ThreadNameSpaceType::MOUNT
         | ThreadNameSpaceType::PROCESS_ID
         | ThreadNameSpaceType::NETWORK
@@ -34,7 +42,11 @@ pub fn join(init: BorrowedFd<'_>, program: &Program, group: &Group, stdio: Stdio
         | ThreadNameSpaceType::CONTROL_GROUP;
     fork_inside(init, namespaces, group, |told| {
         bind_to_shim(told)?;
-        take_stdio(&stdio, &program.user)?;
+        give_stdio(&stdio, &program.user, users)?;
+        take_stdio(&stdio)?;
+        if let Some(users) = users {
+            users.enter()?;
+        }
         execute(program)
     })
 }
@@ -47,12 +59,22 @@ pub(super) fn fork_inside(
     group: &Group,
     life: impl FnOnce(&OwnedFd) -> Result<Never, StartFailure>,
 ) -> io::Result<Joined> {
+    let go = || move_into_thread_name_spaces(of, namespaces).during("entering the container");
+    fork_beyond(Some(group), go, life)
+}
+
+/// The same, into wherever `go` moves the process that it is copied from.
+pub(super) fn fork_beyond(
+    group: Option<&Group>,
+    go: impl FnOnce() -> Result<(), StartFailure>,
+    life: impl FnOnce(&OwnedFd) -> Result<Never, StartFailure>,
+) -> io::Result<Joined> {
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     let (pid_out, pid_in) = pipe_with(PipeFlags::CLOEXEC)?;
     match sys::fork_into(0)? {
         Forked::Child => {
             drop((report, pid_out));
-            match enter(of, namespaces, group, life, &told, pid_in) {
+            match enter(group, go, life, &told, pid_in) {
                 Ok(()) => sys::exit_now(0),
                 Err(failure) => give_up(told, &failure),
             }
@@ -81,16 +103,17 @@ pub(super) fn fork_inside(
 
 /// The joiner: enters and leaves a sibling there, because only a child can be in another pid namespace.
 fn enter(
-    of: BorrowedFd<'_>,
-    namespaces: ThreadNameSpaceType,
-    group: &Group,
+    group: Option<&Group>,
+    go: impl FnOnce() -> Result<(), StartFailure>,
     life: impl FnOnce(&OwnedFd) -> Result<Never, StartFailure>,
     told: &OwnedFd,
     pid_in: OwnedFd,
 ) -> Result<(), StartFailure> {
-    group.enter(false).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
+    if let Some(group) = group {
+        group.enter(false).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
+    }
     let alone = sys::Alone::check().during("copying the process")?;
-    move_into_thread_name_spaces(of, namespaces).during("entering the container")?;
+    go()?;
     match sys::fork_sibling(&alone).during("copying the process")? {
         Forked::Child => {
             drop(pid_in);

@@ -19,6 +19,7 @@
 mod cgroups;
 pub mod credentials;
 mod devices;
+mod handing;
 pub mod host;
 mod image;
 mod join;
@@ -29,6 +30,7 @@ mod propagation;
 pub mod root;
 pub mod seccomp;
 mod start;
+pub mod users;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -37,6 +39,7 @@ pub use join::{Joined, join};
 pub use keeper::Keeper;
 pub use pause::Pause;
 pub use start::{Start, Started, start, start_beside};
+pub use users::{Users, UsersError};
 
 use crate::shim::spec::User;
 use credentials::Granted;

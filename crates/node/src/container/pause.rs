@@ -12,9 +12,13 @@ use caps::CapSet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
 use rustix::pipe::{PipeFlags, pipe_with};
-use rustix::thread::{Gid, Uid};
+use rustix::thread::{Gid, Uid, UnshareFlags};
 
+use super::join::fork_beyond;
 use super::mounts::{pivot, tmpfs};
+use super::start::unshare;
+use super::users::Users;
+use super::{During, StartFailure};
 use crate::sys::{self, Forked};
 
 /// User and group that images of pause processes have agreed on.
@@ -29,18 +33,43 @@ pub struct Pause {
 }
 
 impl Pause {
-    /// Makes it. `stage` is an empty folder for its use.
-    pub fn start(stage: &Path) -> io::Result<Self> {
+    /// Makes it, as one of the pod's users where it has its own. `stage` is an empty folder for its use.
+    pub fn start(stage: &Path, users: Option<&Users>) -> io::Result<Self> {
         let (watched, held) = pipe_with(PipeFlags::CLOEXEC)?;
+        if let Some(users) = users {
+            return Self::start_among(users, stage, watched, held);
+        }
         match sys::fork_into(sys::NEW_PID_AND_MOUNT)? {
             Forked::Child => {
                 drop(held);
-                sys::exit_now(i32::from(idle(watched, stage).is_err()))
+                let end = be_nowhere(stage).and_then(|()| idle(watched));
+                sys::exit_now(i32::from(end.is_err()))
             }
             Forked::Parent { pidfd, .. } => {
                 Ok(Self { pidfd: pidfd.expect("fork_into always asks for it"), _held: held })
             }
         }
+    }
+
+    /// The folder is the machine's, so it is left before the pod's users are entered.
+    fn start_among(users: &Users, stage: &Path, watched: OwnedFd, held: OwnedFd) -> io::Result<Self> {
+        // Given up in the copy of this process that must not hold it.
+        let mut held = Some(held);
+        let go = || {
+            unshare(UnshareFlags::NEWNS, "making a mount namespace")?;
+            be_nowhere(stage).during("making an empty root")?;
+            users.enter()?;
+            unshare(UnshareFlags::NEWPID, "making a pid namespace")
+        };
+        let joined = fork_beyond(None, go, |_| {
+            drop(held.take());
+            match idle(watched) {
+                Ok(()) => sys::exit_now(0),
+                Err(error) => Err(StartFailure::step("being the first process", error)),
+            }
+        })?;
+        let Some(held) = held else { unreachable!("only the copy gave it up") };
+        Ok(Self { pidfd: joined.pidfd, _held: held })
     }
 
     /// Whether it lives.
@@ -55,11 +84,15 @@ impl Pause {
     }
 }
 
-fn idle(watched: OwnedFd, stage: &Path) -> io::Result<()> {
-    sys::forget_children()?;
+/// Leaves the machine's files for an empty root.
+fn be_nowhere(stage: &Path) -> io::Result<()> {
     mount_change("/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
     tmpfs(stage, 0o555, Some(0), MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC)?;
-    pivot(stage)?;
+    pivot(stage)
+}
+
+fn idle(watched: OwnedFd) -> io::Result<()> {
+    sys::forget_children()?;
     rustix::stdio::dup2_stdin(&watched)?;
     // Its other descriptors are the shim's: the lock of the pod's folder among them.
     sys::close_from(1)?;

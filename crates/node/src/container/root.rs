@@ -10,12 +10,13 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 
-use rustix::mount::{MountFlags, MountPropagationFlags, mount_change};
+use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 
 use super::mounts::{
     Seal, attach, copy_sealed, copy_tree, copy_tree_in, freeze, is_folder, kernel_fs, make_target, mask, overlay,
     pivot, tmpfs,
 };
+use super::users::{self, Users};
 use super::{During, StartFailure, cgroups, devices, host, image, propagation};
 use crate::cgroup::Layout;
 use crate::shim::spec::{ContainerSpec, HostRoot, Mount, Propagation, Root, ShimSpec, Source};
@@ -49,6 +50,8 @@ const FROZEN: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/
 pub(super) struct Builder<'a> {
     pod: &'a ShimSpec,
     container: &'a ContainerSpec,
+    /// Whose root it becomes, where the pod's users are not the machine's.
+    users: Option<&'a Users>,
     /// An empty folder that the new root is first mounted on.
     stage: &'a Path,
     /// Number of this start; names the overlays' folders.
@@ -65,11 +68,19 @@ struct Prepared<'a> {
 
 impl<'a> Builder<'a> {
     pub(super) fn new(pod: &'a ShimSpec, container: &'a ContainerSpec, stage: &'a Path, start: u32) -> Self {
-        Self { pod, container, stage, start, writable: vec![PathBuf::from("/")] }
+        Self { pod, container, users: None, stage, start, writable: vec![PathBuf::from("/")] }
+    }
+
+    /// A root for users who are not the machine's.
+    pub(super) fn for_users(self, users: &'a Users) -> Self {
+        Self { users: Some(users), ..self }
     }
 
     /// Builds the root and moves into it.
     pub(super) fn build(mut self) -> Result<(), StartFailure> {
+        if let Some(users) = self.users {
+            users::make_for(users.range()).during("making files for the pod's users")?;
+        }
         // Copies of shared mounts are shared with them only if they are taken before the separation.
         let shared = self.prepare_mounts(|p| p == Propagation::Bidirectional)?;
         // What is mounted on the machine is seen here from now on, and nothing of here there.
@@ -98,7 +109,7 @@ impl<'a> Builder<'a> {
             image::plain_folders()?;
         }
         // /dev first: masks of files are made of its null device.
-        devices::fill(&nodes, shm.as_ref())?;
+        devices::fill(&nodes, shm.as_ref(), self.users)?;
         self.kernel_mounts()?;
         cgroups::show(&hierarchies, self.container.privileged)?;
         if self.container.root == Root::Host {
@@ -135,16 +146,56 @@ impl<'a> Builder<'a> {
                 Source::Bind { path, sub } => {
                     let doing = format!("volume {}", path.display());
                     propagation::check(path, mount.propagation)?;
-                    Some(match sub {
+                    self.refuse_to_pass_on(mount)?;
+                    let tree = match sub {
                         Some(sub) => copy_tree_in(path, sub, seal).during(doing)?,
                         None => copy_sealed(path, seal).during(doing)?,
-                    })
+                    };
+                    Some(self.mapped(tree, path)?)
                 }
+                Source::Layers { layers, sub } => Some(self.image_volume(layers, sub.as_deref())?),
                 Source::Tmpfs { .. } => None,
             };
             Ok(Prepared { mount, tree })
         };
         self.container.mounts.iter().filter(|mount| which(mount.propagation)).map(prepare).collect()
+    }
+
+    /// The kernel hands no mount out of a namespace whose users are not the machine's.
+    fn refuse_to_pass_on(&self, mount: &Mount) -> Result<(), StartFailure> {
+        if self.users.is_none() || mount.propagation != Propagation::Bidirectional {
+            return Ok(());
+        }
+        let what = "mountPropagation: Bidirectional cannot be had with hostUsers: false";
+        Err(StartFailure { code: 128, message: format!("{what}: mounts do not leave a user namespace") })
+    }
+
+    /// A copy of something on disk, as the pod's users are to see it.
+    fn mapped(&self, tree: OwnedFd, path: &Path) -> Result<OwnedFd, StartFailure> {
+        if let Some(users) = self.users {
+            users::map(&tree, users).during(format!("showing {} to the pod's users", path.display()))?;
+        }
+        Ok(tree)
+    }
+
+    /// An image's content, stacked for the pod's users.
+    fn image_volume(&self, layers: &[PathBuf], sub: Option<&Path>) -> Result<OwnedFd, StartFailure> {
+        let shelf = Shelf::put_up(self.stage)?;
+        let lower = self.lower_layers(&shelf, layers)?;
+        let tree = image::read_only(&lower)?;
+        let Some(sub) = sub else { return shelf.take_down().map(|()| tree) };
+        let whole = shelf.place(layers.len(), tree)?;
+        let part = copy_tree_in(&whole, sub, Seal::private(true)).during("a volume's image")?;
+        shelf.take_down().map(|()| part)
+    }
+
+    /// Copies of an image's layers, the lowest first, as the pod's users are to see them.
+    fn lower_layers(&self, shelf: &Shelf<'_>, layers: &[PathBuf]) -> Result<Vec<PathBuf>, StartFailure> {
+        let place = |(number, layer): (usize, &PathBuf)| {
+            let tree = copy_tree(layer, true).during(format!("the image's layer {}", layer.display()))?;
+            shelf.place(number, self.mapped(tree, layer)?)
+        };
+        layers.iter().enumerate().map(place).collect()
     }
 
     /// The shared memory of the machine, or of the pod.
@@ -153,7 +204,8 @@ impl<'a> Builder<'a> {
             true => Some(Path::new("/dev/shm")),
             false => self.pod.shared_memory.as_deref(),
         };
-        path.map(|path| copy_tree(path, false).during("showing /dev/shm")).transpose()
+        let copy = |path: &Path| self.mapped(copy_tree(path, false).during("showing /dev/shm")?, path);
+        path.map(copy).transpose()
     }
 
     fn prepare_files(&self) -> Result<Vec<(&'static str, OwnedFd)>, StartFailure> {
@@ -161,7 +213,8 @@ impl<'a> Builder<'a> {
         let mut files = Vec::new();
         for (target, source) in wanted {
             if let Some(path) = source {
-                files.push((target, copy_tree(path, false).during(format!("{target} from {}", path.display()))?));
+                let tree = copy_tree(path, false).during(format!("{target} from {}", path.display()))?;
+                files.push((target, self.mapped(tree, path)?));
             }
         }
         Ok(files)
@@ -173,7 +226,7 @@ impl<'a> Builder<'a> {
             let (from, to) = (Path::new("/").join(name), self.stage.join(name));
             let Some(meta) = self.recreate_link(&from, &to)? else { continue };
             if meta.is_dir() {
-                let tree = copy_tree(&from, true).during(format!("showing {}", from.display()))?;
+                let tree = self.mapped(copy_tree(&from, true).during(format!("showing {}", from.display()))?, &from)?;
                 fs::create_dir(&to).and_then(|()| attach(&tree, &to)).during(format!("showing {}", from.display()))?;
             }
         }
@@ -182,15 +235,22 @@ impl<'a> Builder<'a> {
         fs::create_dir(&spare).during("preparing overlays")?;
         for name in host::OVERLAID {
             let (from, to) = (Path::new("/").join(name), self.stage.join(name));
-            let Some(meta) = self.recreate_link(&from, &to)? else { continue };
+            if self.recreate_link(&from, &to)?.is_none() {
+                continue;
+            }
+            let lower = self.lower_of_machine(&from, &spare)?;
             let (upper, work) = (layers.join(name), layers.join(format!("{name}.work")));
             let doing = format!("overlaying {}", from.display());
             fs::create_dir(&upper).and_then(|()| fs::create_dir(&work)).during(&doing)?;
             // The upper's own owner and mode are what the container sees.
+            let meta = fs::metadata(&lower).during(&doing)?;
             fs::set_permissions(&upper, meta.permissions()).during(&doing)?;
             chown(&upper, Some(meta.uid()), Some(meta.gid())).during(&doing)?;
-            let tree = overlay(&from, &upper, &work, &spare).during(&doing)?;
+            let tree = overlay(&lower, &upper, &work, &spare).during(&doing)?;
             fs::create_dir(&to).and_then(|()| attach(&tree, &to)).during(&doing)?;
+            if lower != from {
+                unmount(&lower, UnmountFlags::DETACH).during(&doing)?;
+            }
             self.writable.push(Path::new("/").join(name));
         }
         fs::remove_dir_all(&spare).during("preparing overlays")?;
@@ -205,6 +265,19 @@ impl<'a> Builder<'a> {
             make_folder(&self.stage.join(name), mode)?;
         }
         Ok(())
+    }
+
+    /// A folder of the machine as the pod's users are to see it; below `spare`, where they are not the machine's.
+    fn lower_of_machine(&self, from: &Path, spare: &Path) -> Result<PathBuf, StartFailure> {
+        if self.users.is_none() {
+            return Ok(from.to_owned());
+        }
+        let doing = format!("overlaying {}", from.display());
+        let place = spare.join("lower");
+        fs::create_dir_all(&place).during(&doing)?;
+        let tree = self.mapped(copy_tree(from, true).during(&doing)?, from)?;
+        attach(&tree, &place).during(&doing)?;
+        Ok(place)
     }
 
     /// Puts an empty writable folder over one of the machine's, on disk.
@@ -247,7 +320,13 @@ impl<'a> Builder<'a> {
 
     /// The image's layers, under an overlay of this start's own.
     fn image_root(&self, layers: &[PathBuf]) -> Result<(), StartFailure> {
-        image::mount(layers, &self.layers_folder()?, self.stage)
+        let folder = self.layers_folder()?;
+        if self.users.is_none() {
+            return image::mount(layers, &folder, self.stage, || Ok(()));
+        }
+        let shelf = Shelf::put_up(self.stage)?;
+        let lower = self.lower_layers(&shelf, layers)?;
+        image::mount(&lower, &folder, self.stage, || shelf.take_down())
     }
 
     /// One program and the folders that every program expects.
@@ -318,6 +397,29 @@ impl<'a> Builder<'a> {
     }
 }
 
+/// Where layers hang while they are being stacked: before kernel 6.15 only an attached mount can be one. The stack keeps
+/// what it was made of when this is taken down.
+struct Shelf<'a> {
+    at: &'a Path,
+}
+
+impl<'a> Shelf<'a> {
+    fn put_up(at: &'a Path) -> Result<Self, StartFailure> {
+        tmpfs(at, 0o700, Some(0), NO_PROGRAMS).during("stacking layers")?;
+        Ok(Self { at })
+    }
+
+    fn place(&self, number: usize, tree: OwnedFd) -> Result<PathBuf, StartFailure> {
+        let place = self.at.join(number.to_string());
+        fs::create_dir(&place).and_then(|()| attach(&tree, &place)).during("stacking layers")?;
+        Ok(place)
+    }
+
+    fn take_down(self) -> Result<(), StartFailure> {
+        unmount(self.at, UnmountFlags::DETACH).during("stacking layers")
+    }
+}
+
 /// Hides what a host root must not show; paths that are not visible anyway are skipped.
 fn hide(host_root: &HostRoot) -> Result<(), StartFailure> {
     for path in host::masked(&host_root.masked) {
@@ -330,7 +432,7 @@ fn mount_volume(prepared: Prepared<'_>) -> Result<(), StartFailure> {
     let Prepared { mount, tree } = prepared;
     let doing = format!("mounting {}", mount.target.display());
     match (&mount.source, tree) {
-        (Source::Bind { .. }, Some(tree)) => {
+        (Source::Bind { .. } | Source::Layers { .. }, Some(tree)) => {
             let folder = is_folder(&tree).during(&doing)?;
             make_target(&mount.target, folder).during(&doing)?;
             attach(&tree, &mount.target).during(&doing)
@@ -341,7 +443,9 @@ fn mount_volume(prepared: Prepared<'_>) -> Result<(), StartFailure> {
             flags.set(MountFlags::RDONLY, mount.read_only);
             tmpfs(&mount.target, mode.unwrap_or(0o1777), *size_bytes, flags).during(&doing)
         }
-        (Source::Bind { .. }, None) => unreachable!("every bind was copied while its source could be seen"),
+        (Source::Bind { .. } | Source::Layers { .. }, None) => {
+            unreachable!("every bind was copied while its source could be seen")
+        }
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::Command;
@@ -14,9 +14,10 @@ use rustix::process::Signal;
 use rustix::thread::{ThreadNameSpaceType, UnshareFlags};
 use rustix::time::Timespec;
 
-use super::join::fork_inside;
+use super::join::{fork_beyond, fork_inside};
 use super::root::Builder;
-use super::{During, Program, StartFailure, Stdio, credentials};
+use super::users::Users;
+use super::{During, Program, StartFailure, Stdio, credentials, handing};
 use crate::cgroup::Group;
 use crate::shim::spec::{ContainerSpec, ShimSpec, User};
 use crate::sys::{self, Forked};
@@ -41,6 +42,8 @@ pub struct Start<'a> {
     pub container: &'a ContainerSpec,
     /// What is executed at last.
     pub program: &'a Program,
+    /// Its pod's users, where they are not the machine's.
+    pub users: Option<&'a Users>,
     /// Its cgroup.
     pub group: &'a Group,
     /// An empty folder for its use.
@@ -53,6 +56,9 @@ pub struct Start<'a> {
 
 /// Starts a container's first process.
 pub fn start(start: &Start<'_>, stdio: Stdio) -> io::Result<Started> {
+    if let Some(users) = start.users {
+        return start_among(start, users, stdio);
+    }
     let (report, told) = pipe_with(PipeFlags::CLOEXEC)?;
     // Later starts are into a group that may have been killed.
     let birthplace = start.first.then(|| start.group.birthplace()).flatten();
@@ -84,6 +90,53 @@ pub fn start_beside(start: &Start<'_>, stdio: Stdio, target: BorrowedFd<'_>) -> 
     Ok(Started { pid: joined.pid, pidfd: joined.pidfd, report: joined.report })
 }
 
+/// The same, where the pod has users of its own. The namespaces of processes and mounts belong to them, so the first process
+/// is one of theirs from its birth, and waits for its root; another that is still the machine's builds it:
+///
+/// ```text
+///   shim ──▶ joiner ──user──▶ first process, among the pod's users, in a new pid namespace
+///     └────▶ joiner ──pid───▶ builder: the root, in a mount namespace of its own; then one of the pod's users, too,
+///                              with a copy of that namespace which is theirs, and hands it over
+/// ```
+fn start_among(start: &Start<'_>, users: &Users, stdio: Stdio) -> io::Result<Started> {
+    let (hand, taken) = handing::pair()?;
+    // Given up in the copy of this process that must not hold it.
+    let mut spare = Some(hand);
+    let go = || {
+        set_oom_score(start);
+        give_stdio(&stdio, &start.program.user, Some(users))?;
+        users.enter()?;
+        unshare(UnshareFlags::NEWPID, "making a pid namespace")
+    };
+    let first = fork_beyond(Some(start.group), go, |told| {
+        drop(spare.take());
+        bind_to_shim(told)?;
+        take_stdio(&stdio)?;
+        handing::take_root(&taken)?;
+        unshare(UnshareFlags::NEWCGROUP, "making a cgroup namespace")?;
+        execute(start.program)
+    })?;
+    let Some(hand) = spare else { unreachable!("only the copy gave it up") };
+    fork_inside(first.pidfd.as_fd(), ThreadNameSpaceType::PROCESS_ID, start.group, |_| {
+        let built = build_for(start, users).and_then(|()| handing::give_root(&hand));
+        if let Err(failure) = &built {
+            handing::give_failure(&hand, failure);
+        }
+        // It lives no longer than the first process: that ends the pid namespace.
+        sys::exit_now(i32::from(built.is_err()))
+    })?;
+    Ok(Started { pid: first.pid, pidfd: first.pidfd, report: first.report })
+}
+
+/// Builds the root in a mount namespace of the caller's own, which becomes one of the pod's users.
+fn build_for(start: &Start<'_>, users: &Users) -> Result<(), StartFailure> {
+    // So that what is mounted of the cgroups begins with the container's.
+    unshare(UnshareFlags::NEWNS | UnshareFlags::NEWCGROUP, "making a mount namespace")?;
+    Builder::new(start.pod, start.container, start.stage, start.start).for_users(users).build()?;
+    users.enter()?;
+    unshare(UnshareFlags::NEWNS, "making a mount namespace")
+}
+
 /// Nothing: a function with this result has replaced the program, or failed.
 pub(super) enum Never {}
 
@@ -92,13 +145,24 @@ fn become_init(start: &Start<'_>, born: bool, stdio: &Stdio, told: &OwnedFd) -> 
     // 0: whoever writes. The pid that this process has for itself means nothing outside.
     start.group.enter(born).map_err(|e| StartFailure { code: 128, message: e.to_string() })?;
     unshare(UnshareFlags::NEWCGROUP, "making a cgroup namespace")?;
+    set_oom_score(start);
+    give_stdio(stdio, &start.program.user, start.users)?;
+    take_stdio(stdio)?;
+    match start.users {
+        None => Builder::new(start.pod, start.container, start.stage, start.start).build()?,
+        Some(users) => {
+            build_for(start, users)?;
+            unshare(UnshareFlags::NEWCGROUP, "making a cgroup namespace")?;
+        }
+    }
+    execute(start.program)
+}
+
+fn set_oom_score(start: &Start<'_>) {
     if let Some(wanted) = start.container.oom_score_adj {
         // Lowering it takes a capability that even root may lack; the shim tells that as a warning.
         let _ = std::fs::write("/proc/self/oom_score_adj", wanted.to_string());
     }
-    take_stdio(stdio, &start.program.user)?;
-    Builder::new(start.pod, start.container, start.stage, start.start).build()?;
-    execute(start.program)
 }
 
 /// Dies with the shim from here on; and at once, if that happened before.
@@ -113,19 +177,25 @@ pub(super) fn bind_to_shim(told: &OwnedFd) -> Result<(), StartFailure> {
 }
 
 #[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
-fn unshare(flags: UnshareFlags, doing: &str) -> Result<(), StartFailure> {
+pub(super) fn unshare(flags: UnshareFlags, doing: &str) -> Result<(), StartFailure> {
     rustix::thread::unshare(flags).during(doing)
 }
 
-/// A session of its own, with the given descriptors, and the terminal if they are one.
-pub(super) fn take_stdio(stdio: &Stdio, user: &User) -> Result<(), StartFailure> {
+/// Gives the descriptors to the program's user, so that it can open them again by name (/dev/stdout).
+pub(super) fn give_stdio(stdio: &Stdio, user: &User, users: Option<&Users>) -> Result<(), StartFailure> {
+    let owner = users.map_or(Ok(user.uid), |users| users.on_machine(user.uid))?;
     for fd in [&stdio.stdin, &stdio.stdout, &stdio.stderr] {
         let kind = FileType::from_raw_mode(rustix::fs::fstat(fd).during("looking at its descriptors")?.st_mode);
-        // So that the user can open them again by name (/dev/stdout). The null device stays root's.
+        // The null device stays root's.
         if stdio.tty || kind == FileType::Fifo {
-            rustix::fs::fchown(fd, Some(Uid::from_raw(user.uid)), None).during("giving it its descriptors")?;
+            rustix::fs::fchown(fd, Some(Uid::from_raw(owner)), None).during("giving it its descriptors")?;
         }
     }
+    Ok(())
+}
+
+/// A session of its own, with the given descriptors, and the terminal if they are one.
+pub(super) fn take_stdio(stdio: &Stdio) -> Result<(), StartFailure> {
     rustix::process::setsid().during("making a session")?;
     rustix::stdio::dup2_stdin(&stdio.stdin).during("taking stdin")?;
     rustix::stdio::dup2_stdout(&stdio.stdout).during("taking stdout")?;

@@ -37,6 +37,7 @@ impl Pod {
         let restarts = container.restart_count - container.spec.restart_count_base;
         container.incarnation = self.spec.incarnation_base.saturating_add(restarts.into());
         container.id = new_id(ambient);
+        container.told = false;
         self.touch();
         let now = (ambient.now(), ambient.boottime());
         match self.spawn(index, ambient) {
@@ -78,7 +79,8 @@ impl Pod {
             self.keeper = Keeper::start(&self.cgroup.containers()).map_err(|e| format!("making its keeper: {e}"))?;
         }
         if self.pause.as_ref().is_some_and(|pause| !pause.alive()) {
-            self.pause = Some(Pause::start(&stage).map_err(|e| format!("making its pid namespace: {e}"))?);
+            self.pause =
+                Some(Pause::start(&stage, self.users.as_ref()).map_err(|e| format!("making its pid namespace: {e}"))?);
         }
         let container = &self.containers[index];
         let target = container.spec.target.as_deref().map(|name| self.running_named(name)).transpose()?;
@@ -86,6 +88,7 @@ impl Pod {
             pod: &self.spec,
             container: &spec,
             program: &program,
+            users: self.users.as_ref(),
             group: &group,
             stage: &stage,
             start: container.restart_count,
@@ -136,8 +139,12 @@ impl Pod {
     fn program(&self, index: usize) -> Result<(Program, Vec<String>), String> {
         let container = &self.containers[index];
         let spec = &container.spec;
-        let bounding: Vec<caps::Capability> =
-            caps::read(None, caps::CapSet::Bounding).map_err(|e| e.to_string())?.into_iter().collect();
+        let bounding = match self.users {
+            // Whatever the machine's root lacks: this is power over the pod's own namespaces alone.
+            Some(_) => caps::all(),
+            None => caps::read(None, caps::CapSet::Bounding).map_err(|e| e.to_string())?,
+        };
+        let bounding: Vec<caps::Capability> = bounding.into_iter().collect();
         let (mut capabilities, mut warnings) = Granted::new(&spec.capabilities, spec.privileged, &bounding)?;
         if !spec.privileged {
             container.group.create().map_err(|e| e.to_string())?;

@@ -48,9 +48,23 @@ impl Shim {
 
     /// The state now and after every change.
     pub async fn subscribe(&self) -> Result<Changes, ClientError> {
+        self.changes(false).await
+    }
+
+    /// The same, by one who answers containers that ask ([`Shim::respecify`]): these wait as long as the result lives.
+    pub async fn subscribe_and_answer(&self) -> Result<Changes, ClientError> {
+        self.changes(true).await
+    }
+
+    async fn changes(&self, answers: bool) -> Result<Changes, ClientError> {
         let mut connection = Connection::open(&self.pod_dir).await?;
-        connection.send(&Request::Subscribe).await?;
+        connection.send(&Request::Subscribe { answers }).await?;
         Ok(Changes { connection })
+    }
+
+    /// Says what a container that asks is to be.
+    pub async fn respecify(&self, container: ContainerSpec) -> Result<(), ClientError> {
+        self.order(&Request::Respecify { container: Box::new(container) }).await
     }
 
     /// Starts the containers; call it when the network is in place. Calling again changes nothing.

@@ -17,7 +17,7 @@ pub(super) enum Role {
     /// The request came; nothing more is expected.
     Asked,
     /// Gets every newer state than the one sent.
-    Subscriber { sent: u64 },
+    Subscriber { sent: u64, answers: bool },
     /// Is the streams of that exec.
     Exec(u64),
     /// Takes part in the streams of that container.

@@ -17,7 +17,7 @@ use super::protocol::ExecExit;
 use super::request;
 use super::spec::HttpHook;
 use crate::cgroup::Group;
-use crate::container::{self, Joined, Program, StartFailure, Stdio};
+use crate::container::{self, Joined, Program, StartFailure, Stdio, Users};
 
 /// What is wanted of an exec.
 #[derive(Clone, Debug, Default)]
@@ -49,7 +49,7 @@ pub(super) struct Exec {
 
 impl Exec {
     /// Starts a program in the container of that process.
-    pub(super) fn start(wanted: Wanted, process: &Process, group: &Group) -> io::Result<Self> {
+    pub(super) fn start(wanted: Wanted, process: &Process, group: &Group, users: Option<&Users>) -> io::Result<Self> {
         let mut program = Program { argv: wanted.argv, ..process.program.clone() };
         if wanted.tty && !program.env.iter().any(|(name, _)| name == "TERM") {
             program.env.push(("TERM".into(), "xterm".into()));
@@ -60,7 +60,7 @@ impl Exec {
             (Some(_), false) => Ends::pipes(wanted.stdin)?,
         };
         let Ends { theirs, outputs, input } = ends;
-        let process = container::join(process.pidfd(), &program, group, theirs)?;
+        let process = container::join(process.pidfd(), &program, group, users, theirs)?;
         Ok(Self {
             client: wanted.client,
             hook: wanted.client.is_none(),

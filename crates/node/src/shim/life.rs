@@ -18,7 +18,7 @@ use ambient::Ambient;
 use jiff::Timestamp;
 
 use super::input::Input;
-use super::spec::{BackOff, ContainerSpec, RestartPolicy, Role};
+use super::spec::{Asks, BackOff, ContainerSpec, RestartPolicy, Role};
 use super::state::{ContainerState, Status, Termination};
 use crate::cgroup::Group;
 use crate::container::StartFailure;
@@ -42,6 +42,10 @@ pub(super) struct Container {
     pub(super) pre_stop_failures: u32,
     /// Somebody said that its startup probe succeeded.
     pub(super) startup_succeeded: bool,
+    /// It is due and waits for what it is to be.
+    pub(super) asks: bool,
+    /// It was told so for its next start.
+    pub(super) told: bool,
 }
 
 /// Where a container is in its life.
@@ -151,6 +155,8 @@ impl Container {
             post_start_failures: 0,
             pre_stop_failures: 0,
             startup_succeeded: false,
+            asks: false,
+            told: false,
         }
     }
 
@@ -191,6 +197,18 @@ impl Container {
         }
     }
 
+    /// Whether it may start now that it is due, or asks first. `answered`: somebody is there who answers.
+    pub(super) fn starts(&mut self, answered: bool) -> bool {
+        let again = self.last_termination.is_some();
+        self.asks = !self.told
+            && match self.spec.asks {
+                Asks::Never => false,
+                Asks::Again => again && answered,
+                Asks::Always => answered || !again,
+            };
+        !self.asks
+    }
+
     /// Ended for good, successfully.
     pub(super) fn completed(&self) -> bool {
         matches!(&self.life, Life::Done(end) if end.exit_code == 0)
@@ -209,6 +227,7 @@ impl Container {
             Life::Starting(_) => waiting("ContainerCreating", ""),
             Life::Running(process) if process.post_start.is_some() => waiting("ContainerCreating", ""),
             Life::Running(process) => Status::Running { started_at: process.started_at, pid: process.pid },
+            Life::BackOff { .. } if self.asks => waiting("ContainerCreating", ""),
             Life::BackOff { message, .. } => waiting("CrashLoopBackOff", message),
             Life::Done(termination) => Status::Terminated(termination.clone()),
         };
@@ -224,6 +243,7 @@ impl Container {
             hooking: self.running().is_some_and(|process| process.post_start.is_some()),
             post_start_failures: self.post_start_failures,
             pre_stop_failures: self.pre_stop_failures,
+            asks: self.asks,
             awaited: self.spec.awaits_startup && !self.startup_succeeded && self.running().is_some(),
         }
     }
@@ -413,6 +433,29 @@ mod tests {
         // Done is done, whatever a rule says.
         init.spec.restart_on = vec![ExitCodes { not: true, codes: vec![1] }];
         assert!(!init.restarts(0, Never) && init.restarts(2, Never));
+    }
+
+    #[test]
+    fn who_asks_waits_for_an_answer_as_long_as_somebody_may_give_one() {
+        let mut container = container(Role::Main);
+        for (asks, first, first_alone, again, again_alone) in [
+            (Asks::Never, true, true, true, true),
+            (Asks::Again, true, true, false, true),
+            (Asks::Always, false, false, false, true),
+        ] {
+            container.spec.asks = asks;
+            container.last_termination = None;
+            assert_eq!((container.starts(true), container.starts(false)), (first, first_alone), "{asks:?}");
+            container.last_termination = Some(
+                serde_json::from_value(serde_json::json!({"exitCode": 1, "reason": "Error",
+                "startedAt": "2026-01-01T00:00:00Z", "finishedAt": "2026-01-01T00:00:00Z", "id": "r"}))
+                .unwrap(),
+            );
+            assert_eq!((container.starts(true), container.starts(false)), (again, again_alone), "{asks:?}");
+            container.told = true;
+            assert!(container.starts(true) && !container.asks, "{asks:?}");
+            container.told = false;
+        }
     }
 
     #[test]

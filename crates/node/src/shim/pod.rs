@@ -16,11 +16,12 @@ use super::exec::{Exec, Wanted};
 use super::file::FileError;
 use super::last_words;
 use super::life::{Container, Exit, Life, PostStart, Process};
+use super::process::Separated;
 use super::protocol::{ExecExit, ExecRequest};
 use super::spec::{ContainerSpec, HttpHook, Limits, Role, ShimSpec};
 use super::state::{Phase, PodState, Termination};
 use crate::cgroup::PodCgroup;
-use crate::container::{Keeper, Pause};
+use crate::container::{Keeper, Pause, Users};
 use crate::fault::{self, Point};
 
 /// Most programs run in a pod's containers at the same time.
@@ -41,11 +42,15 @@ pub(super) struct Pod {
     pub(super) keeper: Keeper,
     /// The machine's network, for the requests of hooks; none where the pod is in it.
     pub(super) host_network: Option<OwnedFd>,
+    /// Whom its containers run as, where these are not the machine's users.
+    pub(super) users: Option<Users>,
     /// Where the containers see each other's processes.
     pub(super) pause: Option<Pause>,
     pub(super) containers: Vec<Container>,
     pub(super) execs: BTreeMap<u64, Exec>,
     pub(super) phase: Phase,
+    /// Somebody is there who answers containers that ask.
+    pub(super) answered: bool,
     next_exec: u64,
     /// When what still runs is killed; since boot.
     stop_deadline: Option<Duration>,
@@ -65,7 +70,7 @@ impl Pod {
         spec: ShimSpec,
         cgroup: PodCgroup,
         (keeper, pause): (Keeper, Option<Pause>),
-        host_network: Option<OwnedFd>,
+        Separated { host_network, users }: Separated,
         warnings: Vec<String>,
         ambient: &Ambient,
     ) -> Result<Self, FileError> {
@@ -77,10 +82,12 @@ impl Pod {
             cgroup,
             keeper,
             host_network,
+            users,
             pause,
             containers,
             execs: BTreeMap::new(),
             phase: Phase::Created,
+            answered: false,
             next_exec: 0,
             stop_deadline: None,
             boot_id,
@@ -243,6 +250,23 @@ impl Pod {
         Ok(())
     }
 
+    /// What a container that asks is to be.
+    pub(super) fn respecify(&mut self, spec: ContainerSpec) -> Result<(), String> {
+        let index = self.index(&spec.name)?;
+        let container = &mut self.containers[index];
+        if !container.asks {
+            return Ok(());
+        }
+        if spec.role != container.spec.role {
+            return Err(format!("container {} has another role", spec.name));
+        }
+        let (limits, restart_count_base) = (container.spec.limits.clone(), container.spec.restart_count_base);
+        container.spec = ContainerSpec { limits, restart_count_base, ..spec };
+        (container.asks, container.told) = (false, true);
+        self.changed = true;
+        Ok(())
+    }
+
     /// Changes the limits of a container, and of all of them together. What the machine does not limit at all is no
     /// reason to refuse; what the kernel did not take is.
     pub(super) fn resize(&mut self, name: &str, limits: Limits, whole: Limits) -> Result<(), String> {
@@ -306,7 +330,7 @@ impl Pod {
                 Life::BackOff { until, .. } => *until <= now,
                 _ => false,
             };
-            if due {
+            if due && self.starts(index) {
                 self.start_container(index, ambient);
             }
             let container = &self.containers[index];
@@ -321,6 +345,15 @@ impl Pod {
         if self.containers.iter().filter(|c| c.spec.role == Role::Main).all(Container::done) {
             self.enter_stopping();
         }
+    }
+
+    /// Whether a container that is due may start, or asks first what it is to be.
+    fn starts(&mut self, index: usize) -> bool {
+        let container = &mut self.containers[index];
+        let asked = container.asks;
+        let starts = container.starts(self.answered);
+        self.changed |= asked != container.asks;
+        starts
     }
 
     /// Ephemeral containers wait for nobody but the one whose processes they are to see.
@@ -367,7 +400,7 @@ impl Pod {
     /// When something is due next, since boot.
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         let of_containers = self.containers.iter().filter_map(|c| match &c.life {
-            Life::BackOff { until, .. } if self.phase == Phase::Running => Some(*until),
+            Life::BackOff { until, .. } if self.phase == Phase::Running && !c.asks => Some(*until),
             Life::Starting(process) | Life::Running(process) => process.next_deadline(),
             _ => None,
         });
@@ -470,7 +503,7 @@ impl Pod {
         let Some(process) = container.running() else {
             return Err(format!("container {} is not running", container.spec.name));
         };
-        let make = || Exec::start(wanted, process, &container.group);
+        let make = || Exec::start(wanted, process, &container.group, self.users.as_ref());
         let exec = if self.execs.len() < MAX_EXECS { make().map_err(|error| error.to_string()) } else { too_many() };
         Ok(self.keep_exec(exec?))
     }

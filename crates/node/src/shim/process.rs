@@ -19,7 +19,7 @@ use super::protocol::SOCKET_FILE;
 use super::serve;
 use super::spec::ShimSpec;
 use crate::cgroup::{CgroupError, Layout, PodCgroup};
-use crate::container::{Keeper, Pause};
+use crate::container::{Keeper, Pause, Users, UsersError};
 use crate::fault::{self, Point};
 use crate::sys::{self, Forked};
 use crate::sysctl;
@@ -147,7 +147,7 @@ fn set_up(pod_dir: &Path, ground: &Ground, born: bool, ambient: &Ambient) -> Res
     }
     rustix::process::chdir("/").map_err(io::Error::from)?;
     rustix::process::umask(Mode::from_raw_mode(0o022));
-    let host_network = make_namespaces(&spec, &mut warnings)?;
+    let separated = make_namespaces(&spec, &mut warnings)?;
     fault::point(Point::ShimSeparated);
     // Any process id but 0 says "me".
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).map_err(io::Error::from)?;
@@ -155,10 +155,10 @@ fn set_up(pod_dir: &Path, ground: &Ground, born: bool, ambient: &Ambient) -> Res
     let keeper = Keeper::start(&cgroup.containers())?;
     let stage = pod_dir.join(STAGE_FOLDER);
     fs::create_dir_all(&stage)?;
-    let pause = spec.sharing.pod_pid.then(|| Pause::start(&stage)).transpose()?;
+    let pause = spec.sharing.pod_pid.then(|| Pause::start(&stage, separated.users.as_ref())).transpose()?;
     let listener = listen(pod_dir)?;
     fault::point(Point::ShimListening);
-    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, (keeper, pause), host_network, warnings, ambient)?;
+    let pod = Pod::new(pod_dir.to_owned(), spec, cgroup, (keeper, pause), separated, warnings, ambient)?;
     fault::point(Point::ShimRecorded);
     Ok(Sandbox { pod, listener, signals, _lock: lock })
 }
@@ -183,15 +183,44 @@ fn name_process(pod: &str) {
     }
 }
 
-/// Moves into namespaces of the pod's own; answers the network that was left, where it was.
-#[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
-fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<Option<OwnedFd>, SetupError> {
+/// What there is of a pod that is separated from the machine.
+#[derive(Debug)]
+pub(super) struct Separated {
+    /// The network that was left, where it was.
+    pub(super) host_network: Option<OwnedFd>,
+    /// The pod's users, where they are not the machine's.
+    pub(super) users: Option<Users>,
+}
+
+/// Moves into namespaces of the pod's own.
+fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<Separated, SetupError> {
     let before = File::open("/proc/self/ns/net")?;
+    let Some(range) = spec.users else {
+        unshare(spec)?;
+        warnings.extend(settle(spec)?);
+        return Ok(Separated { host_network: (!spec.host_network).then(|| before.into()), users: None });
+    };
+    if spec.host_network || spec.sharing.host_pid || spec.sharing.host_ipc {
+        return Err(SetupError::Shared);
+    }
+    let (users, told) = Users::found(range, || settle(spec).map_err(|e| e.to_string()))?;
+    users.check(spec)?;
+    warnings.extend(told);
+    Ok(Separated { host_network: Some(before.into()), users: Some(users) })
+}
+
+#[allow(deprecated, reason = "the flags given do not touch the descriptors that the safe call worries about")]
+fn unshare(spec: &ShimSpec) -> Result<(), SetupError> {
     let mut flags = UnshareFlags::empty();
     flags.set(UnshareFlags::NEWIPC, !spec.sharing.host_ipc);
     // On the machine's network a pod has the machine's name, too.
     flags.set(UnshareFlags::NEWUTS | UnshareFlags::NEWNET, !spec.host_network);
-    rustix::thread::unshare(flags).map_err(|errno| SetupError::Namespaces { source: errno.into() })?;
+    rustix::thread::unshare(flags).map_err(|errno| SetupError::Namespaces { source: errno.into() })
+}
+
+/// Names, loopback and settings of namespaces that are new; answers warnings.
+fn settle(spec: &ShimSpec) -> Result<Vec<String>, SetupError> {
+    let mut warnings = Vec::new();
     if !spec.host_network {
         rustix::system::sethostname(spec.hostname.as_bytes()).map_err(io::Error::from)?;
         if let Some(domain) = &spec.domainname {
@@ -204,7 +233,7 @@ fn make_namespaces(spec: &ShimSpec, warnings: &mut Vec<String>) -> Result<Option
         }
     }
     set_sysctls(spec)?;
-    Ok((!spec.host_network).then(|| before.into()))
+    Ok(warnings)
 }
 
 /// Sets what the pod asks of its own namespaces, and refuses what is not theirs, whoever let it through.
@@ -268,6 +297,12 @@ pub(super) enum SetupError {
         /// What the system said.
         source: io::Error,
     },
+    /// The pod's own users cannot be made.
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    /// The specification wants both users of the pod's own and a namespace of the machine's.
+    #[error("hostUsers: false cannot be had with hostNetwork, hostPID or hostIPC")]
+    Shared,
     /// The kernel does not have a setting, or does not take the value.
     #[error("setting sysctl {name}: {source}")]
     Sysctl {

@@ -76,7 +76,11 @@ pub enum Request {
     /// The state now.
     State,
     /// The state now and after every change.
-    Subscribe,
+    Subscribe {
+        /// The client answers containers that ask what they are to be ([`Request::Respecify`]).
+        #[serde(default)]
+        answers: bool,
+    },
     /// Start the containers. Asking again changes nothing.
     Start,
     /// End all containers: preStop, stop signal, SIGKILL after the grace period. A later, shorter grace shortens.
@@ -99,6 +103,12 @@ pub enum Request {
     Started {
         /// Its name.
         container: String,
+    },
+    /// What a container that asks is to be from its next start on. Its limits and counts stay. Saying it to one that does
+    /// not ask changes nothing.
+    Respecify {
+        /// All of it; name and role are those that it has.
+        container: Box<ContainerSpec>,
     },
     /// SIGKILL for everything, now.
     Kill,

@@ -95,6 +95,8 @@ impl Server<'_> {
         }
         self.reap_strays()?;
         let ambient = self.ambient;
+        let answered = self.connections.values().any(|c| matches!(c.role, Role::Subscriber { answers: true, .. }));
+        self.pod().answered = answered;
         self.pod().advance(ambient);
         self.pod().record();
         self.tell_subscribers();
@@ -423,10 +425,10 @@ impl Server<'_> {
         let pod = &mut self.sandbox.pod;
         let reply = match request {
             Request::State => Reply::State { state: Box::new(pod.state()) },
-            Request::Subscribe => {
+            Request::Subscribe { answers } => {
                 if let Some(connection) = self.connections.get_mut(&id) {
                     // Nothing was sent yet: the end of this turn sends the first state.
-                    connection.role = Role::Subscriber { sent: 0 };
+                    connection.role = Role::Subscriber { sent: 0, answers };
                 }
                 return;
             }
@@ -446,6 +448,7 @@ impl Server<'_> {
                 answer_of(pod.restart(&container, Duration::from_millis(grace_ms), message, ambient))
             }
             Request::Started { container } => answer_of(pod.startup_succeeded(&container)),
+            Request::Respecify { container } => answer_of(pod.respecify(*container)),
             Request::Acknowledge if pod.phase == Phase::Finished => {
                 self.acknowledged = true;
                 fault::point(Point::ShimAcknowledged);
@@ -486,7 +489,7 @@ impl Server<'_> {
         let sequence = self.sandbox.pod.sequence();
         let mut state = None;
         for connection in self.connections.values_mut().filter(|c| c.flushed()) {
-            let Role::Subscriber { sent } = &mut connection.role else { continue };
+            let Role::Subscriber { sent, .. } = &mut connection.role else { continue };
             if *sent < sequence {
                 *sent = sequence;
                 let state = state.get_or_insert_with(|| Box::new(self.sandbox.pod.state()));

@@ -62,6 +62,9 @@ pub struct ShimSpec {
     /// Which other namespaces are shared with the machine or within the pod.
     #[serde(default)]
     pub sharing: Sharing,
+    /// Who of the machine's users and groups stand for the pod's own; none where the pod's are the machine's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub users: Option<UserRange>,
     /// Folder that is every container's `/dev/shm`; each has one of its own where there is none.
     #[serde(default)]
     pub shared_memory: Option<PathBuf>,
@@ -84,6 +87,23 @@ impl ShimSpec {
     /// Reads `spec.json` of the pod's folder.
     pub fn read(pod_dir: &Path) -> Result<Self, FileError> {
         file::read(&pod_dir.join(SPEC_FILE), FORMAT)
+    }
+}
+
+/// Users, and groups of the same numbers, of the machine that stand for a pod's own 0 to `count` - 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UserRange {
+    /// The machine's user who is the pod's root.
+    pub first: u32,
+    /// How many there are.
+    pub count: u32,
+}
+
+impl UserRange {
+    /// Who a user or group of the pod is on the machine; none where the pod has no such.
+    pub fn on_machine(&self, id: u32) -> Option<u32> {
+        if id < self.count { self.first.checked_add(id) } else { None }
     }
 }
 
@@ -178,6 +198,9 @@ pub struct ContainerSpec {
     /// Where it leaves its last words.
     #[serde(default)]
     pub last_words: Option<LastWords>,
+    /// Before which of its starts the agent is asked what it is to be.
+    #[serde(default)]
+    pub asks: Asks,
     /// Its own restart policy, in place of the pod's.
     #[serde(default)]
     pub restart_policy: Option<RestartPolicy>,
@@ -194,6 +217,20 @@ pub struct ContainerSpec {
 
 fn sigterm() -> i32 {
     15
+}
+
+/// Before which starts of a container the agent is asked for its specification, which may be another by then.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Asks {
+    /// It stays what it is.
+    #[default]
+    Never,
+    /// When it is started again: its image may be another. Without an agent it starts as it was.
+    Again,
+    /// At every start: its environment is not known before. Without an agent it waits the first time, and then starts as it
+    /// was.
+    Always,
 }
 
 /// Where a container leaves the message of its termination.
@@ -300,6 +337,14 @@ pub enum Source {
         /// Path on the machine.
         path: PathBuf,
         /// What of it is meant, resolved when the container starts: links in it cannot lead out of `path`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sub: Option<PathBuf>,
+    },
+    /// An image's content, read-only, for a pod with users of its own: to them it is stacked where it is mounted.
+    Layers {
+        /// Folders with the layers, the lowest first.
+        layers: Vec<PathBuf>,
+        /// What of it is meant; links in it cannot lead out.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         sub: Option<PathBuf>,
     },

@@ -114,6 +114,9 @@ pub struct ContainerState {
     /// How often its preStop hook failed.
     #[serde(default)]
     pub pre_stop_failures: u32,
+    /// It is due to start and asks what it is to be ([`super::protocol::Request::Respecify`]).
+    #[serde(default)]
+    pub asks: bool,
     /// Others wait for the word that it has started ([`super::protocol::Request::Started`]).
     #[serde(default)]
     pub awaited: bool,

@@ -28,6 +28,7 @@ use k8s_openapi::api::core::v1::{
 
 use crate::agent::quantity;
 use crate::agent::sources::{Fetched, ephemeral_claim};
+use crate::agent::translate::own_users;
 use crate::fault::{self, Point};
 use crate::shim::spec::{Mount, Propagation, SPEC_FILE, Source};
 pub use local::LocalVolumes;
@@ -59,6 +60,8 @@ pub struct Ready {
     pub path: PathBuf,
     /// Writes are refused whatever the mount says.
     pub read_only: bool,
+    /// An image's layers, the lowest first, that are only stacked where they are mounted: for users of the pod's own.
+    pub layers: Vec<PathBuf>,
 }
 
 impl Place {
@@ -89,21 +92,27 @@ impl Place {
         if let Some(files) = payload::files(pod, volume, fetched) {
             let files = files.map_err(Error::Payload)?;
             payload::write(&folder, &files, &self.nonce, group).map_err(|e| Error::io("write", &folder, e))?;
-            return Ok(Ready { path: folder, read_only: true });
+            return Ok(Ready { path: folder, read_only: true, layers: Vec::new() });
         }
         if let Some(source) = &volume.empty_dir {
             make_empty_dir(&folder, source)?;
             own(&folder, group, true).map_err(|e| Error::io("change the group of", &folder, e))?;
-            return Ok(Ready { path: folder, read_only: false });
+            return Ok(Ready { path: folder, read_only: false, layers: Vec::new() });
         }
         if volume.image.is_some() {
             let layers = self.images.get(&volume.name).map(Vec::as_slice).unwrap_or_default();
-            mount_image(&folder, layers, &self.pod_dir.join("empty"))?;
-            return Ok(Ready { path: folder, read_only: true });
+            let empty = self.pod_dir.join("empty");
+            if pod.spec.as_ref().is_some_and(own_users) {
+                fs::create_dir_all(&empty).map_err(|e| Error::io("make", &empty, e))?;
+                let layers = std::iter::once(empty).chain(layers.iter().cloned()).collect();
+                return Ok(Ready { path: folder, read_only: true, layers });
+            }
+            mount_image(&folder, layers, &empty)?;
+            return Ok(Ready { path: folder, read_only: true, layers: Vec::new() });
         }
         if let Some(source) = &volume.host_path {
             check_host_path(source)?;
-            return Ok(Ready { path: PathBuf::from(&source.path), read_only: false });
+            return Ok(Ready { path: PathBuf::from(&source.path), read_only: false, layers: Vec::new() });
         }
         if let Some(source) = &volume.persistent_volume_claim {
             return self.attach_claim(pod, source, fetched, group);
@@ -160,11 +169,11 @@ impl Place {
             if always || !has_group(&path, group) {
                 own(&path, group, true).map_err(|e| Error::io("change the group of", &path, e))?;
             }
-            return Ok(Ready { path, read_only });
+            return Ok(Ready { path, read_only, layers: Vec::new() });
         }
         if let Some(host) = &spec.host_path {
             check_host_path(host)?;
-            return Ok(Ready { path: PathBuf::from(&host.path), read_only });
+            return Ok(Ready { path: PathBuf::from(&host.path), read_only, layers: Vec::new() });
         }
         Err(Error::Unsupported("a persistent volume that is neither local nor hostPath"))
     }
@@ -209,13 +218,22 @@ pub fn mounts(
             (_, Some(path)) if !path.is_empty() => Some(path.clone()),
             _ => None,
         };
-        let sub = sub.map(|sub| subpath::make(&volume.path, &sub)).transpose()?;
+        let source = match volume.layers.is_empty() {
+            true => {
+                let sub = sub.map(|sub| subpath::make(&volume.path, &sub)).transpose()?;
+                Source::Bind { path: volume.path.clone(), sub }
+            }
+            false => {
+                let sub = sub.map(|sub| subpath::plain(&sub)).transpose()?;
+                Source::Layers { layers: volume.layers.clone(), sub }
+            }
+        };
         mounts.push(Mount {
             target: PathBuf::from(&wanted.mount_path),
             read_only: volume.read_only || wanted.read_only == Some(true),
             recursive_read_only: matches!(wanted.recursive_read_only.as_deref(), Some("Enabled" | "IfPossible")),
             propagation: propagation(wanted.mount_propagation.as_deref(), privileged)?,
-            source: Source::Bind { path: volume.path.clone(), sub },
+            source,
         });
     }
     // Outer before inner, whatever the manifest's order: else the outer would hide the inner.

@@ -296,7 +296,10 @@ mod tests {
     fn a_token_is_a_file_that_only_the_pods_group_may_read_where_it_has_one() {
         let mut fetched = fetched();
         let wish = |audience: &str| Wish { audience: audience.to_owned(), life_s: 3600 };
-        let token = Token { text: "good".to_owned(), renew_at: std::time::Duration::ZERO };
+        let token = Token {
+            text: "good".to_owned(),
+            renew_at: crate::agent::tokens::Due { boot: std::time::Duration::ZERO, wall: jiff::Timestamp::UNIX_EPOCH },
+        };
         fetched.tokens.insert(wish(""), Ok(token));
         fetched.tokens.insert(wish("vault"), Err("failed to fetch token: no".to_owned()));
         let read = |spec: serde_json::Value, audience: &str| {

@@ -10,12 +10,8 @@ use super::Error;
 /// Links may be followed as long as they stay inside: to the kernel, the volume is the root while it looks. A link may
 /// come in the way at any time after, so the shim looks in the same manner again when it mounts.
 pub(super) fn make(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
-    let escape = || Error::Escape { sub: sub.to_owned() };
+    let relative = plain(sub)?;
     let failed = |e: rustix::io::Errno| Error::io("open the subPath in", volume, e.into());
-    let relative = Path::new(sub);
-    if relative.is_absolute() || relative.components().any(|c| c == Component::ParentDir) {
-        return Err(escape());
-    }
     let flags = OFlags::PATH | OFlags::CLOEXEC;
     let root = rustix::fs::open(volume, flags | OFlags::DIRECTORY, Mode::empty()).map_err(failed)?;
     let mut at = root.try_clone().map_err(|e| Error::io("open the subPath in", volume, e))?;
@@ -46,6 +42,15 @@ pub(super) fn make(volume: &Path, sub: &str) -> Result<PathBuf, Error> {
         };
     }
     Ok(if walked.as_os_str().is_empty() { PathBuf::from(".") } else { walked })
+}
+
+/// A path that says itself that it stays inside.
+pub(super) fn plain(sub: &str) -> Result<PathBuf, Error> {
+    let relative = Path::new(sub);
+    if relative.is_absolute() || relative.components().any(|c| c == Component::ParentDir) {
+        return Err(Error::Escape { sub: sub.to_owned() });
+    }
+    Ok(relative.to_owned())
 }
 
 /// A folder that we make belongs to whom its parent belongs to, so that the pod's user can write there.

@@ -114,7 +114,7 @@ fn sub_path_is_made_and_links_cannot_lead_out() {
 
 #[test]
 fn mounts_go_outer_first() {
-    let ready = BTreeMap::from([("v".to_owned(), Ready { path: "/x".into(), read_only: false })]);
+    let ready = BTreeMap::from([("v".to_owned(), Ready { path: "/x".into(), read_only: false, layers: Vec::new() })]);
     let mount = |path: &str| json!({"name": "v", "mountPath": path});
     let container = json!({"name": "c", "volumeMounts": [mount("/var/lib/db/wal"), mount("/var/lib/db")]});
     let container: Container = serde_json::from_value(container).expect("a container");
@@ -157,7 +157,8 @@ fn claim_that_is_being_deleted_stays_with_its_pod_and_is_given_to_no_other() {
 #[test]
 fn sub_path_goes_to_the_shim_unresolved() {
     let dir = tempfile::tempdir().expect("a temporary folder");
-    let ready = BTreeMap::from([("v".to_owned(), Ready { path: dir.path().into(), read_only: false })]);
+    let ready =
+        BTreeMap::from([("v".to_owned(), Ready { path: dir.path().into(), read_only: false, layers: Vec::new() })]);
     let container = json!({"name": "c", "volumeMounts": [{"name": "v", "mountPath": "/d", "subPath": "a"}]});
     let container: Container = serde_json::from_value(container).expect("a container");
     let mounts = mounts(&container, &ready, str::to_owned).expect("mounts");
@@ -214,7 +215,8 @@ fn mounts_carry_what_was_asked_of_them() {
         let mut wanted = json!({"name": "data", "mountPath": "/data"});
         wanted.as_object_mut().expect("a map").extend(value.as_object().expect("a map").clone());
         let container = json!({"name": "c", "volumeMounts": [wanted], "securityContext": {"privileged": privileged}});
-        let ready = BTreeMap::from([("data".to_owned(), Ready { path: "/v".into(), read_only: false })]);
+        let ready =
+            BTreeMap::from([("data".to_owned(), Ready { path: "/v".into(), read_only: false, layers: Vec::new() })]);
         let container = serde_json::from_value(container).expect("a container");
         mounts(&container, &ready, str::to_owned).map(|mut m| m.remove(0)).map_err(|e| e.to_string())
     };

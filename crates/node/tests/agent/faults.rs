@@ -15,6 +15,10 @@ use tokio::process::Child;
 use crate::apart::Served;
 use crate::harness::{Cluster, is_ready, run_of, shim_pids, until};
 
+/// What is met by a pod with users of its own: what is different for such a one.
+const OWN_USERS: [Point; 5] =
+    [Point::UsersRecorded, Point::ShimSeparated, Point::ContainerMade, Point::LossNoted, Point::UsersFree];
+
 #[tokio::test(flavor = "multi_thread")]
 async fn e2e_an_agent_that_dies_while_a_pod_comes_up_is_followed_by_one_that_goes_on() {
     die_at_all(&[During::Raising]).await;
@@ -76,7 +80,11 @@ impl<'a> One<'a> {
                 cluster.run(&name, ending()).await;
                 cluster.status(&name, "over", |s| s.phase.as_deref() == Some("Succeeded")).await;
             } else {
-                let pod = cluster.run(&name, journal(&claim)).await;
+                let mut spec = journal(&claim);
+                if OWN_USERS.contains(&self.point) {
+                    spec["hostUsers"] = json!(false);
+                }
+                let pod = cluster.run(&name, spec).await;
                 let before = cluster.ready(&name).await;
                 if during == During::Losing {
                     lose(cluster, &name, &pod, &run_of(&before)).await;
@@ -124,6 +132,7 @@ impl<'a> One<'a> {
             let ports = fs::read_dir(ports).into_iter().flatten().flatten();
             found.extend(ports.map(|port| format!("interface {}", port.file_name().display())));
             found.extend(lines_with(&config.node_dir().join("addresses"), uid));
+            found.extend(lines_with(&config.node_dir().join("users"), uid));
             found
         };
         let last = std::sync::Mutex::new(Vec::new());

@@ -13,6 +13,7 @@ use kube::api::{DeleteParams, PostParams};
 use kube::{Api, Client};
 use serde_json::{Value, json};
 use statefuld_node::agent;
+use statefuld_node::shim::state::{PodState, Status};
 use statefuld_node::{Config, Wishes};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -221,6 +222,18 @@ pub(crate) fn is_ready(status: &PodStatus) -> bool {
 pub(crate) fn run_of(status: &PodStatus) -> String {
     let first = status.container_statuses.as_ref().and_then(|s| s.first());
     first.and_then(|s| s.container_id.clone()).unwrap_or_default()
+}
+
+/// Kills the program of a pod's container that runs, as if it had ended by itself.
+pub(crate) async fn end_program(cluster: &Cluster, name: &str) {
+    let uid = cluster.pods().get(name).await.expect("there").metadata.uid.expect("a uid");
+    let state = PodState::read(&cluster.config.pod_dir(&uid)).expect("read").expect("a state");
+    let running = state.containers.iter().find_map(|c| match c.state {
+        Status::Running { pid, .. } => Some(pid),
+        _ => None,
+    });
+    let pid = running.and_then(rustix::process::Pid::from_raw).expect("one runs");
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).expect("killed");
 }
 
 /// Waits for something.

@@ -13,8 +13,9 @@ use kube::Api;
 use kube::api::{ListParams, PostParams};
 use serde_json::{Value, json};
 use statefuld_node::agent::images::gc;
+use statefuld_node::shim::state::PodState;
 
-use crate::harness::{Cluster, until};
+use crate::harness::{Cluster, end_program, until};
 
 /// A shell that sleeps, and says so.
 fn shell() -> Layer {
@@ -203,6 +204,54 @@ async fn e2e_images_come_from_a_registry_with_the_pods_secret_and_failures_are_t
     })
     .await;
     for name in ["denied", "allowed"] {
+        cluster.delete(name).await;
+    }
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2e_a_container_that_starts_again_is_what_its_policy_says_its_image_is_now() {
+    let mut cluster = Cluster::start().await;
+    let registry = Registry::start(Options::default());
+    let settings = json!({"registries": {registry.host(): {"plainHttp": true}},
+        "pullBackOff": {"firstSeconds": 1, "maxSeconds": 1}});
+    std::fs::write(cluster.config.data_dir.join("registries.json"), settings.to_string()).expect("written");
+    let (old, new) = (sleeper().built(), sleeper().env("GREETING", "hello again").built());
+    let image = registry.put("team/app", "1", &old);
+    for (name, policy) in [("always", "Always"), ("once", "IfNotPresent")] {
+        cluster.run(name, pod(&image, policy)).await;
+        cluster.ready(name).await;
+    }
+    registry.put("team/app", "1", &new);
+    let id = |built: &Built| format!("{}/team/app@{}", registry.host(), built.digest);
+    for (name, expected) in [("always", id(&new)), ("once", id(&old))] {
+        end_program(&cluster, name).await;
+        let again = |s: &PodStatus| first(s).is_some_and(|c| c.ready && c.restart_count == 1);
+        let status = cluster.status(name, "up again", again).await;
+        assert_eq!(first(&status).map(|c| c.image_id), Some(expected), "{name}");
+    }
+    // It waits for what cannot be had, and comes up when it can.
+    registry.refuse("/manifests/1", Some(503));
+    end_program(&cluster, "always").await;
+    let held = |s: &PodStatus| waiting(s).is_some_and(|(reason, _)| reason == "ImagePullBackOff");
+    cluster.status("always", "ImagePullBackOff", held).await;
+    registry.refuse("/manifests/1", None);
+    let up = |count: i32| move |s: &PodStatus| first(s).is_some_and(|c| c.ready && c.restart_count == count);
+    cluster.status("always", "up again", up(2)).await;
+    // Without an agent nobody looks: it starts as it was.
+    registry.refuse("/manifests/1", Some(503));
+    end_program(&cluster, "always").await;
+    cluster.status("always", "held again", held).await;
+    cluster.end_agent().await;
+    let uid = cluster.pods().get("always").await.expect("there").metadata.uid.expect("a uid");
+    until("it runs", || async {
+        let state = PodState::read(&cluster.config.pod_dir(&uid)).ok()??;
+        (state.containers[0].state.is_running() && state.containers[0].restart_count == 3).then_some(())
+    })
+    .await;
+    cluster.start_agent();
+    cluster.status("always", "up", up(3)).await;
+    for name in ["always", "once"] {
         cluster.delete(name).await;
     }
     cluster.end().await;

@@ -31,6 +31,7 @@ async fn e2e_what_may_not_run_or_uses_too_much_has_failed_with_the_reason() {
     writes["containers"][0]["volumeMounts"] = json!([{"name": "scratch", "mountPath": "/scratch"}]);
     cluster.run("writes", writes).await;
     cluster.run("late", script(SLEEP, &json!({"activeDeadlineSeconds": 1}))).await;
+    cluster.run("elsewhere", script(SLEEP, &json!({"nodeSelector": {"kubernetes.io/hostname": "node-b"}}))).await;
     let mut large = script(SLEEP, &json!({}));
     large["containers"][0]["resources"] = json!({"requests": {"cpu": "10k"}});
     cluster.run("large", large).await;
@@ -39,6 +40,8 @@ async fn e2e_what_may_not_run_or_uses_too_much_has_failed_with_the_reason() {
         "Pod was rejected: Node didn't have enough resource: cpu, requested: 10000000, used: 0, capacity: {machine}"
     );
     fails(&cluster, "large", "OutOfcpu", &sentence).await;
+    let sentence = "Pod was rejected: Predicate NodeAffinity failed: node(s) didn't match Pod's node affinity/selector";
+    fails(&cluster, "elsewhere", "NodeAffinity", sentence).await;
     let sentence = "Pod was rejected: forbidden sysctl: \"kernel.msgmax\" not allowlisted";
     fails(&cluster, "forbidden", "SysctlForbidden", sentence).await;
     let sentence = "Usage of EmptyDir volume \"scratch\" exceeds the limit \"1Mi\". ";

@@ -7,3 +7,4 @@ mod images;
 mod life;
 mod limits;
 mod pods;
+mod users;

@@ -9,7 +9,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
-use crate::harness::{Cluster, is_ready, until};
+use crate::harness::{Cluster, end_program, is_ready, run_of, until};
 
 const WAIT: &str = "trap 'exit 0' TERM; while :; do sleep 0.05; done";
 
@@ -167,5 +167,47 @@ async fn e2e_containers_wait_for_a_sidecars_startup_probe_also_if_the_agent_chan
     std::fs::write(flag.path().join("go"), "").expect("written");
     cluster.start_agent();
     cluster.ready("web-0").await;
+    cluster.end().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn e2e_variables_come_from_a_file_that_another_container_wrote_and_are_read_anew_at_each_start() {
+    let cluster = Cluster::start().await;
+    let write = "printf \"# for the others\\nWORD='two words'\\n\" > /shared/env";
+    let check = "test \"$WORD\" = 'two words' && test \"$1\" = 'got two words' && test -z \"${NONE+x}\" && exec sleep 100000; \
+                 test \"$WORD\" = again && exec sleep 100000; while :; do sleep 1; done";
+    let mut spec = pod(&[container("c", check)]);
+    let file = |key: &str, optional: bool| json!({"fileKeyRef": {"volumeName": "shared", "path": "env", "key": key, "optional": optional}});
+    spec["containers"][0]["env"] = json!([{"name": "WORD", "valueFrom": file("WORD", false)},
+        {"name": "NONE", "valueFrom": file("NONE", true)}]);
+    spec["containers"][0]["args"] = json!(["c", "got $(WORD)"]);
+    spec["containers"][0]["readinessProbe"] = json!({"exec": {"command": ["/bin/sh", "-c",
+        "test $(cat /proc/1/comm) = sleep"]}, "periodSeconds": 1});
+    let mut init = container("init", write);
+    init["volumeMounts"] = json!([{"name": "shared", "mountPath": "/shared"}]);
+    spec["initContainers"] = json!([init]);
+    spec["volumes"] = json!([{"name": "shared", "emptyDir": {}}]);
+    cluster.run("web-0", spec.clone()).await;
+    let status = cluster.ready("web-0").await;
+    let run = run_of(&status);
+    std::fs::write(volume(&cluster, "web-0", "shared").await.join("env"), "WORD='again'\n").expect("written");
+    end_program(&cluster, "web-0").await;
+    cluster.status("web-0", "ready with the new value", |s| is_ready(s) && run_of(s) != run).await;
+
+    spec["containers"][0]["env"] = json!([{"name": "WORD", "valueFrom": file("MISSING", false)}]);
+    cluster.run("web-1", spec).await;
+    let why = "couldn't find key MISSING in file env of volume shared";
+    let held = |s: &PodStatus| {
+        let first = s.container_statuses.iter().flatten().next().and_then(|c| c.state.clone()?.waiting);
+        first.is_some_and(|w| {
+            w.reason.as_deref() == Some("CreateContainerConfigError") && w.message.as_deref() == Some(why)
+        })
+    };
+    cluster.status("web-1", "held", held).await;
+    std::fs::write(volume(&cluster, "web-1", "shared").await.join("env"), "MISSING='again'\n").expect("written");
+    cluster.ready("web-1").await;
+    for name in ["web-0", "web-1"] {
+        cluster.delete(name).await;
+    }
     cluster.end().await;
 }

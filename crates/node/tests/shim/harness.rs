@@ -73,6 +73,7 @@ impl TestPod {
             resolv_conf: None,
             host_network: false,
             sharing: Default::default(),
+            users: None,
             shared_memory: None,
             sysctls: Vec::new(),
             host_root: HostRoot { masked: vec![folder.path().to_owned()], upper_dir: folder.path().join("pod/layers") },

@@ -10,3 +10,4 @@ mod life;
 mod propagation;
 mod roots;
 mod security;
+mod users;

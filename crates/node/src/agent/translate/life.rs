@@ -6,9 +6,9 @@ use std::path::PathBuf;
 use k8s_openapi::api::core::v1::{Container, HTTPGetAction, LifecycleHandler, Pod, PodSpec};
 
 use super::{Refusal, config_error};
-use crate::agent::images;
+use crate::agent::{env_file, images};
 use crate::probe::run::{path_of, port_of};
-use crate::shim::spec::{ExitCodes, Hook, HttpHook, LastWords, RestartPolicy};
+use crate::shim::spec::{Asks, ExitCodes, Hook, HttpHook, LastWords, RestartPolicy};
 
 /// Where a container leaves its last words if nothing says otherwise.
 const LAST_WORDS: &str = "/dev/termination-log";
@@ -110,6 +110,16 @@ pub(super) fn stop_signal(container: &Container, image: Option<&images::Ready>) 
             .ok_or_else(|| config_error(&container.name, format!("the image's stop signal: there is no {name}")));
     };
     signal(name).ok_or_else(|| config_error(&container.name, format!("lifecycle.stopSignal: there is no {name}")))
+}
+
+/// Before which starts it has to be looked what the container is: where its image is pulled for each, or its variables
+/// come from a file.
+pub(super) fn asks(container: &Container, from_image: bool) -> Asks {
+    if env_file::are_used(container) {
+        return Asks::Always;
+    }
+    let pulled = from_image && container.image_pull_policy.as_deref() == Some("Always");
+    if pulled { Asks::Again } else { Asks::Never }
 }
 
 /// Images write signals with and without `SIG`, and as numbers.

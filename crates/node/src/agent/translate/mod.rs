@@ -28,7 +28,7 @@ use super::sources::Fetched;
 use super::{env, images};
 use crate::config::Config;
 use crate::network::files;
-use crate::shim::spec::{BackOff, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec};
+use crate::shim::spec::{BackOff, ContainerSpec, HostRoot, LogSpec, Role, ShimSpec, UserRange};
 use crate::volume::{self, Ready};
 pub use resources::{Amounts, of_container as limits_of_container, of_pod as limits_of_pod, qos_class, requests};
 pub use root::{HOST_CLASS, SAMPLE_IMAGE, is_sample, on_host_root};
@@ -49,6 +49,8 @@ pub struct Inputs<'a> {
     pub volumes: &'a BTreeMap<String, Ready>,
     /// Folder that its containers share as `/dev/shm`.
     pub shared_memory: Option<PathBuf>,
+    /// Who of the machine's users are its own, where it has such.
+    pub users: Option<UserRange>,
     /// The images of its containers, by the containers' names.
     pub images: &'a BTreeMap<String, images::Ready>,
     /// The epoch of its binding.
@@ -79,12 +81,8 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
     let (namespace, name, uid) = (text(&pod.metadata.namespace), text(&pod.metadata.name), text(&pod.metadata.uid));
     let pod_dir = inputs.config.pod_dir(&uid);
     let mut containers = Vec::new();
-    for container in spec.init_containers.iter().flatten() {
-        let sidecar = container.restart_policy.as_deref() == Some("Always");
-        containers.push(one(inputs, spec, container, if sidecar { Role::Sidecar } else { Role::Init })?);
-    }
-    for container in &spec.containers {
-        containers.push(one(inputs, spec, container, Role::Main)?);
+    for container in self::containers(spec) {
+        containers.push(one(inputs, spec, container, role_of(spec, container))?);
     }
     let hostname = files::kernel_hostname(pod, &inputs.config.cluster_domain).map_err(|message| Refusal {
         container: String::new(),
@@ -107,6 +105,7 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
         resolv_conf: Some(pod_dir.join("resolv.conf")),
         host_network: spec.host_network == Some(true),
         sharing: security::sharing(spec),
+        users: inputs.users,
         shared_memory: inputs.shared_memory.clone(),
         sysctls: security::sysctls(spec),
         host_root: HostRoot { masked: vec![inputs.config.data_dir.clone()], upper_dir: pod_dir.join("root") },
@@ -123,9 +122,30 @@ pub fn ephemeral(inputs: &Inputs<'_>, container: &Container, target: Option<Stri
     Ok(ContainerSpec { target, ..one(inputs, spec, container, Role::Ephemeral)? })
 }
 
+/// What the shim is told of a container that is to start again.
+pub fn again(inputs: &Inputs<'_>, container: &Container) -> Result<ContainerSpec, Refusal> {
+    let spec = inputs.pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
+    one(inputs, spec, container, role_of(spec, container))
+}
+
+/// When a container of the pod is started, and what its end means.
+fn role_of(spec: &PodSpec, container: &Container) -> Role {
+    let sidecar = container.restart_policy.as_deref() == Some("Always");
+    match spec.init_containers.iter().flatten().any(|init| init.name == container.name) {
+        true if sidecar => Role::Sidecar,
+        true => Role::Init,
+        false => Role::Main,
+    }
+}
+
 /// All containers of a pod, init containers first.
 pub fn containers(spec: &PodSpec) -> impl Iterator<Item = &Container> {
     spec.init_containers.iter().flatten().chain(&spec.containers)
+}
+
+/// Whether a pod's users are not the machine's.
+pub fn own_users(spec: &PodSpec) -> bool {
+    spec.host_users == Some(false)
 }
 
 /// What every container of a pod may do, ephemeral ones among them, where it says something of its own.
@@ -171,6 +191,7 @@ fn one(inputs: &Inputs<'_>, spec: &PodSpec, container: &Container, role: Role) -
         pre_stop: life::pre_stop(inputs.pod, container)?,
         awaits_startup: role == Role::Sidecar && container.startup_probe.is_some(),
         last_words: life::last_words(container),
+        asks: life::asks(container, image.is_some()),
         restart_policy: life::own_restart_policy(container),
         restart_on: life::restart_on(container)?,
         stop_signal: life::stop_signal(container, image)?,

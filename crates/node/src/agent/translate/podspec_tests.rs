@@ -122,7 +122,6 @@ fn examples() -> Vec<(Field, Value)> {
     let field = |kind: &str, name: &str| (kind.to_owned(), name.to_owned());
     vec![
         (field("PodSpec", "runtimeClassName"), pod(json!({"runtimeClassName": "other"}))),
-        (field("PodSpec", "hostUsers"), pod(json!({"hostUsers": false}))),
         (field("PodSpec", "resourceClaims"), pod(json!({"resourceClaims": [{"name": "gpu"}]}))),
         (
             field("PodSecurityContext", "appArmorProfile"),

@@ -9,11 +9,7 @@ use crate::agent::quantity;
 pub(super) fn unsupported(spec: &PodSpec) -> Result<(), Refusal> {
     let class = spec.runtime_class_name.as_deref().filter(|c| *c != HOST_CLASS && !c.is_empty());
     let claims = spec.resource_claims.as_ref().is_some_and(|claims| !claims.is_empty());
-    let words = [
-        (spec.host_users == Some(false), "hostUsers: false"),
-        (class.is_some(), "a runtime class other than host"),
-        (claims, "resourceClaims"),
-    ];
+    let words = [(class.is_some(), "a runtime class other than host"), (claims, "resourceClaims")];
     if let Some((_, what)) = words.iter().find(|(asked, _)| *asked) {
         return Err(config_error("", format!("{what} is not supported by this version of statefuld")));
     }

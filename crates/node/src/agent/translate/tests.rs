@@ -22,7 +22,8 @@ fn config() -> Config {
 
 pub(super) fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
     let pod = json!({"metadata": {"name": "web-0", "namespace": "prod", "uid": "u"}, "spec": spec});
-    let volumes = BTreeMap::from([("data".to_owned(), Ready { path: "/v/data".into(), read_only: false })]);
+    let volumes =
+        BTreeMap::from([("data".to_owned(), Ready { path: "/v/data".into(), read_only: false, layers: Vec::new() })]);
     let pod: Pod = serde_json::from_value(pod).expect("a pod");
     shim_spec(&Inputs {
         pod: &pod,
@@ -30,6 +31,7 @@ pub(super) fn translate(spec: serde_json::Value) -> Result<ShimSpec, Refusal> {
         fetched: &Fetched::default(),
         volumes: &volumes,
         shared_memory: None,
+        users: None,
         images: &BTreeMap::new(),
         epoch: 9,
         incarnation: 1,
@@ -86,5 +88,4 @@ fn what_cannot_be_done_is_refused_with_upstreams_reason() {
     assert_eq!(reason(image(json!({}))), "ErrImagePull");
     let sample = json!({"name": "c", "image": SAMPLE_IMAGE, "securityContext": {"runAsNonRoot": true}});
     assert_eq!(reason(json!({"containers": [sample]})), "CreateContainerConfigError");
-    assert_eq!(reason(json!({"hostUsers": false, "containers": []})), "CreateContainerConfigError");
 }

@@ -3,9 +3,10 @@
 use image::user as accounts;
 use k8s_openapi::api::core::v1::{Container, Pod, PodSpec, SecurityContext};
 
-use super::{Refusal, config_error, on_host_root};
+use super::{Refusal, config_error, on_host_root, own_users};
 use crate::agent::images;
 use crate::shim::spec::User;
+use crate::users::USERS_OF_A_POD;
 
 pub(super) fn of(
     pod: &Pod,
@@ -44,7 +45,23 @@ pub(super) fn of(
     }
     groups.sort_unstable();
     groups.dedup();
+    if own_users(spec) {
+        are_own(uid, gid, &groups).map_err(|message| config_error(&container.name, message))?;
+    }
     Ok(User { uid, gid, groups })
+}
+
+/// Refuses who is not among the users of a pod that has its own.
+fn are_own(uid: u32, gid: u32, groups: &[u32]) -> Result<(), String> {
+    let mut groups = std::iter::once(gid).chain(groups.iter().copied());
+    let stranger = match uid >= USERS_OF_A_POD {
+        true => Some(("user", uid)),
+        false => groups.find(|group| *group >= USERS_OF_A_POD).map(|group| ("group", group)),
+    };
+    stranger.map_or(Ok(()), |(what, id)| {
+        let last = USERS_OF_A_POD - 1;
+        Err(format!("hostUsers: false gives the pod users and groups 0 to {last}: {what} {id} is none of them"))
+    })
 }
 
 /// Refuses what runs, or may run, as root. In the kubelet's words.
@@ -85,6 +102,15 @@ mod tests {
     fn users_bring_their_groups() {
         let group = "ssl-cert:x:112:postgres,other\npostgres:x:113:\n";
         assert_eq!(memberships(group, "postgres"), [112]);
+    }
+
+    #[test]
+    fn who_is_not_among_the_pods_own_users_is_refused() {
+        assert_eq!(are_own(65_535, 65_535, &[0, 5]), Ok(()));
+        let said = "hostUsers: false gives the pod users and groups 0 to 65535: user 65536 is none of them";
+        assert_eq!(are_own(65_536, 0, &[]), Err(said.to_owned()));
+        assert!(are_own(0, 0, &[5, 70_000]).expect_err("refused").ends_with("group 70000 is none of them"));
+        assert!(are_own(0, 70_000, &[]).is_err());
     }
 
     fn user(security: serde_json::Value, of_image: &str) -> Result<User, Refusal> {
