@@ -77,8 +77,10 @@ impl Step {
 pub struct Timeline {
     /// The step that is under way, and since when. None where nothing is: a pod that was found running has no start.
     under_way: Option<(Step, Duration)>,
-    /// When the pod was first taken up; none once it was told how long it took.
+    /// When the pod was first taken up.
     seen: Option<Duration>,
+    /// It was told how long it took from there to running. A restart in place is a start, and not the pod's first.
+    told: bool,
 }
 
 /// What reaching a step tells.
@@ -101,11 +103,9 @@ impl Timeline {
     pub fn reach(&mut self, step: Step, now: Duration) -> Option<Reached> {
         let (under_way, since) = self.under_way.filter(|(under_way, _)| *under_way == step)?;
         self.under_way = under_way.next().map(|next| (next, now));
-        let running_after = self.seen.filter(|_| step == Step::Containers).map(|seen| now.saturating_sub(seen));
-        if running_after.is_some() {
-            // A restart in place is a start, and not the pod's first.
-            self.seen = None;
-        }
+        let running_after =
+            self.seen.filter(|_| step == Step::Containers && !self.told).map(|seen| now.saturating_sub(seen));
+        self.told |= running_after.is_some();
         Some(Reached { took: now.saturating_sub(since), running_after })
     }
 }
