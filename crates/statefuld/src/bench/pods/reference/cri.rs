@@ -119,7 +119,7 @@ impl Cri {
         let mut folder = text(1, mount.0);
         folder.extend_from_slice(&text(2, &mount.1.to_string_lossy()));
         field(&mut config, 7, &folder);
-        config.extend_from_slice(&text(10, "server.log"));
+        config.extend_from_slice(&text(11, "server.log"));
         let mut request = text(1, sandbox);
         field(&mut request, 2, &config);
         field(&mut request, 3, &pod.config());
