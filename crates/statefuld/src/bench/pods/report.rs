@@ -171,7 +171,7 @@ impl Report {
         let mut table = table(self.idle.len());
         let columns = self.idle.iter().map(|idle| format!("{} {}", idle.pods, idle.by));
         table.set_header(std::iter::once("IDLE PODS".to_owned()).chain(columns));
-        let rows: [(&str, fn(&Idle) -> String); 6] = [
+        let rows: [(&str, Cell); 6] = [
             ("daemon, memory", |i| format!("{:.1} MB", i.daemon_megabytes)),
             ("  resident", |i| format!("{:.1} MB", i.daemon_resident_megabytes)),
             ("  processor time a minute", |i| format!("{:.2} s", i.daemon_cpu_seconds_per_minute)),
@@ -185,6 +185,9 @@ impl Report {
         (!self.idle.is_empty()).then_some(table)
     }
 }
+
+/// What a row shows of a column.
+type Cell = fn(&Idle) -> String;
 
 /// Steps in the order in which the starts have them.
 fn step_names(starts: &[&Start]) -> Vec<String> {

@@ -184,9 +184,9 @@ pub(super) async fn remove_set(client: &Client, name: &str, claims: bool) -> Res
     let gone = async {
         loop {
             let left = pods.list(&all).await?.items;
-            if !left.iter().any(|pod| pod.name_any().starts_with(&format!("{name}-")))
-                && !(claims && !held.list(&all).await?.items.is_empty())
-            {
+            let pods_left = left.iter().any(|pod| pod.name_any().starts_with(&format!("{name}-")));
+            let claims_left = claims && !held.list(&all).await?.items.is_empty();
+            if !pods_left && !claims_left {
                 return Ok::<(), kube::Error>(());
             }
             tokio::time::sleep(POLL).await;
