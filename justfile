@@ -47,6 +47,10 @@ bench-api:
 bench-sets:
     cargo run --release -- bench sets --parallel 100,500,5000 --update 50,500 --sets 10000 --grow 1000,10000,100000
 
+# Pods with real containers, step by step; exec, logs, idle pods; beside runc and containerd where they are installed. Needs root
+bench-pods:
+    cargo run --release -- bench pods
+
 # Durable writes per second of the embedded store
 bench-store:
     cargo run --release -p statefuld-store --example store_bench

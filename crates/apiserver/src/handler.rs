@@ -225,7 +225,7 @@ async fn resource(
         target.subresource = "binding".to_owned();
     }
     if sub::is_node_metrics(&target) && verb == "get" {
-        return sub::node_metrics(shared, &target.name).await;
+        return sub::node_metrics(shared, &target).await;
     }
     if sub::summary::is_meant(&target) && verb == "get" {
         return sub::summary::answer(shared, &target).await;

@@ -99,6 +99,8 @@ pub enum StreamRequest {
     Stats,
     /// One stdout frame of JSON: how full the volumes of its pods are.
     Volumes,
+    /// One stdout frame with a JSON string: what the agent counts, in Prometheus' text format.
+    Metrics,
 }
 
 /// A piece of a stream.

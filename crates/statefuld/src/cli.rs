@@ -506,6 +506,11 @@ pub enum BenchWhat {
     Api(BenchApi),
     /// StatefulSets with simulated nodes, against any server: create, update, delete
     Sets(BenchSets),
+    /// Pods with real containers: their start step by step, exec, logs, what idle ones take; beside runc and containerd
+    ///
+    /// Needs root. Starts an instance of its own in the folder for temporary files, and removes it again, also when it
+    /// is interrupted. The defaults take about eight minutes.
+    Pods(BenchPods),
     /// The same writes and watches against etcd, for comparison
     Etcd(BenchEtcd),
 }
@@ -608,6 +613,59 @@ pub struct BenchSets {
     /// What to print
     #[arg(long, short, value_enum, default_value_t = Output::Table)]
     pub output: Output,
+}
+
+/// `statefuld bench pods`.
+#[derive(Debug, Args)]
+pub struct BenchPods {
+    /// Sizes of the sets that are started, each OrderedReady and Parallel; 240 at most
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "1,10,50",
+        value_parser = clap::value_parser!(u32).range(1..=240))]
+    pub pods: Vec<u32>,
+
+    /// How often each set is started; of the whole the median is shown, of the steps the mean
+    #[arg(long, value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub rounds: u32,
+
+    /// Give each pod a volume from a claim of its own (default: an emptyDir)
+    #[arg(long)]
+    pub claims: bool,
+
+    /// How often `true` is run in a container; 0 for not at all
+    #[arg(long, value_name = "N", default_value_t = 200, value_parser = clap::value_parser!(u32).range(0..=100_000))]
+    pub execs: u32,
+
+    /// How many lines of 100 bytes a container prints; 0 for none
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    pub log_lines: u64,
+
+    /// With how many idle pods memory and processor time are told; 0 for none, 240 at most
+    #[arg(long, value_name = "N,N", value_delimiter = ',', default_value = "50,200",
+        value_parser = clap::value_parser!(u32).range(0..=240))]
+    pub idle: Vec<u32>,
+
+    /// For how long the processor time of idle pods is counted
+    #[arg(long, value_name = "TIME", default_value = "60s", value_parser = parse_duration)]
+    pub idle_window: Duration,
+
+    /// What starts the same server besides, in the same numbers
+    #[arg(long, value_enum, value_name = "NAME,NAME", value_delimiter = ',', default_value = "runc,containerd")]
+    pub reference: Vec<Reference>,
+
+    /// What to print
+    #[arg(long, short, value_enum, default_value_t = Output::Table)]
+    pub output: Output,
+}
+
+/// What pods are compared with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Reference {
+    /// runc, driven by hand
+    Runc,
+    /// containerd, through its CRI, as a kubelet drives it
+    Containerd,
+    /// Nothing
+    None,
 }
 
 /// `statefuld bench etcd`.

@@ -1,5 +1,6 @@
 //! `nodes/NAME/proxy/metrics/resource`: what a node, its pods and their containers use, in Prometheus' text format and
-//! under a kubelet's names. Nothing else of a node is reached by way of the server's proxy.
+//! under a kubelet's names; `nodes/NAME/proxy/metrics`: what its agent counts. Of a node, these and its summary are all
+//! that is reached by way of the server's proxy.
 
 use std::fmt::Write as _;
 
@@ -31,18 +32,21 @@ const FAMILIES: [(&str, &str, &str); 8] = [
 /// Whether the path is that of a node's metrics.
 pub(crate) fn is_node_metrics(target: &Target) -> bool {
     let node = target.group.is_empty() && target.plural == "nodes" && !target.name.is_empty();
-    node && target.subresource == "proxy" && target.rest == "metrics/resource"
+    node && target.subresource == "proxy" && matches!(target.rest.as_str(), "metrics" | "metrics/resource")
 }
 
 /// Asks the node.
-pub(crate) async fn node_metrics(shared: &Shared, node: &str) -> Outcome<Response<Body>> {
+pub(crate) async fn node_metrics(shared: &Shared, target: &Target) -> Outcome<Response<Body>> {
+    let node = target.name.as_str();
     shared.cache.catch_up().await?;
     shared.cache.get("", "nodes", "", node).ok_or_else(|| Box::new(Status::not_found("", "nodes", node)))?;
-    let look = ask_one(&shared.nodes, node, StreamRequest::Stats).await;
-    let look = look.ok_or_else(|| {
+    let counted = target.rest == "metrics";
+    let request = if counted { StreamRequest::Metrics } else { StreamRequest::Stats };
+    let answer = ask_one(&shared.nodes, node, request).await;
+    let answer = answer.ok_or_else(|| {
         Box::new(Status::new(503, "ServiceUnavailable", format!("node {node} is not connected, or does not answer")))
     })?;
-    Ok(respond::raw(200, TEXT, text(&look)))
+    Ok(respond::raw(200, TEXT, if counted { text_of(&answer).to_owned() } else { text(&answer) }))
 }
 
 /// An agent's answer as text.

@@ -12,6 +12,9 @@ use crate::support::{Server, admin, pod};
 const PODS: &str = "/apis/metrics.k8s.io/v1beta1/namespaces/default/pods";
 const NODES: &str = "/apis/metrics.k8s.io/v1beta1/nodes";
 
+/// What an agent counts.
+const COUNTED: &str = "kubelet_pod_start_duration_seconds_count 3\n";
+
 /// An agent that answers with these documents: usage, and how full volumes are.
 struct Agent(Value, Value);
 
@@ -19,8 +22,9 @@ struct Agent(Value, Value);
 impl NodeConn for Agent {
     async fn open(&self, request: StreamRequest) -> Result<Stream, Error> {
         let document = match request {
-            StreamRequest::Stats => &self.0,
-            StreamRequest::Volumes => &self.1,
+            StreamRequest::Stats => self.0.clone(),
+            StreamRequest::Volumes => self.1.clone(),
+            StreamRequest::Metrics => json!(COUNTED),
             other => panic!("{other:?}"),
         };
         let (to_server, rx) = tokio::sync::mpsc::channel(8);
@@ -156,6 +160,18 @@ async fn a_nodes_metrics_are_told_under_a_kubelets_names() {
     assert_eq!(server.ask(Method::GET, &path("n2"), None).await.code, 503);
     assert_eq!(server.ask(Method::GET, &path("n3"), None).await.code, 404);
     assert_eq!(server.ask(Method::GET, "/api/v1/nodes/n1/proxy/pods", None).await.code, 404);
+}
+
+#[tokio::test]
+async fn what_an_agent_counts_is_told_as_it_says_it() {
+    let (server, _agent) = server().await;
+    let path = |node: &str| format!("/api/v1/nodes/{node}/proxy/metrics");
+    let answer = server.ask(Method::GET, &path("n1"), None).await;
+    assert_eq!((answer.code, &answer.bytes[..]), (200, COUNTED.as_bytes()));
+    assert_eq!(server.ask(Method::GET, &path("n2"), None).await.code, 503);
+    assert_eq!(server.ask(Method::GET, &path("n3"), None).await.code, 404);
+    let ann = Identity::user("ann", &[]);
+    assert_eq!(server.ask_as(ann, Method::GET, &path("n1"), &[], None).await.code, 403);
 }
 
 #[tokio::test]

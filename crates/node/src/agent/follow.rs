@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use super::limits;
 use super::live::Watching;
 use super::status::{Health, Verdict};
+use super::timeline::Step;
 use super::translate::{self, DEFAULT_GRACE_S};
 use super::worker::Worker;
 use crate::probe::run::{Report, Running, Subject};
@@ -197,6 +198,10 @@ impl Worker {
             probes.insert(container.name.clone(), running);
         }
         let over = state.phase == Phase::Finished;
+        let runs = |container: &Container| state.container(&container.name).is_some_and(|c| c.state.is_running());
+        if spec.containers.iter().all(runs) {
+            self.stopwatch.reach(Step::Containers);
+        }
         self.state = Some(state);
         self.publish();
         over

@@ -3,6 +3,7 @@
 //! Needs nothing but the pods' folders and their shims, so a stream goes on whatever a pod's worker does.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ambient::Ambient;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use super::fill::Fill;
 use super::logs::{Reader, Wanted};
+use super::metrics::Metrics;
 use super::usage::Sampler;
 use crate::config::Config;
 use crate::network;
@@ -35,13 +37,14 @@ pub struct Handler {
     config: Config,
     sampler: Sampler,
     fill: Fill,
+    metrics: Arc<Metrics>,
 }
 
 impl Handler {
-    /// For that node.
-    pub fn new(config: Config, ambient: Ambient) -> Self {
+    /// For that node, whose agent counts there.
+    pub fn new(config: Config, metrics: Arc<Metrics>, ambient: Ambient) -> Self {
         let sampler = Sampler::new(config.clone(), ambient.clone());
-        Self { sampler, fill: Fill::new(config.clone(), ambient), config }
+        Self { sampler, fill: Fill::new(config.clone(), ambient), metrics, config }
     }
 
     fn dir(&self, target: &Target) -> Result<PathBuf, Error> {
@@ -189,6 +192,7 @@ impl NodeHandler for Handler {
             StreamRequest::PortForward { target, port } => self.port_forward(&target, port, stream).await,
             StreamRequest::Stats => tell(&stream, &self.sampler.document().await).await,
             StreamRequest::Volumes => tell(&stream, &self.fill.document().await).await,
+            StreamRequest::Metrics => tell(&stream, &self.metrics.text().into()).await,
         }
     }
 }

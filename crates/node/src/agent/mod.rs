@@ -21,6 +21,7 @@
 //! | [`translate`], [`env`], [`env_file`], [`services`], [`fields`], [`sources`] | from a pod's manifest to what its shim is told |
 //! | [`images`] | what containers run from: found, fetched, in use |
 //! | [`status`], [`report`], [`events`] | what the API is told |
+//! | [`timeline`], [`metrics`] | how long the steps of a pod's start take |
 //! | [`register`], [`machine`], [`pressure`] | the node itself |
 //! | [`handler`], [`logs`] | what the API server asks: logs, exec, ports |
 //! | `known`, `names`, `balance`, `health` | services and their endpoints; the name server; what leads to services |
@@ -55,6 +56,7 @@ mod limits;
 mod live;
 pub mod logs;
 pub mod machine;
+pub mod metrics;
 mod names;
 mod prepare;
 pub mod pressure;
@@ -69,6 +71,7 @@ pub mod sources;
 pub mod status;
 pub mod stop;
 pub mod storage;
+pub mod timeline;
 pub mod tokens;
 pub mod translate;
 pub mod usage;
@@ -174,6 +177,8 @@ pub struct Shared {
     pub(crate) disk_full: tokio::sync::Notify,
     /// What its pods have.
     pub(crate) ledger: ledger::Ledger,
+    /// What it counts.
+    pub(crate) metrics: Arc<metrics::Metrics>,
     /// The machine's own address.
     pub(crate) host: Ipv4Addr,
     /// Turns true when services lead to their endpoints.
@@ -209,6 +214,7 @@ impl Shared {
         Ok(Arc::new(Self {
             events: Events::start(client.clone(), &config.node_name, ambient.clone()),
             ledger: ledger::Ledger::default(),
+            metrics: Arc::default(),
             local: LocalVolumes::new(config.volumes_dir()),
             host: machine::address().unwrap_or(config.gateway),
             balanced: watch::Sender::new(false),
@@ -281,7 +287,8 @@ async fn serve<C>(shared: Arc<Shared>, conn: C)
 where
     C: AsyncRead + AsyncWrite + Send + Unpin + 'static,
 {
-    let handler = Arc::new(handler::Handler::new(shared.config.clone(), shared.ambient.clone()));
+    let handler =
+        Arc::new(handler::Handler::new(shared.config.clone(), shared.metrics.clone(), shared.ambient.clone()));
     tokio::select! {
         ended = nodeconn::serve(conn, handler) => match ended {
             Ok(()) => tracing::debug!("the API server closed its connection"),

@@ -6,13 +6,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Pod, PodStatus};
+use k8s_openapi::api::core::v1::{Pod, PodCondition, PodStatus};
 use kube::api::{Patch, PatchParams};
 use kube::{Api, Client};
 use serde_json::json;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use super::timeline::{Step, Stopwatch};
+use super::worker::Identity;
 use crate::fault::{self, Point};
 
 /// First wait after a failed write; it doubles.
@@ -30,24 +32,28 @@ pub struct Reporter {
     written: watch::Receiver<Option<Arc<PodStatus>>>,
     /// When the pod was first ready, as it is to be recorded. A status that was overtaken counts too.
     first_ready: Arc<OnceLock<String>>,
+    stopwatch: Stopwatch,
     task: JoinHandle<()>,
 }
 
 impl Reporter {
-    /// For that pod; `recorded` says that it carries [`FIRST_READY`] already.
-    pub fn start(client: Client, namespace: &str, name: &str, uid: &str, recorded: bool) -> Self {
+    /// For that pod; `recorded` says that it carries [`FIRST_READY`] already. The last steps of its start are reached here.
+    pub fn start(client: Client, pod: &Identity, recorded: bool, stopwatch: Stopwatch) -> Self {
         let (newest, incoming) = watch::channel(None);
         let (outgoing, written) = watch::channel(None);
-        let api: Api<Pod> = Api::namespaced(client, namespace);
+        let api: Api<Pod> = Api::namespaced(client, &pod.namespace);
         let first_ready = Arc::new(OnceLock::new());
         let first = (!recorded).then(|| first_ready.clone());
-        let task = tokio::spawn(write_all(api, name.to_owned(), uid.to_owned(), first, incoming, outgoing));
-        Self { newest, written, first_ready, task }
+        let task = tokio::spawn(write_all(api, pod.clone(), first, stopwatch.clone(), incoming, outgoing));
+        Self { newest, written, first_ready, stopwatch, task }
     }
 
     /// Leaves a status to be written. The same again is not written again.
     pub fn publish(&self, status: PodStatus) {
-        let ready = status.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "True");
+        let ready = ready(&status);
+        if ready.is_some() {
+            self.stopwatch.reach(Step::Probes);
+        }
         if let Some(since) = ready.and_then(|c| c.last_transition_time.as_ref()) {
             self.first_ready.get_or_init(|| since.0.strftime("%Y-%m-%dT%H:%M:%SZ").to_string());
         }
@@ -80,11 +86,16 @@ impl Drop for Reporter {
     }
 }
 
+/// The condition that says that a pod is ready, where it is.
+fn ready(status: &PodStatus) -> Option<&PodCondition> {
+    status.conditions.iter().flatten().find(|c| c.type_ == "Ready" && c.status == "True")
+}
+
 async fn write_all(
     api: Api<Pod>,
-    name: String,
-    uid: String,
+    pod: Identity,
     mut first_ready: Option<Arc<OnceLock<String>>>,
+    stopwatch: Stopwatch,
     mut incoming: watch::Receiver<Option<Arc<PodStatus>>>,
     written: watch::Sender<Option<Arc<PodStatus>>>,
 ) {
@@ -93,16 +104,19 @@ async fn write_all(
         loop {
             let Some(status) = incoming.borrow_and_update().clone() else { break };
             // The uid makes the server refuse the write where the name belongs to another pod by now.
-            let mut patch = json!({"metadata": {"uid": uid}, "status": &*status});
+            let mut patch = json!({"metadata": {"uid": pod.uid}, "status": &*status});
             let first = first_ready.as_ref().and_then(|at| at.get());
             if let Some(at) = first {
                 patch["metadata"]["annotations"] = json!({FIRST_READY: at});
             }
             let records = first.is_some();
-            match api.patch_status(&name, &PatchParams::default(), &Patch::Merge(patch)).await {
+            match api.patch_status(&pod.name, &PatchParams::default(), &Patch::Merge(patch)).await {
                 Ok(_) => {
                     if records {
                         first_ready = None;
+                    }
+                    if ready(&status).is_some() {
+                        stopwatch.reach(Step::Status);
                     }
                     fault::point(Point::StatusWritten);
                     written.send_replace(Some(status));
@@ -112,12 +126,12 @@ async fn write_all(
                 Err(kube::Error::Api(answer)) if answer.code == 404 || answer.code == 409 => return,
                 Err(kube::Error::Api(answer)) if answer.code == 422 => {
                     // The same again would be refused again; the next change may be taken.
-                    tracing::error!(pod = %name, message = %answer.message, "the API refused a status");
+                    tracing::error!(pod = %pod.name, message = %answer.message, "the API refused a status");
                     written.send_replace(Some(status));
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!(pod = %name, %error, "a status was not written; trying again");
+                    tracing::warn!(pod = %pod.name, %error, "a status was not written; trying again");
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(RETRY_MAX);
                 }

@@ -51,6 +51,7 @@ use super::report::Reporter;
 use super::resize::Resize;
 use super::sources::Needs;
 use super::status::{self, Carried, Ending, Facts, Health, Hold, Verdict};
+use super::timeline::{Step, Stopwatch};
 use super::tokens::Due;
 use super::translate;
 use crate::fault::{self, Point};
@@ -102,6 +103,8 @@ pub struct Worker {
     pub(super) reporter: Reporter,
     /// When it began.
     pub(super) beginning: limits::Beginning,
+    /// How long its start takes.
+    pub(super) stopwatch: Stopwatch,
     pub(super) address: Option<Ipv4Addr>,
     pub(super) state: Option<PodState>,
     pub(super) health: BTreeMap<String, Health>,
@@ -161,7 +164,8 @@ impl Worker {
             pod.metadata.annotations.as_ref().is_some_and(|a| a.contains_key(super::report::FIRST_READY))
         });
         let beginning = limits::Beginning::of(pod.borrow().as_deref(), &shared.ambient);
-        let reporter = Reporter::start(shared.client.clone(), &id.namespace, &id.name, &id.uid, recorded);
+        let stopwatch = Stopwatch::new(shared.metrics.clone(), shared.ambient.clone());
+        let reporter = Reporter::start(shared.client.clone(), &id, recorded, stopwatch.clone());
         Self {
             shared,
             id,
@@ -170,6 +174,7 @@ impl Worker {
             before: None,
             reporter,
             beginning,
+            stopwatch,
             address: None,
             state: None,
             health: BTreeMap::new(),
@@ -368,6 +373,7 @@ impl Worker {
             Err(_) if self.interrupted() => return Raised::Interrupted,
             Err(hold) => return Raised::Held(hold),
         }
+        self.stopwatch.begin();
         let incarnation = if remains { self.next_incarnation() } else { 1 };
         if remains && let Err(error) = shim::cleanup(&self.dir()).await {
             return Raised::Held(hold("FailedCreatePodSandBox", error.to_string()));
@@ -410,6 +416,7 @@ impl Worker {
         let fetched =
             fetched.map_err(|e| hold("CreateContainerConfigError", format!("cannot read what the pod names: {e}")))?;
         fault::point(Point::Fetched);
+        self.stopwatch.reach(Step::Config);
         self.renew_at = renew::due(&fetched);
         let host_network = pod.spec.as_ref().is_some_and(|s| s.host_network == Some(true));
         let address = if host_network { self.shared.host } else { self.allocate().await? };
@@ -417,10 +424,12 @@ impl Worker {
         let own_users = pod.spec.as_ref().is_some_and(translate::own_users);
         let users = if own_users { Some(self.allocate_users().await?) } else { None };
         fault::point(Point::UsersRecorded);
+        self.stopwatch.reach(Step::Address);
         self.address = Some(address);
         self.publish();
         let given = self.allocate_resources(&pod);
         let images = self.ready_images(&pod).await?;
+        self.stopwatch.reach(Step::Image);
         self.images = images.iter().map(|(name, ready)| (name.clone(), ready.noted.clone())).collect();
         let pod = with_addresses(&given, address, self.shared.host);
         let job = Preparation {
@@ -435,7 +444,8 @@ impl Worker {
             incarnation,
             restarts: self.carried.iter().map(|(name, c)| (name.clone(), c.restarts)).collect(),
         };
-        tokio::task::spawn_blocking(move || job.run()).await.expect("preparing does not panic")
+        let prepared = tokio::task::spawn_blocking(move || job.run()).await.expect("preparing does not panic");
+        prepared.inspect(|()| self.stopwatch.reach(Step::Volumes))
     }
 
     /// Steps 4 to 6: sandbox, network, start.
@@ -445,6 +455,7 @@ impl Worker {
         let exe = self.shared.exe().await.map_err(|e| failed(format!("cannot copy the program: {e}")))?;
         let launched = shim::launch(&dir, exe).await.map_err(|e| failed(e.to_string()))?;
         fault::point(Point::SandboxMade);
+        self.stopwatch.reach(Step::Sandbox);
         let host_network = ShimSpec::read(&dir).is_ok_and(|s| s.host_network);
         if let (false, Some(address)) = (host_network, self.address) {
             let nonce = self.shared.ambient.suffix(10);
@@ -452,6 +463,7 @@ impl Worker {
             attached.map_err(|e| failed(e.to_string()))?;
         }
         fault::point(Point::InterfaceReady);
+        self.stopwatch.reach(Step::Network);
         let shim = Shim::connect(&dir).await.map_err(|e| failed(e.to_string()))?;
         self.wait_for_services().await;
         shim.start().await.map_err(|e| failed(e.to_string()))?;

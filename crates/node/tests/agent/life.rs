@@ -1,6 +1,7 @@
 //! Pods from seen to gone, and through the ends of agent and shim.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use k8s_openapi::api::core::v1::{Event, PersistentVolume, PersistentVolumeClaim, PodStatus};
 use kube::Api;
@@ -311,7 +312,7 @@ async fn log(cluster: &Cluster, pod: &str, uid: &str, previous: bool) -> String 
     };
     let (tx, mut out) = tokio::sync::mpsc::channel(8);
     let (_close, rx) = tokio::sync::mpsc::channel(1);
-    let handler = Handler::new(cluster.config.clone(), ambient::Ambient::system());
+    let handler = Handler::new(cluster.config.clone(), Arc::default(), ambient::Ambient::system());
     let serving = tokio::spawn(async move { handler.handle(request, Stream { tx, rx }).await });
     let mut text = Vec::new();
     while let Some(frame) = out.recv().await {

@@ -2,7 +2,7 @@
 //!
 //! etcd has no API server before it here: no TLS, no admission, no encoding of objects. What is compared is what
 //! durability and fan-out cost. The few messages of its protocol that are needed (`rpc.proto`, gRPC over HTTP/2)
-//! are written by hand below.
+//! are written by hand.
 
 use std::net::TcpListener;
 use std::process::{Command, Stdio};
@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ambient::Ambient;
 use anyhow::{Context as _, Result, bail};
-use bytes::{BufMut as _, Bytes, BytesMut};
+use bytes::{Bytes, BytesMut};
 use http::Request;
 use http_body_util::{BodyExt as _, BodyStream, Full, StreamBody};
 use hyper::body::{Frame, Incoming};
@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use super::grpc::{field, framed};
 use super::load::{self, MARK, Pieces, Write};
 use super::process::{self, Process};
 use super::{Figure, scratch};
@@ -186,43 +187,5 @@ impl Etcd {
             drop(connection);
         });
         Ok(pieces)
-    }
-}
-
-/// A length-delimited field of a protobuf message.
-fn field(message: &mut BytesMut, number: u8, bytes: &[u8]) {
-    const LENGTH_DELIMITED: u8 = 2;
-    message.put_u8(number << 3 | LENGTH_DELIMITED);
-    let mut length = bytes.len();
-    while length >= 0x80 {
-        message.put_u8((length as u8 & 0x7f) | 0x80);
-        length >>= 7;
-    }
-    message.put_u8(length as u8);
-    message.put_slice(bytes);
-}
-
-/// A message as gRPC sends it: not compressed, its length, itself.
-fn framed(message: &[u8]) -> Bytes {
-    let mut frame = BytesMut::with_capacity(message.len() + 5);
-    frame.put_u8(0);
-    frame.put_u32(u32::try_from(message.len()).expect("messages are small"));
-    frame.put_slice(message);
-    frame.freeze()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn messages_are_encoded_as_protobuf_has_it() {
-        let mut message = BytesMut::new();
-        field(&mut message, 1, b"key");
-        field(&mut message, 2, &[7; 300]);
-        assert_eq!(message[..5], [0x0a, 3, b'k', b'e', b'y']);
-        assert_eq!(message[5..8], [0x12, 0xac, 0x02]);
-        assert_eq!(message.len(), 308);
-        assert_eq!(framed(b"ab")[..], [0, 0, 0, 0, 2, b'a', b'b']);
     }
 }

@@ -6,7 +6,9 @@
 //! | `api` | writes, lists, watches, memory and start-up, as they grow |
 //! | `sets` | StatefulSets from create to Ready, updates, deletes, against any server |
 //! | `nodes` | simulated nodes, as `sets` needs them |
+//! | `pods` | pods with real containers: starts step by step, exec, logs, idle ones; beside runc and containerd |
 //! | `etcd` | the same writes and watches against etcd |
+//! | `grpc` | the little of gRPC and protobuf that `etcd` and `pods` need |
 //! | `load` | writers and watchers, whatever is behind them |
 //! | `process` | a server in a process of its own, and what it takes |
 //!
@@ -14,8 +16,10 @@
 
 mod api;
 mod etcd;
+mod grpc;
 mod load;
 mod nodes;
+mod pods;
 mod process;
 mod sets;
 mod start;
@@ -33,11 +37,16 @@ use crate::say;
 /// Runs the command.
 pub async fn run(args: cli::Bench) -> Result<ExitCode> {
     let ambient = Ambient::system();
+    if let cli::BenchWhat::Pods(args) = &args.what {
+        pods::run(args, &ambient).await?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let (figures, output) = match args.what {
         cli::BenchWhat::Start(args) => (start::run(&args, &ambient).await?, args.output),
         cli::BenchWhat::Api(args) => (api::run(&args, &ambient).await?, args.load.output),
         cli::BenchWhat::Sets(args) => (sets::run(&args, &ambient).await?, args.output),
         cli::BenchWhat::Etcd(args) => (etcd::run(&args, &ambient).await?, args.load.output),
+        cli::BenchWhat::Pods(_) => unreachable!("it has a report of its own"),
     };
     show(&figures, output)?;
     Ok(ExitCode::SUCCESS)

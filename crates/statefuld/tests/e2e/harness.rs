@@ -291,7 +291,7 @@ impl Drop for Instance {
 }
 
 /// Processes, mounts, interfaces and control groups that still have to do with a data directory.
-fn leftovers(data: &Path) -> Vec<String> {
+pub fn leftovers(data: &Path) -> Vec<String> {
     let needle = data.to_str().expect("a UTF-8 path");
     let mut found = Vec::new();
     let further = fs::read_dir(data.join("nodes")).into_iter().flatten().flatten().map(|e| e.path());

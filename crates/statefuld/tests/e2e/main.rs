@@ -6,6 +6,7 @@
 #![allow(unreachable_pub, reason = "in a test program, pub says that other modules use it")]
 
 mod bad_input;
+mod bench_pods;
 mod browser;
 mod bundle;
 mod clients;
