@@ -40,6 +40,7 @@ const SOFTWARE: &[(&str, &[&str])] = &[
     ("redis", &["redis-server", "redis-tools"]),
     ("postgres", &["postgresql"]),
     ("zookeeper", &["default-jre-headless", "libzookeeper-java"]),
+    ("galera", &["mariadb-server", "galera-4", "rsync"]),
 ];
 
 /// Packages (`*`: all whose names begin so) that others depend on for what maintainers' scripts, people and machines with a

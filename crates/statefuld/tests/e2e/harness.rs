@@ -204,6 +204,7 @@ impl Instance {
     /// Waits until the pod of this name is Ready and, where given, another than the one with this uid.
     pub fn ready(&self, pod: &str, other_than: Option<&str>) -> Value {
         eventually(&format!("{pod} is Ready"), || {
+            self.wait_a_while(&["pod", pod]);
             let text = self.try_kubectl(&["get", "pod", pod, "-o", "json"]).ok()?;
             let pod: Value = serde_json::from_str(&text).ok()?;
             (is_ready(&pod) && pod["metadata"]["uid"].as_str() != other_than).then_some(pod)
@@ -212,12 +213,19 @@ impl Instance {
 
     /// Waits until the set has exactly so many pods, all Ready.
     pub fn settled(&self, set: &str, replicas: usize) {
+        let label = format!("app={set}");
         eventually(&format!("{set} has {replicas} Ready pods"), || {
-            let text = self.try_kubectl(&["get", "pods", "-l", &format!("app={set}"), "-o", "json"]).ok()?;
+            self.wait_a_while(&["pods", "-l", &label]);
+            let text = self.try_kubectl(&["get", "pods", "-l", &label, "-o", "json"]).ok()?;
             let list: Value = serde_json::from_str(&text).ok()?;
             let pods = list["items"].as_array()?;
             (pods.len() == replicas && pods.iter().all(is_ready)).then_some(())
         });
+    }
+
+    /// Waits until these pods are Ready, or for a while: one kubectl that waits costs less than many that look.
+    fn wait_a_while(&self, pods: &[&str]) {
+        let _ = self.try_kubectl(&[&["wait", "--for=condition=Ready", "--timeout=20s"], pods].concat());
     }
 
     /// Waits until the pod is gone.

@@ -3,6 +3,7 @@
 //! everything fails that can ([`trial`]), and all of it is there in the end.
 
 mod disk;
+mod galera;
 mod images;
 mod machine;
 mod postgres;

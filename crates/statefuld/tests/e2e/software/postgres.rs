@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use imagetest::Layer;
 
 use super::images;
-use super::trial::{Software, numbers};
+use super::trial::{Software, beside, numbers};
 use crate::harness::Instance;
 
 /// All rows.
@@ -30,6 +30,7 @@ fn programs(own: Layer) -> Layer {
 fn e2e_postgres_in_containers_survives_all_and_loses_nothing_acknowledged() {
     let software = Software {
         name: "postgres",
+        manifest: beside("postgres", "postgres.yaml"),
         image: images::of("postgres", "postgres", programs),
         client: "client.sh",
         disk: 256 << 20,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::images;
-use super::trial::{Software, numbers};
+use super::trial::{Software, beside, numbers};
 use crate::harness::Instance;
 
 /// Names of all keys, without what they begin with.
@@ -16,6 +16,7 @@ fn kept(instance: &Instance, pod: &str) -> Option<BTreeSet<u32>> {
 fn e2e_redis_in_containers_survives_all_and_loses_nothing_acknowledged() {
     let software = Software {
         name: "redis",
+        manifest: beside("redis", "redis.yaml"),
         image: images::of("redis", "redis", |own| own),
         client: "client.sh",
         disk: 64 << 20,

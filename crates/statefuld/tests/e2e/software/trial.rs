@@ -24,14 +24,14 @@ use crate::harness::{Instance, eventually, is_ready, kill, statefuld};
 
 /// How many members each set has.
 const MEMBERS: usize = 3;
-/// The registry that the manifests name; in the tests another one mirrors it.
-const REGISTRY: &str = "registry.example";
 
-/// A piece of software: `software/<name>/` has its manifest, `<name>.yaml`, and what its client runs.
+/// A piece of software.
 pub struct Software {
-    /// Name of its set, its containers and its image.
+    /// Name of its set, its containers and `software/<name>/`.
     pub name: &'static str,
-    /// What it runs from.
+    /// Its manifest.
+    pub manifest: PathBuf,
+    /// What it runs from. A registry of the test's own has it, as a mirror of the one that the manifest names.
     pub image: Image,
     /// The client's program in `software/<name>/`: it writes numbers one after the other, goes on where it stopped, and adds
     /// those that were acknowledged to `/data/acknowledged`, line by line, and perhaps those that were not to `/data/refused`.
@@ -81,19 +81,18 @@ impl Software {
 impl Trial {
     fn start(software: Software) -> Self {
         let registry = Registry::start(Options::default());
-        registry.put(software.name, "1", &software.image.built());
+        let called = image_of(&software.manifest);
+        let (mirrored, repository, tag) = parts(&called);
+        registry.put(repository, tag, &software.image.built());
         let instance = Instance::new();
         fs::create_dir_all(instance.data()).expect("a folder");
         let settings =
-            json!({"registries": {REGISTRY: {"mirrors": [registry.host()]}, registry.host(): {"plainHttp": true}}});
+            json!({"registries": {mirrored: {"mirrors": [registry.host()]}, registry.host(): {"plainHttp": true}}});
         fs::write(instance.data().join("registries.json"), settings.to_string()).expect("written");
         let disk = Disk::new(instance.scratch(), software.disk);
         let name = software.name;
-        let files = [
-            write(&instance, "disk.json", &disk.volume(&format!("data-{name}-0"))),
-            beside(name, &format!("{name}.yaml")),
-        ];
-        let client = write(&instance, "client.json", &client(&software));
+        let files = [write(&instance, "disk.json", &disk.volume(&format!("data-{name}-0"))), software.manifest.clone()];
+        let client = write(&instance, "client.json", &client(&software, &called));
         let mut trial = Self { instance, software, disk: Some(disk), before: (0, 0), _registry: registry };
         trial.instance.up(&files);
         trial.instance.kubectl(&["apply", "-f", client.to_str().expect("UTF-8")]);
@@ -244,7 +243,7 @@ pub fn numbers(text: &str) -> BTreeSet<u32> {
 }
 
 /// A set of one pod that runs the client's program, from the software's image.
-fn client(software: &Software) -> Value {
+fn client(software: &Software, image: &str) -> Value {
     let Software { name, client, .. } = software;
     let program = fs::read_to_string(beside(name, client)).expect("the client's program");
     json!({"apiVersion": "v1", "kind": "List", "items": [
@@ -254,7 +253,7 @@ fn client(software: &Software) -> Value {
             "template": {"metadata": {"labels": {"app": "client"}}, "spec": {
                 "terminationGracePeriodSeconds": 1,
                 "securityContext": {"runAsUser": super::images::USER, "fsGroup": super::images::USER},
-                "containers": [{"name": "client", "image": format!("{REGISTRY}/{name}:1"),
+                "containers": [{"name": "client", "image": image,
                     "command": [format!("/client/{client}")],
                     "volumeMounts": [{"name": "data", "mountPath": "/data"}, {"name": "client", "mountPath": "/client"}]}],
                 "volumes": [{"name": "client", "configMap": {"name": "client", "defaultMode": 0o755}}]}},
@@ -269,7 +268,21 @@ fn write(instance: &Instance, name: &str, content: &Value) -> PathBuf {
     path
 }
 
+/// What a manifest calls its image.
+fn image_of(manifest: &Path) -> String {
+    let text = fs::read_to_string(manifest).expect("a manifest");
+    let called = text.lines().find_map(|line| line.trim().strip_prefix("image: ")).expect("an image");
+    called.to_owned()
+}
+
+/// Registry, repository and tag of an image's name.
+fn parts(called: &str) -> (&str, &str, &str) {
+    let (registry, rest) = called.split_once('/').expect("a registry");
+    let (repository, tag) = rest.rsplit_once(':').expect("a tag");
+    (registry, repository, tag)
+}
+
 /// A file beside the software's module.
-fn beside(name: &str, file: &str) -> PathBuf {
+pub fn beside(name: &str, file: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/software").join(name).join(file)
 }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use super::images;
-use super::trial::Software;
+use super::trial::{Software, beside};
 use crate::harness::Instance;
 
 /// Names of all nodes below /written, after this member has caught up with the leader.
@@ -25,6 +25,7 @@ fn e2e_zookeeper_in_containers_survives_all_and_loses_nothing_acknowledged() {
     let client = format!("#!/bin/bash\n{java} -Xmx48m {path} org.apache.zookeeper.ZooKeeperMain -server \"$1\"\n");
     let software = Software {
         name: "zookeeper",
+        manifest: beside("zookeeper", "zookeeper.yaml"),
         image: images::of("zookeeper", "zookeeper", |own| {
             own.file("usr/bin/zk-server", 0o755, server).file("usr/bin/zk-cli", 0o755, client)
         }),
