@@ -42,6 +42,11 @@ fn test() -> Result<()> {
     })?;
     // Root is needed for containers; the tests say so themselves where it is missing.
     let mut cargo = cargo(&tests);
+    // Whole instances mostly wait: one more of them at a time than there are processors.
+    if std::env::var_os("RUST_TEST_THREADS").is_none() {
+        let processors = std::thread::available_parallelism().map_or(1, usize::from);
+        cargo.env("RUST_TEST_THREADS", (processors + 1).to_string());
+    }
     if let Some(tools) = tools {
         let path = std::env::var("PATH").unwrap_or_default();
         cargo.env("PATH", format!("{}:{path}", tools.display()));
