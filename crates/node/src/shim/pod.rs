@@ -448,7 +448,8 @@ impl Pod {
         process.read_report();
         let last = process.drain_output(ambient);
         container.log_lines_dropped += process.log.dropped();
-        let oom_killed = exit.signal == Some(libc::SIGKILL) && container.group.oom_kills() > process.oom_kills_before;
+        // Whichever of its processes it was, and whatever the first one made of it: as containerd tells it.
+        let oom_killed = container.group.oom_kills() > process.oom_kills_before;
         fault::point(Point::ContainerEnded);
         let words = last_words::read(&container.spec, &process, exit.code);
         let termination = termination(&process, exit, oom_killed, words, &container.id, ambient.now());

@@ -256,8 +256,14 @@ fn propagation(wanted: Option<&str>, privileged: bool) -> Result<Propagation, Er
 
 /// Unmounts what was mounted below the pod's folder: its volumes in memory, whose content is gone then. Blocks.
 pub fn unmount_pod_dir(pod_dir: &Path) -> Result<(), Error> {
+    use rustix::mount::{UnmountFlags, unmount};
     for point in mounts_below(pod_dir)? {
-        match rustix::mount::unmount(&point, rustix::mount::UnmountFlags::empty()) {
+        // Nothing of the pod runs any more: whoever is still in there only counts what is used, and lets go.
+        let busy = |error| match error {
+            rustix::io::Errno::BUSY => unmount(&point, UnmountFlags::DETACH),
+            other => Err(other),
+        };
+        match unmount(&point, UnmountFlags::empty()).or_else(busy) {
             // Not mounted any more: a pod that leaves is cleared away while the node is stopped.
             Ok(()) | Err(rustix::io::Errno::INVAL | rustix::io::Errno::NOENT) => {}
             Err(error) => return Err(Error::io("unmount", &point, error.into())),

@@ -27,6 +27,9 @@ use super::{claim_of, copy, copy_whole, human, refuse_used};
 const VOLUMES_DIR: &str = "statefuld.io/volumes-dir";
 /// Label of a node that volumes are tied to it by.
 const HOSTNAME: &str = "kubernetes.io/hostname";
+/// How long a server may take to have a node, and the time between two looks.
+const NODE_LIMIT: Duration = Duration::from_secs(30);
+const NODE_EVERY: Duration = Duration::from_millis(100);
 /// How long the claim may take to be bound to its volume.
 const BIND_LIMIT: Duration = Duration::from_secs(30);
 /// Folder, hidden beside the data, for copies under way.
@@ -89,11 +92,22 @@ struct Target {
     volumes: PathBuf,
 }
 
-/// The node of that name, or the only one; its volumes have to be on this machine.
+/// The node of that name, or the only one; its volumes have to be on this machine. A server that has just started may not
+/// have its node yet: that is waited for.
 async fn node(client: &Client, wanted: Option<&str>) -> Result<Target> {
     let nodes: Api<Node> = Api::all(client.clone());
+    let first = async {
+        loop {
+            let found = nodes.list(&ListParams::default()).await?.items;
+            if !found.is_empty() {
+                return Ok::<_, kube::Error>(found);
+            }
+            tokio::time::sleep(NODE_EVERY).await;
+        }
+    };
+    let found = tokio::time::timeout(NODE_LIMIT, first).await.context("this server has no node")??;
     let mut here = Vec::new();
-    for node in nodes.list(&ListParams::default()).await?.items {
+    for node in found {
         let name = node.metadata.name.clone().unwrap_or_default();
         let dir = node.metadata.annotations.as_ref().and_then(|a| a.get(VOLUMES_DIR)).map(PathBuf::from);
         let Some(volumes) = dir.filter(|dir| dir.parent().is_some_and(Path::is_dir)) else { continue };

@@ -7,11 +7,15 @@ use std::io::{BufRead as _, BufReader};
 use std::net::TcpStream;
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
 use serde_json::{Value, json};
 use tokio_tungstenite::tungstenite::{self, Message, WebSocket};
 
 use crate::harness::eventually;
+
+/// Looks at a page, a tenth of a second apart, before it is opened again.
+const LOOKS: u32 = 150;
 
 /// One browser with one page. Dropping it ends it.
 pub struct Browser {
@@ -97,6 +101,18 @@ impl Browser {
         let result = self.send("Runtime.evaluate", asked);
         assert!(result["exceptionDetails"].is_null(), "{expression}: {}", result["exceptionDetails"]);
         result["result"]["value"].clone()
+    }
+
+    /// Whether an expression becomes true within what a person waits before trying again.
+    pub fn soon(&mut self, expression: &str) -> bool {
+        (0..LOOKS).any(|_| {
+            let holds = self.eval(expression) == true;
+            if !holds {
+                // A pause between two looks, not a synchronisation.
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+            holds
+        })
     }
 
     /// Waits until an expression is true.

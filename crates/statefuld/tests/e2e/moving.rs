@@ -9,21 +9,26 @@ use std::process::Command;
 use crate::harness::{Instance, example};
 use crate::journal::{address, fetch};
 
-/// The `sh` fences of the page below a heading, or before the first one; one script.
-fn commands(page: &str, heading: Option<&str>) -> String {
-    let section = match heading {
-        Some(heading) => page.split_once(&format!("\n## {heading}\n")).expect("the heading").1,
-        None => page,
-    };
+/// The `sh` fences of the page below a heading; one script.
+fn commands(page: &str, heading: &str) -> String {
+    let section = page.split_once(&format!("\n## {heading}\n")).expect("the heading").1;
     let section = section.split("\n## ").next().expect("a section");
-    let blocks = section.split("```sh\n").skip(1).map(|block| block.split("```").next().expect("its end"));
-    let lines = blocks.flat_map(str::lines).map(|line| line.strip_prefix("   ").unwrap_or(line));
-    lines.map(|line| format!("{line}\n")).collect()
+    let (mut script, mut fence) = (String::new(), None);
+    for line in section.lines() {
+        let plain = line.trim_start();
+        match fence {
+            None if plain == "```sh" => fence = Some(line.len() - plain.len()),
+            None => {}
+            Some(_) if plain == "```" => fence = None,
+            Some(indent) => script = script + line.get(indent..).unwrap_or_default() + "\n",
+        }
+    }
+    script
 }
 
 /// The page's commands, about the set of the example, with a cluster that has no images but its own.
-fn adapted(page: &str, parts: &[Option<&str>]) -> String {
-    let script: String = parts.iter().map(|heading| commands(page, *heading)).collect();
+fn adapted(page: &str, headings: &[&str]) -> String {
+    let script: String = headings.iter().map(|heading| commands(page, heading)).collect();
     let script = script.replace("postgres", "journal").replace(
         "  terminationGracePeriodSeconds: 0\n",
         "  terminationGracePeriodSeconds: 0\n  runtimeClassName: host\n",
@@ -53,19 +58,15 @@ fn e2e_a_set_moves_to_a_cluster_and_back_with_its_data() {
     symlink(env!("CARGO_BIN_EXE_statefuld"), folder.join("statefuld")).expect("a link");
     fs::copy(example("journal.yaml"), folder.join("journal.yaml")).expect("copied");
 
-    let begin = [Some("Before"), Some("The volumes of a cluster")];
-    let mut parts = begin.to_vec();
-    parts.push(Some("Out: from here to a cluster"));
-    run(&adapted(&page, &parts), &here, &there, &folder);
+    let (before, volumes) = ("Before", "The volumes of a cluster");
+    run(&adapted(&page, &[before, volumes, "Out: from here to a cluster"]), &here, &there, &folder);
     // The pod has been started twice: once on each side.
     let journal = fetch(&address(&there, "journal-1"), "/");
-    assert_eq!(journal.matches("journal-1").count(), 2, "{journal}");
+    assert_eq!(journal.matches("started host=journal-1").count(), 2, "{journal}");
 
     here.kubectl(&["delete", "statefulset", "journal"]);
     here.kubectl(&["delete", "pvc", "--all"]);
-    let mut parts = begin[1..].to_vec();
-    parts.push(Some("Back: from a cluster to here"));
-    run(&adapted(&page, &parts), &here, &there, &folder);
+    run(&adapted(&page, &[volumes, "Back: from a cluster to here"]), &here, &there, &folder);
     let journal = fetch(&address(&here, "journal-1"), "/");
-    assert_eq!(journal.matches("journal-1").count(), 3, "{journal}");
+    assert_eq!(journal.matches("started host=journal-1").count(), 3, "{journal}");
 }

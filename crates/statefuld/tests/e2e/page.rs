@@ -5,6 +5,9 @@ use serde_json::Value;
 use crate::browser::Browser;
 use crate::harness::{Instance, eventually, example, own_network, statefuld};
 
+/// How often the page is opened until all of it has come.
+const OPENINGS: u32 = 8;
+
 /// The address that `statefuld page` prints.
 fn address(instance: &Instance) -> String {
     let output = statefuld().args(["page", "-o", "json", "--data-dir"]).arg(instance.data()).output().expect("it runs");
@@ -37,13 +40,20 @@ const AUDIT: &str = r#"(() => {
   return bad;
 })()"#;
 
-/// Opens the page as its command says; where it is, and the address that was opened.
+/// Opens the page as its command says; where it is, and the address that was opened. A browser drops what is under way when
+/// interfaces change, as those of new pods still do for a while: a page whose parts did not come is opened once more, as a
+/// person would.
 fn sign_in(browser: &mut Browser, instance: &Instance) -> (String, String) {
-    let address = address(instance);
-    let origin = address.split("/ui/").next().expect("the page's place").to_owned();
-    assert!(address.starts_with(&format!("{origin}/ui/#ticket=")), "{address}");
-    browser.open(&address);
-    (origin, address)
+    for _ in 0..OPENINGS {
+        let address = address(instance);
+        let origin = address.split("/ui/").next().expect("the page's place").to_owned();
+        assert!(address.starts_with(&format!("{origin}/ui/#ticket=")), "{address}");
+        browser.open(&address);
+        if browser.soon("document.querySelector('.count') !== null") {
+            return (origin, address);
+        }
+    }
+    panic!("the page does not come, though it was opened {OPENINGS} times");
 }
 
 #[test]
