@@ -40,6 +40,7 @@ const SOFTWARE: &[(&str, &[&str])] = &[
     ("redis", &["redis-server", "redis-tools"]),
     ("postgres", &["postgresql"]),
     ("zookeeper", &["default-jre-headless", "libzookeeper-java"]),
+    ("rabbitmq", &["rabbitmq-server", "python3-pika"]),
     ("galera", &["mariadb-server", "galera-4", "rsync"]),
 ];
 

@@ -7,6 +7,7 @@ mod galera;
 mod images;
 mod machine;
 mod postgres;
+mod rabbitmq;
 mod redis;
 mod trial;
 mod zookeeper;
