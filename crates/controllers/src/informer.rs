@@ -217,6 +217,9 @@ where
     }
 }
 
+/// An object before and after.
+type Change<P> = (Option<Arc<P>>, Option<Arc<P>>);
+
 /// The task behind an informer.
 struct Source<K, P> {
     api: Api<K>,
@@ -288,10 +291,10 @@ where
         };
         for item in items {
             gone.remove(&key_of(&item));
-            self.apply(item);
+            self.tell(self.apply(item));
         }
         for key in gone {
-            self.set(key, 0, None);
+            self.tell(self.set(key, 0, None));
         }
         self.reached(&revision);
         Ok(revision)
@@ -321,16 +324,19 @@ where
         let mut stream = std::pin::pin!(stream);
         let mut heard = false;
         loop {
-            match stream.try_next().await {
+            let change = match stream.try_next().await {
                 Ok(Some(WatchEvent::Added(object) | WatchEvent::Modified(object))) => {
                     revision = object.meta().resource_version.clone().unwrap_or_default();
-                    self.apply(object);
+                    self.apply(object)
                 }
                 Ok(Some(WatchEvent::Deleted(object))) => {
                     revision = object.meta().resource_version.clone().unwrap_or_default();
-                    self.set(key_of(&object), parse(&revision), None);
+                    self.set(key_of(&object), parse(&revision), None)
                 }
-                Ok(Some(WatchEvent::Bookmark(bookmark))) => revision = bookmark.metadata.resource_version,
+                Ok(Some(WatchEvent::Bookmark(bookmark))) => {
+                    revision = bookmark.metadata.resource_version;
+                    None
+                }
                 Ok(Some(WatchEvent::Error(status))) => {
                     debug!(message = %status.message, "the server ended the watch");
                     return Ended::Relist;
@@ -342,33 +348,35 @@ where
                     debug!(%error, "the watch broke");
                     return if heard { Ended::Closed(revision) } else { Ended::Relist };
                 }
-            }
+            };
             heard = true;
+            // Before it is told: who hears of a change may ask at once whether the copy has it.
             self.reached(&revision);
+            self.tell(change);
         }
     }
 
-    fn apply(&self, mut object: K) {
+    fn apply(&self, mut object: K) -> Option<Change<P>> {
         object.meta_mut().managed_fields = None;
         let key = key_of(&object);
         let revision = parse(object.meta().resource_version.as_deref().unwrap_or_default());
-        self.set(key, revision, (self.project)(object));
+        self.set(key, revision, (self.project)(object))
     }
 
-    /// Puts one object into the copy (`None`: takes it out), then tells the handlers.
-    fn set(&self, key: Key, revision: u64, object: Option<P>) {
+    /// Puts one object into the copy (`None`: takes it out). Gives what there is to tell.
+    fn set(&self, key: Key, revision: u64, object: Option<P>) -> Option<Change<P>> {
         let new = object.map(Arc::new);
-        let old = {
-            let mut store = self.shared.store.write().unwrap_or_else(PoisonError::into_inner);
-            // A list after a broken watch brings back mostly what is known: no news.
-            if new.is_some() && store.objects.get(&key).is_some_and(|e| e.revision == revision && revision != 0) {
-                return;
-            }
-            store.set(key, revision, new.clone(), self.shared.index.as_deref())
-        };
-        if old.is_none() && new.is_none() {
-            return;
+        let mut store = self.shared.store.write().unwrap_or_else(PoisonError::into_inner);
+        // A list after a broken watch brings back mostly what is known: no news.
+        if new.is_some() && store.objects.get(&key).is_some_and(|e| e.revision == revision && revision != 0) {
+            return None;
         }
+        let old = store.set(key, revision, new.clone(), self.shared.index.as_deref());
+        (old.is_some() || new.is_some()).then_some((old, new))
+    }
+
+    fn tell(&self, change: Option<Change<P>>) {
+        let Some((old, new)) = change else { return };
         let handlers = self.shared.handlers.lock().unwrap_or_else(PoisonError::into_inner);
         for handler in handlers.iter() {
             handler(old.as_ref(), new.as_ref());

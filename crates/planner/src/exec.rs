@@ -44,6 +44,9 @@ pub struct ExecState {
     stale: bool,
     /// Pods of the current revision that were taken down to be updated.
     left_current: i32,
+    /// A status that can wait is not written.
+    puts_off: bool,
+    owes_status: bool,
 }
 
 /// How an execution ended.
@@ -53,6 +56,8 @@ pub struct Outcome {
     pub verdict: Verdict,
     /// When to look again even if nothing changes, in milliseconds.
     pub look_again: Option<Millis>,
+    /// A status is worth a write and was put off.
+    pub owes_status: bool,
 }
 
 /// Whether an execution went well.
@@ -151,7 +156,15 @@ impl ExecState {
             failures: Vec::new(),
             stale: false,
             left_current: 0,
+            puts_off: false,
+            owes_status: false,
         }
+    }
+
+    /// The same, but a status that says no more than how far things have come is left to a later execution: to who
+    /// carries it out, as if its write had been lost.
+    pub fn putting_off_status(self) -> Self {
+        Self { puts_off: true, ..self }
     }
 
     /// The plan that is carried out.
@@ -169,7 +182,7 @@ impl ExecState {
             (true, true) => Verdict::Stale,
             (true, false) => Verdict::Settled,
         };
-        Some(Outcome { verdict, look_again: self.plan.look_again })
+        Some(Outcome { verdict, look_again: self.plan.look_again, owes_status: self.owes_status })
     }
 
     /// What there is to tell people since the last time.
@@ -505,6 +518,11 @@ impl ExecState {
         status::complete(set, &mut status);
         self.stage = Stage::History(0);
         if status::is_news(&set.status, &status) {
+            let acts = !self.plan.phases.is_empty();
+            if self.puts_off && self.plan.events.is_empty() && status::can_wait(&set.status, &status, acts) {
+                self.owes_status = true;
+                return;
+            }
             let call = Call::WriteStatus { uid: set.uid.clone(), status };
             self.ask(Ticket::Status, call, requests);
         }

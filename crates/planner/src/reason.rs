@@ -1,5 +1,6 @@
 //! Why a pod is not moving: structured, and as one sentence.
 
+use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::fmt;
 
@@ -233,6 +234,7 @@ pub(crate) fn explain(view: &View<'_>, phases: &[Phase], stop: Option<&str>) -> 
         .filter(|t| !t.acts.iter().any(|a| matches!(a, Act::Refuse { .. })))
         .map(|t| t.pod.as_str())
         .collect();
+    let waiting = Waiting::new(view, stop);
     let mut wanted: Vec<(i64, Option<&Pod>)> = view.slots.iter().map(|(i, p)| (*i, Some(*p))).collect();
     wanted.extend(view.missing.iter().map(|i| (*i, None)));
     wanted.sort_unstable_by_key(|(i, _)| *i);
@@ -242,126 +244,154 @@ pub(crate) fn explain(view: &View<'_>, phases: &[Phase], stop: Option<&str>) -> 
             return reasons;
         }
         let Some(ordinal) = view.set.ordinal_at(index) else { continue };
-        let name = pod_name(&view.set.name, ordinal);
+        let name = pod.map_or_else(|| Cow::Owned(pod_name(&view.set.name, ordinal)), |pod| Cow::Borrowed(&pod.name));
         if moved.contains(name.as_str()) {
             continue;
         }
         let found = match pod {
-            None => Some((Why::NotCreated, not_created(view, index, ordinal, &name, stop))),
+            None => Some((Why::NotCreated, waiting.not_created(index, ordinal, &name))),
             Some(pod) => own(view, pod)
                 .map(|cause| (Why::NotAvailable, cause))
-                .or_else(|| not_updated(view, index, pod, stop).map(|cause| (Why::NotUpdated, cause))),
+                .or_else(|| waiting.not_updated(index, pod).map(|cause| (Why::NotUpdated, cause))),
         };
-        reasons.extend(found.map(|(why, cause)| Reason { pod: name, why, cause }));
+        reasons.extend(found.map(|(why, cause)| Reason { pod: name.into_owned(), why, cause }));
     }
     let unwanted = view.condemned.iter().rev().chain(view.reserved.iter().rev());
     for (_, pod) in unwanted.filter(|(_, p)| !moved.contains(p.name.as_str())) {
         if reasons.len() >= REASONS_LIMIT {
             break;
         }
-        let cause = if pod.terminating && view.is_lost(pod) {
-            Cause::NodeLost { pod: pod.name.clone() }
-        } else if pod.terminating {
-            Cause::Terminating { pod: pod.name.clone() }
-        } else if let Some(message) = view.set.beyond.invalid.clone() {
-            Cause::Invalid { message }
-        } else {
-            waits_for(view, stop.filter(|s| *s != pod.name), &pod.name)
-        };
-        reasons.push(Reason { pod: pod.name.clone(), why: Why::NotDeleted, cause });
+        reasons.push(Reason { pod: pod.name.clone(), why: Why::NotDeleted, cause: waiting.not_deleted(pod) });
     }
     reasons
 }
 
-fn not_created(view: &View<'_>, index: i64, ordinal: i32, name: &str, stop: Option<&str>) -> Cause {
-    if let Some(pod) = old_pod(view) {
-        return Cause::OldPod { pod };
-    }
-    if view.deferred.contains(&index)
-        && let Some((_, pod)) = view.reserved.first()
-    {
-        return Cause::NoSurge { pod: pod.name.clone() };
-    }
-    if stop.is_none_or(|s| s == name) {
-        for (_, claim, found) in view.claims(ordinal) {
-            match found {
-                Some(c) if claims::is_stale(view.set, c, name, None) => return Cause::ClaimStale { claim },
-                Some(c) if c.terminating => return Cause::ClaimDeleted { claim },
-                Some(c) if c.reserved && !c.reuse => return Cause::ClaimReserved { claim },
-                _ => {}
-            }
-        }
-    }
-    waits_for(view, stop, name)
+/// What is the same for all pods that wait, found once.
+struct Waiting<'a> {
+    view: &'a View<'a>,
+    /// The pod at which an ordered set stops, and what waiting for it means.
+    stop: Option<(&'a str, Cause)>,
+    /// The old pod that a set with strategy Recreate waits for.
+    old: Option<&'a str>,
+    /// The topmost pod of an old revision: the next whose turn it is.
+    top: Option<&'a str>,
 }
 
-/// The old pod that a set with strategy Recreate waits for.
-fn old_pod(view: &View<'_>) -> Option<String> {
-    let recreates = view.set.strategy == Strategy::Recreate;
-    view.pods().find(|p| recreates && view.is_out_of_date(p)).map(|p| p.name.clone())
+impl<'a> Waiting<'a> {
+    fn new(view: &'a View<'a>, stop: Option<&'a str>) -> Self {
+        let is_old = |pod: &&Pod| view.is_out_of_date(pod);
+        let stop = stop.map(|stop| {
+            let cause = match view.pods().find(|p| p.name == stop) {
+                None => Cause::Missing { pod: stop.to_owned() },
+                Some(pod) => own(view, pod).unwrap_or_else(|| Cause::Turn { pod: stop.to_owned() }),
+            };
+            (stop, cause)
+        });
+        let recreates = view.set.strategy == Strategy::Recreate;
+        let old = if recreates { view.pods().find(is_old).map(|p| p.name.as_str()) } else { None };
+        let top = view.slots.values().copied().rev().find(is_old).map(|p| p.name.as_str());
+        Self { view, stop, old, top }
+    }
+
+    fn old_pod(&self) -> Option<Cause> {
+        self.old.map(|pod| Cause::OldPod { pod: pod.to_owned() })
+    }
+
+    fn not_created(&self, index: i64, ordinal: i32, name: &str) -> Cause {
+        let view = self.view;
+        if let Some(cause) = self.old_pod() {
+            return cause;
+        }
+        if view.deferred.contains(&index)
+            && let Some((_, pod)) = view.reserved.first()
+        {
+            return Cause::NoSurge { pod: pod.name.clone() };
+        }
+        if self.stop.as_ref().is_none_or(|(stop, _)| *stop == name) {
+            for (_, claim, found) in view.claims(ordinal) {
+                match found {
+                    Some(c) if claims::is_stale(view.set, c, name, None) => return Cause::ClaimStale { claim },
+                    Some(c) if c.terminating => return Cause::ClaimDeleted { claim },
+                    Some(c) if c.reserved && !c.reuse => return Cause::ClaimReserved { claim },
+                    _ => {}
+                }
+            }
+        }
+        self.turn(name)
+    }
+
+    fn not_updated(&self, index: i64, pod: &Pod) -> Option<Cause> {
+        let view = self.view;
+        if !view.is_out_of_date(pod) {
+            return None;
+        }
+        if let Some(message) = view.set.beyond.invalid.clone() {
+            return Some(Cause::Invalid { message });
+        }
+        let max_unavailable = match view.set.strategy {
+            Strategy::RollingUpdate { max_unavailable, .. } => max_unavailable,
+            Strategy::OnDelete => return Some(Cause::OnDelete),
+            Strategy::Recreate => return self.old_pod(),
+        };
+        if view.held {
+            return Some(Cause::Held { revision: view.choice.update.name.clone() });
+        }
+        if index < view.partition() {
+            return Some(Cause::Partition { partition: view.partition() });
+        }
+        if let Some((_, cause)) = &self.stop {
+            return Some(cause.clone());
+        }
+        let unavailable = view.unavailable();
+        let limit = max_unavailable_pods(max_unavailable, view.set.wanted());
+        if unavailable >= limit {
+            return Some(Cause::MaxUnavailable { unavailable, limit });
+        }
+        Some(Cause::Turn { pod: self.top.unwrap_or(&pod.name).to_owned() })
+    }
+
+    fn not_deleted(&self, pod: &Pod) -> Cause {
+        let name = || pod.name.clone();
+        if pod.terminating && self.view.is_lost(pod) {
+            Cause::NodeLost { pod: name() }
+        } else if pod.terminating {
+            Cause::Terminating { pod: name() }
+        } else if let Some(message) = self.view.set.beyond.invalid.clone() {
+            Cause::Invalid { message }
+        } else if self.stop.as_ref().is_some_and(|(stop, _)| *stop == pod.name) {
+            self.first_unavailable(&pod.name)
+        } else {
+            self.turn(&pod.name)
+        }
+    }
+
+    /// Waits for the pod at which the set stops, or else for what is not available.
+    fn turn(&self, about: &str) -> Cause {
+        self.stop.as_ref().map_or_else(|| self.first_unavailable(about), |(_, cause)| cause.clone())
+    }
+
+    /// A condemned pod at the top that is held is held by a lower pod that is not available.
+    fn first_unavailable(&self, about: &str) -> Cause {
+        let first = self.view.pods().filter(|p| p.name != about).find_map(|p| own(self.view, p));
+        first.unwrap_or_else(|| Cause::Turn { pod: about.to_owned() })
+    }
 }
 
 /// What keeps a pod itself from being available.
 fn own(view: &View<'_>, pod: &Pod) -> Option<Cause> {
-    let name = pod.name.clone();
+    let name = || pod.name.clone();
     if view.is_lost(pod) {
-        return Some(Cause::NodeLost { pod: name });
+        return Some(Cause::NodeLost { pod: name() });
     }
     if pod.terminating {
-        return Some(Cause::Terminating { pod: name });
+        return Some(Cause::Terminating { pod: name() });
     }
     if pod.is_finished() {
-        return Some(Cause::Finished { pod: name, phase: pod.phase });
+        return Some(Cause::Finished { pod: name(), phase: pod.phase });
     }
     match pod.available_in(view.set.min_ready_seconds, view.now) {
         Some(0) => None,
-        Some(remaining) => Some(Cause::Settling { pod: name, remaining }),
-        None => Some(Cause::NotReady { pod: name, phase: pod.phase, detail: pod.detail.clone() }),
+        Some(remaining) => Some(Cause::Settling { pod: name(), remaining }),
+        None => Some(Cause::NotReady { pod: name(), phase: pod.phase, detail: pod.detail.clone() }),
     }
-}
-
-fn not_updated(view: &View<'_>, index: i64, pod: &Pod, stop: Option<&str>) -> Option<Cause> {
-    if !view.is_out_of_date(pod) {
-        return None;
-    }
-    if let Some(message) = view.set.beyond.invalid.clone() {
-        return Some(Cause::Invalid { message });
-    }
-    let max_unavailable = match view.set.strategy {
-        Strategy::RollingUpdate { max_unavailable, .. } => max_unavailable,
-        Strategy::OnDelete => return Some(Cause::OnDelete),
-        Strategy::Recreate => return old_pod(view).map(|pod| Cause::OldPod { pod }),
-    };
-    if view.held {
-        return Some(Cause::Held { revision: view.choice.update.name.clone() });
-    }
-    if index < view.partition() {
-        return Some(Cause::Partition { partition: view.partition() });
-    }
-    if let Some(stop) = stop {
-        return Some(waits_for(view, Some(stop), &pod.name));
-    }
-    let wanted = view.set.wanted();
-    let unavailable = view.unavailable();
-    let limit = max_unavailable_pods(max_unavailable, wanted);
-    if unavailable >= limit {
-        return Some(Cause::MaxUnavailable { unavailable, limit });
-    }
-    let top = view.slots.values().rev().find(|p| view.is_out_of_date(p));
-    Some(Cause::Turn { pod: top.map_or_else(|| pod.name.clone(), |p| p.name.clone()) })
-}
-
-/// What waiting for the pod at which the set stops means.
-fn waits_for(view: &View<'_>, stop: Option<&str>, about: &str) -> Cause {
-    let Some(stop) = stop else { return first_unavailable(view, about) };
-    match view.pods().find(|p| p.name == stop) {
-        None => Cause::Missing { pod: stop.to_owned() },
-        Some(pod) => own(view, pod).unwrap_or_else(|| Cause::Turn { pod: stop.to_owned() }),
-    }
-}
-
-/// A condemned pod at the top that is held is held by a lower pod that is not available.
-fn first_unavailable(view: &View<'_>, about: &str) -> Cause {
-    let first = view.pods().filter(|p| p.name != about).find_map(|p| own(view, p));
-    first.unwrap_or_else(|| Cause::Turn { pod: about.to_owned() })
 }

@@ -1,6 +1,6 @@
 //! A set's counters, and whether they are worth a write.
 
-use crate::beyond::Condition;
+use crate::beyond::{Condition, ConditionKind};
 use crate::types::{Pod, Set, Status};
 use crate::view::View;
 
@@ -59,4 +59,44 @@ pub(crate) fn is_news(old: &Status, new: &Status) -> bool {
         s.conditions.iter().map(said).collect()
     };
     new.observed_generation > old.observed_generation || told(old) != told(new) || said(old) != said(new)
+}
+
+/// True if the status says no more than how far things have come since the last written one. What is on its way (`acts`)
+/// may make pods unavailable that are available now, which is for the status after it to say.
+pub(crate) fn can_wait(old: &Status, new: &Status, acts: bool) -> bool {
+    let stands = |s: &Status| (s.observed_generation, s.current_revision.clone(), s.update_revision.clone());
+    let said = |s: &Status| -> Vec<_> {
+        let told = s.conditions.iter().filter(|c| !(acts && c.kind == ConditionKind::Available));
+        told.map(|c| (c.kind, c.truth, c.reason.clone())).collect()
+    };
+    stands(old) == stands(new) && said(old) == said(new)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::beyond::Truth;
+
+    fn condition(kind: ConditionKind, truth: Truth, reason: &str, message: &str) -> Condition {
+        Condition { kind, truth, reason: reason.into(), message: message.into(), since: 0 }
+    }
+
+    fn status(ready: i32, available: Truth, progress: &str) -> Status {
+        let conditions = vec![
+            condition(ConditionKind::Available, available, available.name(), &format!("{ready} are available")),
+            condition(ConditionKind::Progressing, Truth::True, progress, &format!("{ready} are new")),
+        ];
+        Status { observed_generation: 1, ready, conditions, ..Status::default() }
+    }
+
+    #[test]
+    fn how_far_things_have_come_can_wait_and_what_has_changed_in_kind_cannot() {
+        let old = status(1, Truth::False, "Going");
+        assert!(can_wait(&old, &status(2, Truth::False, "Going"), false), "counts and their messages");
+        assert!(!can_wait(&old, &status(2, Truth::False, "Over"), true), "a reason");
+        assert!(!can_wait(&old, &Status { observed_generation: 2, ..old.clone() }, true), "another spec was seen");
+        assert!(!can_wait(&old, &Status { update_revision: "new".into(), ..old.clone() }, true), "a revision");
+        assert!(!can_wait(&old, &status(2, Truth::True, "Going"), false), "all are available");
+        assert!(can_wait(&old, &status(2, Truth::True, "Going"), true), "all are available, until one is taken down");
+    }
 }

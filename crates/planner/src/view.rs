@@ -82,8 +82,10 @@ impl<'a> View<'a> {
 
     /// The pod is not what the set would make of its ordinal at the update revision.
     pub(crate) fn is_out_of_date(&self, pod: &Pod) -> bool {
-        let ordinal = parent_and_ordinal(&pod.name).map(|(_, n)| n);
-        let hash = ordinal.and_then(|n| self.set.beyond.overrides.get(&n));
+        let overrides = &self.set.beyond.overrides;
+        // Asked for each pod, several times a plan.
+        let ordinal = if overrides.is_empty() { None } else { parent_and_ordinal(&pod.name).map(|(_, n)| n) };
+        let hash = ordinal.and_then(|n| overrides.get(&n));
         pod.revision.as_deref() != Some(self.choice.update.name.as_str())
             || pod.override_hash.as_ref() != hash
             || self.set.beyond.carry_out && pod.subdomain != self.set.service_name
@@ -136,16 +138,19 @@ impl<'a> View<'a> {
                 break;
             }
             let Some(ordinal) = self.set.ordinal_at(index) else { break };
-            let name = pod_name(&self.set.name, ordinal);
-            let (acts, wait) = match self.slots.get(&index) {
-                Some(pod) => self.keep(ordinal, pod),
-                None => (self.make(index, ordinal, &name), true),
+            let made;
+            let (name, (acts, wait)) = match self.slots.get(&index) {
+                Some(pod) => (&pod.name, self.keep(ordinal, pod)),
+                None => {
+                    made = pod_name(&self.set.name, ordinal);
+                    (&made, (self.make(index, ordinal, &made), true))
+                }
             };
             if !acts.is_empty() {
                 tasks.push(Task { pod: name.clone(), acts, leaves_current: false });
             }
             if wait && ordered {
-                stop = Some(name);
+                stop = Some(name.clone());
                 break;
             }
         }
@@ -217,16 +222,17 @@ impl<'a> View<'a> {
         phases.push(Phase { parallel: !ordered, tasks: fixes });
         let first_unavailable = self.first_unavailable();
         let mut tasks = Vec::new();
-        let mut stop = None;
+        // One at a time, whatever it goes for: a reserved one may have begun to go before others were condemned.
+        let mut stop = self.reserved.iter().find(|(_, p)| ordered && p.terminating).map(|(_, p)| p.name.clone());
         for (_, pod) in &self.condemned {
+            if stop.is_some() {
+                break;
+            }
             let held = !self.is_available(pod) && first_unavailable != Some(pod.name.as_str());
             if !(pod.terminating || ordered && held) {
                 tasks.push(Task { pod: pod.name.clone(), acts: vec![delete(pod)], leaves_current: false });
             }
-            if ordered {
-                stop = Some(pod.name.clone());
-                break;
-            }
+            stop = ordered.then(|| pod.name.clone());
         }
         phases.push(Phase { parallel: !ordered, tasks });
         stop

@@ -247,7 +247,10 @@ impl Life {
             // Its clock is not the one that wrote the times which it reads.
             let skew = if rough { self.rng.below(7) as i64 * 1_000 - 3_000 } else { 0 };
             let now = self.world.now + skew;
-            let (state, waiting) = step(ExecState::new(view.clone(), now), None);
+            let begun = ExecState::new(view.clone(), now);
+            // As the driver does for sets whose status was just written.
+            let begun = if rough && self.rng.one_in(2) { begun.putting_off_status() } else { begun };
+            let (state, waiting) = step(begun, None);
             if !waiting.is_empty() {
                 self.controller = Some(Work { view, now, state, waiting });
             }

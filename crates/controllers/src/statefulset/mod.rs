@@ -17,6 +17,7 @@ mod render;
 mod seen;
 mod trouble;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -238,10 +239,7 @@ impl Controller {
         if state.plan().is_status_alone() {
             self.paces.planned(key, begun);
         }
-        let status_alone = state.plan().is_status_alone() && state.plan().writes_status(&view.set);
-        if let Some(wait) = self.paces.before_status(key).filter(|_| status_alone) {
-            return Outcome::After(wait);
-        }
+        let state = if self.paces.before_status(key).is_some() { state.putting_off_status() } else { state };
         for reason in &state.plan().reasons {
             debug!(set = %key.name, namespace = %key.namespace, %reason, "waiting");
         }
@@ -249,8 +247,9 @@ impl Controller {
         let Some(outcome) = state.outcome() else { return Outcome::Retry };
         match outcome.verdict {
             Verdict::Settled => {
-                let delay = outcome.look_again.and_then(|ms| u64::try_from(ms).ok());
-                delay.map_or(Outcome::Done, |ms| Outcome::After(Duration::from_millis(ms)))
+                let look_again = outcome.look_again.and_then(|ms| u64::try_from(ms).ok()).map(Duration::from_millis);
+                let status = outcome.owes_status.then(|| self.paces.before_status(key).unwrap_or_default());
+                look_again.into_iter().chain(status).min().map_or(Outcome::Done, Outcome::After)
             }
             Verdict::Stale => Outcome::Retry,
             Verdict::Failed(error) => {
@@ -289,19 +288,20 @@ impl Controller {
         let pods: Vec<_> = [&own, &orphans].into_iter().flat_map(|k| self.pods.by_index(k)).collect();
         let revisions: Vec<_> = [&own, &orphans].into_iter().flat_map(|k| self.revisions.by_index(k)).collect();
         let mut observed = view.observe(pods.iter().map(|p| &**p), Default::default(), revisions.iter().map(|r| &**r));
+        if set.claim_templates.is_empty() {
+            return observed;
+        }
         let wanted = 0..set.wanted();
         let existing = observed.pods.iter().filter_map(|m| planner::parent_and_ordinal(&m.pod.name)).map(|(_, n)| n);
         // The planner looks at few more absent ordinals than there are pods.
         let near = wanted.take(observed.pods.len() + CLAIMS_AHEAD).filter_map(|index| set.ordinal_at(index));
         let reserved = set.beyond.reserved.ranges().iter().flat_map(|(first, last)| *first..=*last);
-        let ordinals: Vec<i32> = existing.chain(near).chain(reserved.take(CLAIMS_AHEAD)).collect();
-        if !set.claim_templates.is_empty() {
-            for ordinal in ordinals {
-                for template in &set.claim_templates {
-                    let name = planner::claim_name(template, &set.name, ordinal);
-                    if let Some(claim) = self.claims.get(&set.namespace, &name) {
-                        observed.claims.insert(name, claim.1.clone());
-                    }
+        let ordinals: BTreeSet<i32> = existing.chain(near).chain(reserved.take(CLAIMS_AHEAD)).collect();
+        for ordinal in ordinals {
+            for template in &set.claim_templates {
+                let name = planner::claim_name(template, &set.name, ordinal);
+                if let Some(claim) = self.claims.get(&set.namespace, &name) {
+                    observed.claims.insert(name, claim.1.clone());
                 }
             }
         }

@@ -1,7 +1,8 @@
 //! How soon a set is looked at again. Pods of a large set report one by one; a status for each report, and a plan over
 //! all pods for each, would be most of the work that the set causes, and say nothing that the next does not say too.
 //!
-//! - A status is not written sooner than [`STATUS_EVERY`] after the one before, unless something else is done too.
+//! - A status that says no more than how far things have come is not written sooner than [`STATUS_EVERY`] after the one
+//!   before. It would also stand in the way of what comes next: a set is planned once its own writes have come back.
 //! - Planning that finds nothing to do takes half of the time at most, where it takes long.
 //!
 //! Neither delays a creation or a deletion of a set that is planned quickly.
@@ -15,8 +16,8 @@ use planner::Call;
 
 use crate::informer::Key;
 
-/// The least time between two writes of a set's status.
-const STATUS_EVERY: Duration = Duration::from_millis(10);
+/// The least time between a set's status and one that says how far things have come since.
+const STATUS_EVERY: Duration = Duration::from_millis(100);
 /// Planning that takes less is not worth a pause.
 const QUICK: Duration = Duration::from_millis(2);
 
@@ -30,7 +31,7 @@ pub(super) struct Paces {
 struct Pace {
     /// No plan before.
     plan_at: Duration,
-    /// No status alone before.
+    /// No status that can wait before.
     status_at: Duration,
 }
 
@@ -44,7 +45,7 @@ impl Paces {
         self.left(key, |pace| pace.plan_at)
     }
 
-    /// How long a set waits before its status is written alone.
+    /// How long a status waits that can.
     pub(super) fn before_status(&self, key: &Key) -> Option<Duration> {
         self.left(key, |pace| pace.status_at)
     }
@@ -88,7 +89,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_status_alone_waits_after_a_status_and_a_long_plan_gives_others_as_much_time() {
+    fn a_status_waits_after_a_status_and_a_long_plan_gives_others_as_much_time() {
         let (ambient, clock) = Ambient::manual(jiff::Timestamp::UNIX_EPOCH, 1);
         let (paces, key) = (Paces::new(&ambient), Key::new("default", "web"));
         assert_eq!(paces.before_status(&key), None);

@@ -431,6 +431,16 @@ fn overrides_survive_a_rollback_of_the_template() {
 }
 
 #[test]
+fn an_ordered_set_removes_nothing_while_a_pod_of_a_reserved_ordinal_still_goes() {
+    let moved = Set { start: 1, ..reserving(set(1), &[(1, 1)]) };
+    let pods = || [pod(0, NEW), terminating(pod(1, NEW))];
+    assert!(decide(moved.clone(), pods()).is_empty());
+    assert!(reasons(moved.clone(), pods()).contains(&"web-0 is not deleted: web-1 is being stopped".to_owned()));
+    assert_eq!(decide(parallel(moved.clone()), pods()), ["-web-0"]);
+    assert_eq!(decide(moved, [pod(0, NEW), pod(2, NEW)]), ["-web-0"]);
+}
+
+#[test]
 fn reserved_ordinals_respect_start_partition_and_budget_together() {
     let strategy = rolling(1, Unavailable::Count(2));
     let spec = Set { start: 2, strategy, when_scaled: Retention::Delete, ..reserving(set(4), &[(3, 3), (5, 5)]) };

@@ -392,3 +392,18 @@ fn a_lost_precondition_is_no_failure_and_is_not_told() {
     assert!(calls.iter().any(|c| matches!(c, Call::Act(Act::DeletePod { .. }))));
     assert_eq!((verdict, told), (Verdict::Stale, Vec::new()));
 }
+
+#[test]
+fn a_status_that_can_wait_is_owed_where_that_is_allowed() {
+    let mut view = observed(set(1), [unready(pod(0, NEW))]);
+    let written = plan(&view, NOW).status;
+    view.set.status = Status { replicas: 0, ..written };
+    let asked = |state: ExecState| {
+        let (state, waiting) = step(state, None);
+        (waiting.len(), state.outcome().map(|outcome| outcome.owes_status))
+    };
+    assert_eq!(asked(ExecState::new(view.clone(), NOW)), (1, None), "it is written");
+    assert_eq!(asked(ExecState::new(view.clone(), NOW).putting_off_status()), (0, Some(true)));
+    view.set.generation = 2;
+    assert_eq!(asked(ExecState::new(view, NOW).putting_off_status()), (1, None), "another spec was seen: that is news");
+}
