@@ -8,17 +8,11 @@ use std::time::Duration;
 
 use k8s_openapi::api::core::v1::{Container, Pod};
 
-use super::Shared;
-use super::env_file;
-use super::ephemeral::alone;
-use super::images;
-use super::prepare::{epoch_of, place, with_addresses};
-use super::sources::{Fetched, Needs};
+use super::single::Purpose;
 use super::status::Hold;
-use super::translate::{self, Inputs, Refusal};
+use super::translate;
 use super::worker::Worker;
 use crate::shim::Shim;
-use crate::shim::spec::ContainerSpec;
 
 /// Pause after a failure that does not say itself how long to wait.
 const RETRY: Duration = Duration::from_secs(2);
@@ -78,71 +72,7 @@ impl Worker {
     }
 
     async fn answer(&mut self, shim: &Shim, pod: &Arc<Pod>, container: &Container) -> Result<(), Hold> {
-        let refused = |reason: &str, message: String| Hold {
-            container: container.name.clone(),
-            reason: reason.to_owned(),
-            message,
-        };
-        let only = alone(pod, container);
-        let fetched = Needs::of(&only).fetch(&self.shared.client, &self.shared.ambient, &self.id.namespace).await;
-        let fetched =
-            fetched.map_err(|e| refused("CreateContainerConfigError", format!("cannot read what it names: {e}")))?;
-        let images = self.ready_images(&only).await?;
-        self.images.extend(images.iter().map(|(name, ready)| (name.clone(), ready.noted.clone())));
-        let address = self.address.unwrap_or(self.shared.host);
-        let job = Preparation {
-            shared: self.shared.clone(),
-            dir: self.dir(),
-            pod: with_addresses(pod, address, self.shared.host),
-            only,
-            container: container.clone(),
-            fetched,
-            images,
-        };
-        let spec = tokio::task::spawn_blocking(move || job.run()).await.expect("preparing does not panic")?;
-        shim.respecify(spec).await.map_err(|e| refused("CreateContainerError", e.to_string()))
-    }
-}
-
-/// The part that blocks: volumes, and the note of what it runs from.
-struct Preparation {
-    shared: Arc<Shared>,
-    dir: std::path::PathBuf,
-    pod: Pod,
-    /// The pod with this container alone.
-    only: Pod,
-    container: Container,
-    fetched: Fetched,
-    images: BTreeMap<String, images::Ready>,
-}
-
-impl Preparation {
-    fn run(mut self) -> Result<ContainerSpec, Hold> {
-        self.fetched.files = env_file::read(&self.dir, &self.pod, &self.container);
-        let refused = |reason: &str, message: String| Hold {
-            container: self.container.name.clone(),
-            reason: reason.to_owned(),
-            message,
-        };
-        images::note(&self.dir, &self.images).map_err(|e| refused("ErrImagePull", e.to_string()))?;
-        images::are_there(&self.shared.images, &self.images).map_err(|e| refused("ErrImagePull", e))?;
-        let place = place(&self.shared, &self.dir, &self.only, &self.images);
-        let volumes = place
-            .prepare(&self.only, &self.fetched)
-            .map_err(|e| refused("CreateContainerConfigError", e.to_string()))?;
-        let inputs = Inputs {
-            pod: &self.pod,
-            config: &self.shared.config,
-            fetched: &self.fetched,
-            volumes: &volumes,
-            shared_memory: None,
-            users: None,
-            images: &self.images,
-            epoch: epoch_of(&self.pod),
-            incarnation: 0,
-            restarts: &BTreeMap::new(),
-        };
-        let spec = translate::again(&inputs, &self.container);
-        spec.map_err(|Refusal { container, reason, message }| Hold { container, reason: reason.to_owned(), message })
+        let spec = self.single_out(pod, container, Purpose::Again).await?;
+        shim.respecify(spec).await.map_err(|e| Hold::of(&container.name, "CreateContainerError", e.to_string()))
     }
 }

@@ -119,6 +119,13 @@ pub struct Hold {
     pub message: String,
 }
 
+impl Hold {
+    /// A container that cannot be started, and why.
+    pub fn of(container: &str, reason: &str, message: String) -> Self {
+        Self { container: container.to_owned(), reason: reason.to_owned(), message }
+    }
+}
+
 /// The status.
 pub fn build(facts: &Facts<'_>) -> PodStatus {
     let empty = PodSpec::default();

@@ -5,6 +5,7 @@
 
 #![allow(unreachable_pub, reason = "in a test program, pub says that other modules use it")]
 
+mod acknowledged;
 mod bad_input;
 mod bench_pods;
 mod browser;
@@ -28,7 +29,6 @@ mod postgres;
 mod redis;
 mod server;
 mod services;
-mod software;
 mod take_over;
 mod top;
 mod upgrade;

@@ -116,7 +116,7 @@ pub fn shim_spec(inputs: &Inputs<'_>) -> Result<ShimSpec, Refusal> {
     })
 }
 
-/// What the shim is told of an ephemeral container; `inputs` are of a pod that has it alone.
+/// What the shim is told of an ephemeral container.
 pub fn ephemeral(inputs: &Inputs<'_>, container: &Container, target: Option<String>) -> Result<ContainerSpec, Refusal> {
     let spec = inputs.pod.spec.as_ref().ok_or_else(|| config_error("", "the pod has no spec".to_owned()))?;
     Ok(ContainerSpec { target, ..one(inputs, spec, container, Role::Ephemeral)? })

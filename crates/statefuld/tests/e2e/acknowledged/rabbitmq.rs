@@ -25,6 +25,7 @@ fn e2e_rabbitmq_in_containers_survives_all_and_loses_nothing_acknowledged() {
         }),
         client: "client.py",
         disk: 96 << 20,
+        hurries: true,
         kept,
     };
     software.survives();

@@ -14,6 +14,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 
 use imagetest::{Image, Options, Registry};
 use serde_json::{Value, json};
@@ -27,17 +28,19 @@ const MEMBERS: usize = 3;
 
 /// A piece of software.
 pub struct Software {
-    /// Name of its set, its containers and `software/<name>/`.
+    /// Name of its set, its containers and `acknowledged/<name>/`.
     pub name: &'static str,
     /// Its manifest.
     pub manifest: PathBuf,
     /// What it runs from. A registry of the test's own has it, as a mirror of the one that the manifest names.
     pub image: Image,
-    /// The client's program in `software/<name>/`: it writes numbers one after the other, goes on where it stopped, and adds
+    /// The client's program in `acknowledged/<name>/`: it writes numbers one after the other, goes on where it stopped, and adds
     /// those that were acknowledged to `/data/acknowledged`, line by line, and perhaps those that were not to `/data/refused`.
     pub client: &'static str,
     /// Bytes of the first member's disk.
     pub disk: u64,
+    /// Its members take each other for dead where they wait long for a processor: it never runs beside another such.
+    pub hurries: bool,
     /// Numbers that a member has, all of them.
     pub kept: fn(&Instance, &str) -> Option<BTreeSet<u32>>,
 }
@@ -56,6 +59,8 @@ struct Trial {
 impl Software {
     /// All of it.
     pub fn survives(self) {
+        static HURRIED: Mutex<()> = Mutex::new(());
+        let _alone = self.hurries.then(|| HURRIED.lock().unwrap_or_else(PoisonError::into_inner));
         let mut trial = Trial::start(self);
         let identities = trial.identities();
         trial.goes_on("in peace");
@@ -284,5 +289,5 @@ fn parts(called: &str) -> (&str, &str, &str) {
 
 /// A file beside the software's module.
 pub fn beside(name: &str, file: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/software").join(name).join(file)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/acknowledged").join(name).join(file)
 }

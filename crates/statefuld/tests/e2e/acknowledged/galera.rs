@@ -20,6 +20,7 @@ fn e2e_galera_in_containers_survives_all_and_loses_nothing_acknowledged() {
         image: images::of("galera", "mysql", |own| own),
         client: "client.sh",
         disk: 320 << 20,
+        hurries: true,
         kept,
     };
     software.survives();

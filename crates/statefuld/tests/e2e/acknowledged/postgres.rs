@@ -34,6 +34,7 @@ fn e2e_postgres_in_containers_survives_all_and_loses_nothing_acknowledged() {
         image: images::of("postgres", "postgres", programs),
         client: "client.sh",
         disk: 256 << 20,
+        hurries: false,
         kept,
     };
     software.survives();

@@ -31,6 +31,7 @@ fn e2e_zookeeper_in_containers_survives_all_and_loses_nothing_acknowledged() {
         }),
         client: "client.sh",
         disk: 64 << 20,
+        hurries: false,
         kept,
     };
     software.survives();

@@ -20,6 +20,7 @@ fn e2e_redis_in_containers_survives_all_and_loses_nothing_acknowledged() {
         image: images::of("redis", "redis", |own| own),
         client: "client.sh",
         disk: 64 << 20,
+        hurries: false,
         kept,
     };
     software.survives();
