@@ -135,10 +135,14 @@ def fetch(core):
     forward = portforward(core.connect_get_namespaced_pod_portforward, "python-streams", "default", ports="8000")
     port = forward.socket(8000)
     port.settimeout(SECONDS)
-    port.sendall(b"GET / HTTP/1.0\r\n\r\n")
     answer = b""
-    while chunk := port.recv(4096):
-        answer += chunk
+    try:
+        port.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        while chunk := port.recv(4096):
+            answer += chunk
+    except (BrokenPipeError, ConnectionResetError):
+        # Closed before it was written to: nobody listens yet.
+        return None
     # A server that does not listen yet is told on the error channel.
     return answer if forward.error(8000) is None else None
 

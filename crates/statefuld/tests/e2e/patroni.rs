@@ -90,9 +90,16 @@ fn e2e_patroni_fails_over_and_loses_no_acknowledged_commit() {
     instance.kubectl(&["delete", "pod", &first, "--grace-period=0", "--force"]);
     let (second, address) = whole(&instance, &first);
     write_to(&address);
-    // The leader's postgres is killed.
-    instance.exec(&second, "kill -9 $(head -n 1 /data/pgdata/postmaster.pid)").expect("it can be killed");
-    let (third, address) = whole(&instance, &second);
+    // The leader's postgres is killed: another one leads, or it starts again where no other answered in time.
+    let process = || instance.exec(&second, "head -n 1 /data/pgdata/postmaster.pid").ok();
+    let killed = process().expect("it runs");
+    instance.exec(&second, &format!("kill -9 {}", killed.trim())).expect("it can be killed");
+    eventually("the leader's postgres is noticed to be gone", || {
+        let another_leads = leader(&instance).is_some_and(|(name, _)| name != second);
+        let another_runs = process().is_some_and(|now| !now.trim().is_empty() && now != killed);
+        (another_leads || another_runs).then_some(())
+    });
+    let (third, address) = whole(&instance, "");
     write_to(&address);
     // The leader's patroni is killed, and its container with it.
     instance.kill_container(&third);
