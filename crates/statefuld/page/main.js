@@ -105,9 +105,19 @@ function start() {
   const space = encodeURIComponent(namespace);
   const kinds = [`/apis/apps/v1/namespaces/${space}/statefulsets`, `/api/v1/namespaces/${space}/pods`, `/api/v1/namespaces/${space}/events`];
   for (const path of kinds) api.follow(path, look, signal);
-  const often = setInterval(() => document.visibilityState === 'visible' && look(), OFTEN);
+  // Asked again where the answer got lost.
+  let known = false;
+  const who = () => known || api.whoami().then((user) => {
+    known = true;
+    text(at('user'), user);
+  }).catch(lost);
+  const often = setInterval(() => {
+    if (document.visibilityState !== 'visible') return;
+    who();
+    look();
+  }, OFTEN);
   signal.addEventListener('abort', () => clearInterval(often));
-  api.whoami().then((user) => text(at('user'), user)).catch(lost);
+  who();
   api.read('/api/v1/namespaces').then(({ items }) => {
     at('namespaces').replaceChildren(...items.map((one) => el('option', { value: one.metadata.name })));
   }).catch(() => {});

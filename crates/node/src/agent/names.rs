@@ -9,10 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use dns::feed::Feeder;
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::sync::watch;
 
 use super::Shared;
 use super::known::Known;
+use super::stop::ends_within;
 use crate::config::Config;
 
 /// Where name servers listen.
@@ -32,12 +34,21 @@ pub(super) async fn run(shared: Arc<Shared>, known: watch::Receiver<Known>) {
     }
 }
 
-/// Tells a node's name server to end, if there is one.
+/// Ends a node's name server, if there is one.
 pub(super) async fn stop(config: &Config) {
-    if let Ok(feeder) = Feeder::connect(&config.dns_dir()).await
-        && let Err(error) = feeder.shutdown().await
-    {
+    let Ok(feeder) = Feeder::connect(&config.dns_dir()).await else { return };
+    // While it answers, the number is its own.
+    let process = i32::try_from(feeder.pid()).ok().and_then(Pid::from_raw);
+    let process = process.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+    if let Err(error) = feeder.shutdown().await {
         tracing::warn!(%error, "the name server did not end");
+        return;
+    }
+    // It let go of its ports and its folder, and is about to be gone.
+    if let Some(process) = process
+        && !matches!(ends_within(process, START_LIMIT).await, Ok(true))
+    {
+        tracing::warn!("the name server lets go of all that it had and does not end");
     }
 }
 

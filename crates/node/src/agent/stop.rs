@@ -337,12 +337,17 @@ async fn finished(mut changes: Changes) -> bool {
 async fn terminate(pod: &Stoppable, grace: Duration) -> std::io::Result<()> {
     let process = shim_process(pod).await?;
     pidfd_send_signal(&process, Signal::TERM)?;
-    let limit = Timespec::try_from(grace + KILL_MARGIN).map_err(std::io::Error::other)?;
-    let wait = move || retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)));
-    if tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")? == 0 {
+    if !ends_within(process, grace + KILL_MARGIN).await? {
         tracing::warn!(pod = %pod.name, "it did not end in time; killing what is left");
     }
     Ok(())
+}
+
+/// Whether a process ends within the time.
+pub(super) async fn ends_within(process: OwnedFd, limit: Duration) -> std::io::Result<bool> {
+    let limit = Timespec::try_from(limit).map_err(std::io::Error::other)?;
+    let wait = move || retry_on_intr(|| poll(&mut [PollFd::new(&process, PollFlags::IN)], Some(&limit)));
+    Ok(tokio::task::spawn_blocking(wait).await.expect("waiting does not panic")? != 0)
 }
 
 /// The process that listens in the pod's folder, where it is in the shim's own control group: then it is the shim.
