@@ -140,7 +140,7 @@ impl Plan {
     }
 
     /// True if the status is worth a write.
-    pub fn writes_status(&self, set: &Set) -> bool {
+    fn writes_status(&self, set: &Set) -> bool {
         let mut status = self.status.clone();
         status::complete(set, &mut status);
         status::is_news(&set.status, &status)

@@ -4,8 +4,13 @@ use std::time::Duration;
 
 use ambient::Ambient;
 use futures::{StreamExt, TryStreamExt};
+use k8s_openapi::api::core::v1::ConfigMap;
 use kube::api::DeleteParams;
+use kube::{Api, ResourceExt as _};
 use serde_json::{Value, json};
+use statefuld_controllers::Term;
+use statefuld_controllers::informer::{Informer, parse};
+use tokio::sync::mpsc;
 
 use crate::support::{Cluster, PATIENCE};
 
@@ -231,4 +236,25 @@ async fn a_node_that_falls_silent_is_unknown_and_tainted_until_it_speaks() {
     cluster.patch_status("Node", "", "n1", json!({"conditions": [{"type": "Ready", "status": "True"}]})).await;
     cluster.until("Node", "", "n1", |node| node["spec"]["taints"].as_array().is_none_or(Vec::is_empty)).await;
     cluster.stop().await;
+}
+
+#[tokio::test]
+async fn who_hears_of_a_change_finds_that_the_copy_has_reached_it() {
+    let cluster = Cluster::start().await;
+    let (term, ambient) = (Term::new(), Ambient::system());
+    let maps = Api::<ConfigMap>::namespaced(cluster.client.clone(), "default");
+    let copy = Informer::builder(maps.clone(), Some).start(&term, &ambient);
+    assert!(copy.synced().await);
+    let (behind, mut heard) = mpsc::unbounded_channel();
+    let told = copy.clone();
+    copy.on_change(move |_, new| {
+        let Some(new) = new.filter(|map| map.name_any().starts_with("told-")) else { return };
+        let _ = behind.send(told.revision() < Some(parse(&new.resource_version().unwrap_or_default())));
+    });
+    for n in 0..5 {
+        let map = json!({"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": format!("told-{n}")}});
+        cluster.create("ConfigMap", "default", map).await;
+        assert!(!heard.recv().await.expect("it is told"), "change {n} is told before the copy says that it has it");
+    }
+    term.end();
 }
